@@ -1,0 +1,53 @@
+"""Train, judge and use sentence embeddings by contrastive learning.
+
+    from simcse import SentenceEncoder, SearchIndex
+    encoder = SentenceEncoder.from_pretrained("runs/x/best")
+    index = SearchIndex.build(sentences, encoder.encode)
+    index.search(["a question"], top_k=5)
+
+Names are imported when first used, so that `import simcse` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from simcse.compat import SimCSE as SimCSE
+    from simcse.encoder.model import SentenceEncoder as SentenceEncoder
+    from simcse.errors import ConfigError as ConfigError
+    from simcse.errors import DataError as DataError
+    from simcse.errors import ModelError as ModelError
+    from simcse.errors import SearchError as SearchError
+    from simcse.errors import SimCSEError as SimCSEError
+    from simcse.search.index import Hit as Hit
+    from simcse.search.index import SearchIndex as SearchIndex
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "ConfigError": "simcse.errors",
+    "DataError": "simcse.errors",
+    "Hit": "simcse.search.index",
+    "ModelError": "simcse.errors",
+    "SearchError": "simcse.errors",
+    "SearchIndex": "simcse.search.index",
+    "SentenceEncoder": "simcse.encoder.model",
+    "SimCSE": "simcse.compat",
+    "SimCSEError": "simcse.errors",
+}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'simcse' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,92 @@
+"""What the three entry points share: parsing with helpful errors, and one line instead of a traceback."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NoReturn
+
+from jsonargparse import ArgumentParser
+
+from simcse.errors import ConfigError, SimCSEError
+
+__all__ = ["Parser", "nearest", "run"]
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`"; did you mean 'x'?"` for the closest known name, or an empty string if none is close."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+class Parser(ArgumentParser):
+    """jsonargparse's parser (YAML, dotted names, `--print_config`) whose errors are one-line `ConfigError`s."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, exit_on_error=True, allow_abbrev=False, **kwargs)
+
+    def known_options(self) -> list[str]:
+        """Dotted names of all options of this parser, without the leading dashes."""
+        return [flag[2:] for action in self._actions for flag in action.option_strings if flag.startswith("--")]
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # type: ignore[override]
+        """Raise instead of printing usage: the reader gets the option, what was found and the nearest match.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError(self._explain(" ".join(str(message).split())))
+
+    def _explain(self, message: str) -> str:
+        known = self.known_options()
+        if found := re.search(r"[Uu]nrecognized arguments: (?:--)?([\w.\-]+)", message):
+            name = found[1]
+            hint = nearest(name, known)
+            return f"unknown option --{name}{hint} (--help lists all)" if "--" in message else (
+                f"unexpected argument {name!r}{hint} (--help lists all options)"
+            )
+        if found := re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", message):
+            name = f"{found[1]}.{found[2]}"
+            return f"unknown config key {name!r}{nearest(name, known)} (--print_config lists all)"
+        if found := re.search(r"(?:Key|[Oo]ption) '([\w.]+)' is not (?:expected|accepted|valid)", message):
+            return f"unknown config key {found[1]!r}{nearest(found[1], known)} (--print_config lists all)"
+        if found := re.search(r'Parser key "([\w.]+)": (.*)', message):
+            return f"--{found[1]}: {found[2]}"
+        return message
+
+
+def run(command: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
+    """Run `command(argv)` and turn the outcome into an exit status.
+
+    Args:
+        command: takes the arguments after the program's name.
+        argv: the arguments; default `sys.argv[1:]`. `--debug`, anywhere among them, keeps tracebacks.
+
+    Returns:
+        0 done, 1 failed, 2 wrong use, 130 interrupted, 141 the reader of our output went away.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    try:
+        command(arguments)
+    except SimCSEError as error:
+        if debug:
+            raise
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # `simcse ... | head`: the reader has what it wanted; keep the interpreter from complaining at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except SystemExit as stop:  # --help, --print_config
+        return stop.code if isinstance(stop.code, int) else 0
+    return 0

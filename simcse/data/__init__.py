@@ -1,0 +1,1 @@
+"""Files in, batches out. The only room that knows `datasets`."""

@@ -1,0 +1,1 @@
+"""Sentence in, vector out."""

@@ -1,0 +1,36 @@
+"""What can go wrong, as one tree.
+
+    SimCSEError            catch this to catch them all
+    ├── ConfigError        an option or a config key is wrong: names it and the remedy; exit status 2
+    ├── DataError          a file or a row is wrong: names file and line; exit status 1
+    ├── ModelError         a checkpoint is wrong or does not fit: names the folder or file; exit status 1
+    └── SearchError        an index is wrong or does not fit: names the index; exit status 1
+
+Each message is one line that says what was found, what was expected and what to do; the command line prints it as it is.
+"""
+
+from __future__ import annotations
+
+
+class SimCSEError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+    exit_code = 1
+
+
+class ConfigError(SimCSEError):
+    """A wrong option, config key or argument value."""
+
+    exit_code = 2
+
+
+class DataError(SimCSEError):
+    """A wrong file, column, row or label."""
+
+
+class ModelError(SimCSEError):
+    """A checkpoint that is missing, incomplete, or does not fit what is asked of it."""
+
+
+class SearchError(SimCSEError):
+    """An index that is missing, damaged, or does not fit the vectors or the encoder."""

@@ -1,0 +1,1 @@
+"""Vectors in, answers out. The only room that knows faiss."""

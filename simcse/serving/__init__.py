@@ -1,0 +1,1 @@
+"""An index behind HTTP, and the page that searches it."""
