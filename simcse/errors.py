@@ -11,6 +11,11 @@ Each message is one line that says what was found, what was expected and what to
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["ConfigError", "DataError", "ModelError", "SearchError", "SimCSEError", "nearest"]
+
 
 class SimCSEError(Exception):
     """Base of every error that this package raises on purpose."""
@@ -34,3 +39,9 @@ class ModelError(SimCSEError):
 
 class SearchError(SimCSEError):
     """An index that is missing, damaged, or does not fit the vectors or the encoder."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`"; did you mean 'x'?"` for the closest known name, or an empty string if none is close."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else ""
