@@ -1,0 +1,51 @@
+"""Columns of text as a `datasets.Dataset`: in memory when small, else mapped from an Arrow file on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from simcse.files import replaced_file
+
+if TYPE_CHECKING:
+    import datasets
+    import pyarrow as pa
+
+__all__ = ["to_dataset"]
+
+log = logging.getLogger(__name__)
+
+IN_MEMORY = 32 * 2**20  # bytes of source; a larger one gets an Arrow copy on disk that is mapped, not loaded
+COPY_VERSION = 1  # raise when the content of the Arrow copies changes
+
+
+def to_dataset(
+    path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch], options: Sequence[object]
+) -> datasets.Dataset:
+    """Put `batches`, read from `path`, in a dataset; consume them only where no copy of an earlier run is there.
+
+    Args:
+        path: the source.
+        schema: of the batches.
+        batches: record batches, read lazily.
+        options: whatever else than the source decides the content; JSON types.
+    """
+    import datasets
+    import pyarrow as pa
+
+    state = path.stat()
+    if state.st_size < IN_MEMORY:
+        return datasets.Dataset(datasets.table.InMemoryTable(pa.Table.from_batches(batches, schema=schema)))
+    key = json.dumps([COPY_VERSION, str(path.resolve()), state.st_mtime_ns, state.st_size, *options])
+    name = f"{path.name.split('.')[0]}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.arrow"
+    copy = Path(datasets.config.HF_DATASETS_CACHE) / "simcse" / name
+    if not copy.exists():
+        log.info("%s: making an Arrow copy at %s", path, copy)
+        with replaced_file(copy) as part, pa.OSFile(str(part), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+            for batch in batches:
+                writer.write_batch(batch)
+    return datasets.Dataset.from_file(str(copy))

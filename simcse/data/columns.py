@@ -1,0 +1,40 @@
+"""Which column plays which role."""
+
+from __future__ import annotations
+
+from simcse.data.tables import shown
+from simcse.errors import DataError
+
+__all__ = ["LAYOUTS", "ROLES", "chosen_columns"]
+
+ROLES = (("text",), ("anchor", "positive"), ("anchor", "positive", "hard_negative"))
+# headers whose names say the roles, in whatever order they stand and whatever stands beside them; longest first
+LAYOUTS = (
+    ("sent0", "sent1", "hard_neg"),
+    ("anchor", "positive", "hard_negative"),
+    ("anchor", "positive", "negative"),
+    ("sent0", "sent1"),
+    ("anchor", "positive"),
+)
+
+
+def chosen_columns(where: str, names: list[str]) -> list[str]:
+    """The columns to train on among `names`, in the order of their roles.
+
+    Raises:
+        DataError: more than three columns of unknown names, or names that are no header but a sentence.
+    """
+    for layout in LAYOUTS:
+        if set(layout) <= set(names):
+            return list(layout)
+    sentence = next((name for name in names if len(name) > 40 or len(name.split()) > 3), None)
+    if sentence:
+        raise DataError(
+            f"{where}: {shown(sentence)} reads like data, expected a header such as sent0,sent1,hard_neg; add one"
+        )
+    if len(names) > 3:
+        raise DataError(
+            f"{where}: found {len(names)} columns ({', '.join(names)}), expected 1 (text), 2 (anchor, positive) or 3 "
+            "(anchor, positive, hard_negative); name those to use with the option columns"
+        )
+    return names

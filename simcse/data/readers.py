@@ -1,0 +1,167 @@
+"""Files to rows with names: what to train on, what to judge on, what to encode.
+
+Formats by extension: `.txt`, `.csv`, `.tsv`, `.jsonl` (also `.json`, `.ndjson`), each also with `.gz`; and `.parquet`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from simcse.data.arrow import to_dataset
+from simcse.data.columns import ROLES, chosen_columns
+from simcse.data.hub import hub_id, read_hub
+from simcse.data.pairs import ScoredPairs, read_scored_pairs
+from simcse.data.tables import Row, format_of, lines, named_rows, shown
+from simcse.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    import datasets
+    import pyarrow as pa
+
+__all__ = ["ScoredPairs", "read_scored_pairs", "read_texts", "read_training"]
+
+BlankLines = Literal["error", "skip"]
+ROWS_A_BATCH = 10_000
+
+
+def read_training(
+    source: str | Path, *, columns: Sequence[str] | None = None, blank_lines: BlankLines = "error"
+) -> datasets.Dataset:
+    """Read sentences, pairs or triplets to train on.
+
+    - A `.txt` file holds one sentence a line: column `text` (the positives come from dropout).
+    - A csv or tsv starts with a header, always; a first line that reads like a sentence is refused. One column becomes
+      `text`, two `anchor, positive`, three `anchor, positive, hard_negative`, by position; the headers
+      `sent0,sent1,hard_neg` and `anchor,positive,negative` (or `hard_negative`) say it by name, and other columns may
+      stand beside them. In a tsv quotes are plain characters.
+    - In jsonl the keys of the first object, in parquet the schema take the header's place.
+    - `owner/name`, `owner/name:config`, `owner/name@revision` is a dataset on the hub; its `train` split is read.
+
+    A source larger than 32 MiB is copied once to an Arrow file in the cache of `datasets` (keyed by path, size and time
+    of change) and memory-mapped from there: memory stays bounded, and the next run starts at once.
+
+    Args:
+        source: a file or a hub id.
+        columns: one, two or three column names, in the order of their roles; default: the rules above.
+        blank_lines: a line or field without text is an `error`, or `skip` leaves its row out.
+
+    Raises:
+        ConfigError: `columns` of no one to three names.
+        DataError: a missing or empty file, unknown extension, invalid UTF-8, blank line, wrong number of columns,
+            unknown column, or a value that is no text; with file and line, and the remedy.
+    """
+    if columns is not None and not 1 <= len(columns) <= 3:
+        raise ConfigError(
+            f"columns: found {len(columns)} names, expected 1, 2 or 3 (text | anchor, positive[, hard_negative])"
+        )
+    path = Path(source)
+    if not path.exists() and (hub := hub_id(str(source))):
+        return read_hub(*hub, columns=columns, blank_lines=blank_lines)
+    kind = format_of(path)
+    if kind == "txt":
+        if columns is not None:
+            raise DataError(
+                f"{path}: columns {', '.join(columns)} are asked of a .txt file, which has none; a csv has them"
+            )
+        roles: tuple[str, ...] = ROLES[0]
+        rows: Iterator[Row] = ((number, (line,)) for number, line in enumerate(lines(path), 1))
+    else:
+        names, _ = named_rows(path)
+        chosen = (
+            list(columns) if columns else chosen_columns(f"{path}:1" if kind in ("csv", "tsv") else str(path), names)
+        )
+        roles = ROLES[len(chosen) - 1]
+        rows = named_rows(path, columns=chosen)[1]
+    schema = _schema(roles)
+    batches = _batches(path, schema, rows, blank_lines)
+    dataset = to_dataset(path, schema, batches, [kind, columns, blank_lines])
+    if not len(dataset):
+        raise DataError(f"{path}: is empty; expected at least one row")
+    return dataset
+
+
+def _schema(roles: Sequence[str]) -> pa.Schema:
+    import pyarrow as pa
+
+    return pa.schema([(role, pa.string()) for role in roles])
+
+
+def _batches(path: Path, schema: pa.Schema, rows: Iterable[Row], blank_lines: BlankLines) -> Iterator[pa.RecordBatch]:
+    import pyarrow as pa
+
+    rows = iter(rows)
+    while block := list(itertools.islice(rows, ROWS_A_BATCH)):
+        filled = [row for row in block if _has_text(path, *row)]
+        if len(filled) < len(block) and blank_lines == "error":
+            # the first row that is not its own counterpart among the filled ones
+            blank = next(row for row, kept in itertools.zip_longest(block, filled) if row is not kept)[0]
+            raise DataError(f"{path}:{blank}: blank; fill or delete the line, or leave such rows out: blank_lines=skip")
+        texts = zip(*(values for _, values in filled), strict=True) if filled else ((),) * len(schema)
+        try:
+            yield pa.record_batch([pa.array(column, pa.string()) for column in texts], schema=schema)
+        except UnicodeEncodeError as error:
+            number = next(number for number, values in filled if any(_has_surrogate(value) for value in values))
+            raise DataError(
+                f"{path}:{number}: half of a surrogate pair (\\ud8..), which is no character; repair it"
+            ) from error
+
+
+def _has_text(path: Path, number: int, values: Sequence[Any]) -> bool:
+    try:
+        return bool(values) and all(map(str.strip, values))
+    except TypeError:
+        pass
+    wrong = next(value for value in values if not isinstance(value, str))
+    if wrong is None:
+        return False
+    raise DataError(
+        f"{path}:{number}: found {shown(wrong)}, expected text; pick the columns of text with the option columns"
+    )
+
+
+def _has_surrogate(text: str) -> bool:
+    return any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def read_texts(source: str | Path, *, column: str | None = None) -> Iterator[str]:
+    """Stream texts in constant memory, one a row, to encode or to index.
+
+    Blank lines are kept as empty texts, so that text i stays line i.
+
+    Args:
+        source: txt (a text a line), csv, tsv, jsonl, parquet; `-` is standard input, a text a line.
+        column: which column holds the text; default `text`, or the only one.
+
+    Raises:
+        DataError: as `read_training`, when the row is reached; a missing file or column at once.
+    """
+    path = Path(source)
+    if str(source) == "-" or format_of(path) == "txt":
+        if column is not None:
+            raise DataError(f"{path}: column {column!r} is asked of lines of text, which have none")
+        return _checked(lines(path))
+    if column is None:
+        names, _ = named_rows(path)
+        column = "text" if "text" in names else names[0]
+        if column != "text" and len(names) > 1:
+            raise DataError(
+                f"{path}: found columns {', '.join(names)}, expected one called text; name yours with the option column"
+            )
+    return _values(path, named_rows(path, columns=[column])[1])
+
+
+def _checked(texts: Iterator[str]) -> Iterator[str]:
+    """The same texts, the file opened now rather than at the first use, so that a missing one is told at once."""
+    first = next(texts, None)
+    return iter(()) if first is None else itertools.chain([first], texts)
+
+
+def _values(path: Path, rows: Iterator[Row]) -> Iterator[str]:
+    for number, values in rows:
+        value = values[0] if values else ""
+        if not isinstance(value, str):
+            raise DataError(f"{path}:{number}: found {shown(value)}, expected text")
+        yield value
