@@ -16,6 +16,7 @@ LAYOUTS = (
     ("sent0", "sent1"),
     ("anchor", "positive"),
 )
+NOT_TEXT = frozenset({"_id", "gold", "id", "idx", "index", "label", "labels", "score", "similarity"})
 
 
 def chosen_columns(where: str, names: list[str]) -> list[str]:
@@ -31,6 +32,11 @@ def chosen_columns(where: str, names: list[str]) -> list[str]:
     if sentence:
         raise DataError(
             f"{where}: {shown(sentence)} reads like data, expected a header such as sent0,sent1,hard_neg; add one"
+        )
+    if not_text := next((name for name in names if name.lower() in NOT_TEXT), None):
+        raise DataError(
+            f"{where}: column {not_text!r} among {', '.join(names)} is no text to train on; "
+            "name the columns to use with the option columns"
         )
     if len(names) > 3:
         raise DataError(

@@ -45,8 +45,8 @@ def read_scored_pairs(source: str | Path, *, columns: Sequence[str] | None = Non
 
     - tsv, csv, txt (tab-separated): without a header three columns are a, b, score. Line 1 is a header if its third
       field (in the layout below, its fifth) is no number; then `score` or `label` (also gold, similarity,
-      relatedness_score) and `sentence1, sentence2` (also a, b; sentence_A, sentence_B; sent0, sent1; s1, s2; text1, text2)
-      are found by name, and three columns with other names by position.
+      relatedness_score) and `sentence1, sentence2` (also a, b; sentence_A, sentence_B; sent0, sent1; s1, s2; text1,
+      text2) are found by name, and three columns with other names by position.
     - Seven or more tab-separated columns without a header are the STS benchmark's own layout (genre, file, year, id,
       score, s1, s2), whatever the file's extension.
     - jsonl, parquet: the same names.

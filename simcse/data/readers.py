@@ -14,7 +14,7 @@ from simcse.data.arrow import to_dataset
 from simcse.data.columns import ROLES, chosen_columns
 from simcse.data.hub import hub_id, read_hub
 from simcse.data.pairs import ScoredPairs, read_scored_pairs
-from simcse.data.tables import Row, format_of, lines, named_rows, shown
+from simcse.data.tables import Row, check_file, format_of, lines, named_rows, shown
 from simcse.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ def read_training(
     if not path.exists() and (hub := hub_id(str(source))):
         return read_hub(*hub, columns=columns, blank_lines=blank_lines)
     kind = format_of(path)
+    check_file(path)
     if kind == "txt":
         if columns is not None:
             raise DataError(

@@ -17,7 +17,17 @@ from typing import Any, BinaryIO
 
 from simcse.errors import DataError, nearest
 
-__all__ = ["FORMATS", "delimited_rows", "format_of", "json_rows", "lines", "named_rows", "parquet_rows", "shown"]
+__all__ = [
+    "FORMATS",
+    "check_file",
+    "delimited_rows",
+    "format_of",
+    "json_rows",
+    "lines",
+    "named_rows",
+    "parquet_rows",
+    "shown",
+]
 
 FORMATS = {
     ".csv": "csv",
@@ -54,16 +64,21 @@ def format_of(path: Path) -> str:
     return kind
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
-    if str(path) == "-":
-        yield sys.stdin.buffer
-        return
+def check_file(path: Path) -> None:
+    """Raise a DataError, with the nearest name in its folder, where `path` is no file."""
     if path.is_dir():
         raise DataError(f"{path}: is a folder; a file is expected")
     if not path.exists():
         beside = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
         raise DataError(f"{path}: no such file{nearest(path.name, beside)}")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    if str(path) == "-":
+        yield sys.stdin.buffer
+        return
+    check_file(path)
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as stream:
             yield stream  # type: ignore[misc]
@@ -146,8 +161,7 @@ def parquet_rows(path: Path, columns: Sequence[str] | None = None) -> tuple[list
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with _opened(path):  # a missing file is told as for the other formats
-        pass
+    check_file(path)
     try:
         file = pq.ParquetFile(path)
     except pa.ArrowInvalid as error:
@@ -200,7 +214,7 @@ def _chained(first: tuple[int, dict[str, Any]], rest: Iterator[tuple[int, dict[s
 def _picked(path: Path, names: list[str], columns: Sequence[str] | None) -> list[str]:
     for name in columns or ():
         if name not in names:
-            raise DataError(f"{path}: no column {name!r}{nearest(name, names)}; it has {', '.join(names)}")
+            raise DataError(f"{path}: no column {name!r} among {', '.join(names)}{nearest(name, names)}")
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise DataError(f"{path}:1: two columns are called {twice!r}; give each its own name")
