@@ -1,0 +1,118 @@
+"""A Hugging Face encoder over sequences without padding: how it is loaded, and its token states."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PretrainedConfig
+
+from simcse.encoder.batching import TokenBatch
+from simcse.errors import ConfigError, ModelError
+
+__all__ = ["active_dropout", "load_backbone", "longest_input", "token_states"]
+
+# names under which backbones keep the dropout rates that act on hidden states and on attention weights
+DROPOUT_KEYS = (
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "dropout",
+    "attention_dropout",
+    "embedding_dropout",
+    "mlp_dropout",
+    "activation_dropout",
+)
+
+
+def load_backbone(folder: Path, *, dropout: float | None = None, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """Load the encoder of a checkpoint folder; the original SimCSE's unconverted layout (`bert.*`) too.
+
+    Args:
+        folder: a folder with `config.json` and weights.
+        dropout: rate put in place of every dropout rate of the configuration, if given.
+        dtype: of the weights.
+
+    Raises:
+        ModelError: the folder is no checkpoint, or lacks weights; nothing is ever filled with fresh random ones.
+    """
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{folder}: no config.json, so this is no model folder; name a checkpoint folder or a hub id")
+    try:
+        config = AutoConfig.from_pretrained(folder)
+    except (ValueError, KeyError, OSError) as error:
+        raise ModelError(f"{folder / 'config.json'}: not a model configuration ({first_line(error)})") from error
+    if dropout is not None:
+        override_dropout(config, dropout)
+    options: dict[str, Any] = {"config": config, "dtype": dtype, "output_loading_info": True}
+    try:
+        try:
+            model, info = AutoModel.from_pretrained(folder, add_pooling_layer=False, **options)
+        except TypeError:  # this architecture has no pooler that could be left out
+            model, info = AutoModel.from_pretrained(folder, **options)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(f"{folder}: the weights cannot be loaded ({first_line(error)})") from error
+    if missing := sorted(key for key in info["missing_keys"] if "pooler" not in key):
+        raise ModelError(
+            f"{folder}: {len(missing)} weights are missing, the first is {missing[0]!r}; the checkpoint is incomplete "
+            f"or of another architecture than its config.json says ({config.model_type})"
+        )
+    return model  # type: ignore[no-any-return]
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message: libraries write paragraphs."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def override_dropout(config: PretrainedConfig, rate: float) -> None:
+    """Set every dropout rate that the configuration has.
+
+    Raises:
+        ConfigError: the rate is outside [0, 1), or the architecture has no dropout to set.
+    """
+    if not 0 <= rate < 1:
+        raise ConfigError(f"--model.dropout is {rate}: a rate is at least 0 and below 1")
+    known = [key for key in DROPOUT_KEYS if isinstance(getattr(config, key, None), int | float)]
+    if not known:
+        raise ConfigError(f"--model.dropout: a {config.model_type} backbone has no dropout rate to set; leave it out")
+    for key in known:
+        setattr(config, key, rate)
+
+
+def active_dropout(module: nn.Module) -> float:
+    """The largest dropout rate that acts inside `module` in training mode; 0 if none does."""
+    rates = [child.p for child in module.modules() if isinstance(child, nn.Dropout)]
+    config = getattr(module, "config", None)
+    rates += [float(getattr(config, key, 0) or 0) for key in ("attention_probs_dropout_prob", "attention_dropout")]
+    return max(rates, default=0.0)
+
+
+def longest_input(config: PretrainedConfig, tokenizer_limit: int) -> int:
+    """The most tokens, special ones included, that the backbone has positions for and its tokenizer allows."""
+    limit = int(getattr(config, "max_position_embeddings", 0) or 512)
+    if position_offset(config):
+        limit -= position_offset(config)
+    return min(limit, tokenizer_limit)
+
+
+def position_offset(config: PretrainedConfig) -> int:
+    """Where positions begin: RoBERTa and its kin count from behind the padding index."""
+    is_roberta = config.model_type in {"roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "mpnet", "longformer"}
+    return int(config.pad_token_id) + 1 if is_roberta and config.pad_token_id is not None else 0
+
+
+def token_states(backbone: nn.Module, batch: TokenBatch, layers: Sequence[int]) -> list[Tensor]:
+    """(T, D) states of the given layers; 0 is the embedding output, -1 the last layer.
+
+    A token's state depends on its own sequence alone.
+    """
+    config: Any = backbone.config
+    ids, mask = batch.padded(config.pad_token_id or 0)  # (S, L)
+    need_all = tuple(layers) != (-1,)
+    output = backbone(input_ids=ids, attention_mask=mask, output_hidden_states=need_all)
+    if not need_all:
+        return [batch.unpad(output.last_hidden_state)]
+    return [batch.unpad(output.hidden_states[layer]) for layer in layers]

@@ -1,0 +1,191 @@
+"""Encoding many texts: length-sorted batches within a token budget, and streaming to a file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from simcse.encoder.batching import TokenBatch, plan_batches
+from simcse.encoder.tokenize import Tokenize
+from simcse.errors import ConfigError, ModelError
+from simcse.files import replaced_file
+from simcse.progress import progress
+
+if TYPE_CHECKING:
+    from simcse.encoder.model import SentenceEncoder
+
+__all__ = ["encode", "encode_to"]
+
+TOKENS_PER_BATCH = {"cpu": 4096, "cuda": 65536}
+TEXTS_PER_CHUNK = 16384  # tokenized, sorted by length and encoded together; bounds the memory of encode_to
+
+
+def encode(
+    encoder: SentenceEncoder,
+    texts: Sequence[str],
+    tokenize: Tokenize,
+    *,
+    normalize: bool = True,
+    batch_size: int | None = None,
+    show_progress: bool = False,
+) -> np.ndarray:
+    """(n, d) float32 vectors of n texts; see `SentenceEncoder.encode`."""
+    if batch_size is not None and batch_size < 1:
+        raise ConfigError(f"batch_size is {batch_size}: at least 1")
+    vectors = np.empty((len(texts), encoder.dimension), dtype=np.float32)
+    was_training = encoder.training
+    encoder.eval()
+    try:
+        with torch.inference_mode(), progress(len(texts), show_progress) as advance:
+            for start in range(0, len(texts), TEXTS_PER_CHUNK):
+                chunk = texts[start : start + TEXTS_PER_CHUNK]
+                _encode_chunk(
+                    encoder, chunk, tokenize, vectors[start : start + len(chunk)], normalize, batch_size, advance
+                )
+    finally:
+        encoder.train(was_training)
+    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if len(bad):
+        raise ModelError(
+            f"{encoder.name}: the vector of text {bad[0]} ({texts[bad[0]][:60]!r}) is not finite, as are "
+            f"{len(bad) - 1} others; the weights are damaged or overflow in this dtype: try dtype='fp32'"
+        )
+    return vectors
+
+
+def _encode_chunk(
+    encoder: SentenceEncoder,
+    texts: Sequence[str],
+    tokenize: Tokenize,
+    out: np.ndarray,
+    normalize: bool,
+    batch_size: int | None,
+    advance: Callable[[int], None],
+) -> None:
+    """Fill `out` (n, d) with the vectors of n texts."""
+    ids, cut = tokenize(texts)
+    encoder.count_truncated(cut, tokenize.max_length)
+    device = encoder.device
+    budget = TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH["cuda"])
+    for rows in plan_batches([len(row) for row in ids], max_tokens=budget, max_sequences=batch_size):
+        batch = TokenBatch.from_lists([ids[row] for row in rows], device)
+        vectors = encoder(batch).float()  # (S, d)
+        if normalize:
+            vectors = F.normalize(vectors, dim=-1)
+        out[rows] = vectors.cpu().numpy()
+        advance(len(rows))
+
+
+HEADER = 128  # bytes: an .npy header padded to a fixed size, so that the row count can be filled in at the end
+
+
+@dataclass
+class _Progress:
+    """How far an unfinished `encode_to` came; lies beside the vectors and is replaced as a whole after each chunk."""
+
+    encoder: str
+    dimension: int
+    rows: int = 0
+    texts: str = ""  # running hash of the texts behind these rows
+
+
+def encode_to(
+    encoder: SentenceEncoder,
+    path: str | Path,
+    texts: Iterable[str],
+    *,
+    resume: bool = True,
+    normalize: bool = True,
+    batch_size: int | None = None,
+    max_length: int | None = None,
+    total: int | None = None,
+    show_progress: bool = False,
+) -> int:
+    """Encode any number of texts into an `.npy` file of float32 (n, d), in constant memory.
+
+    Until it is done the rows lie in `PATH.partial`; a killed call goes on there when called again with the same texts.
+
+    Args:
+        encoder: what encodes.
+        path: the file, which appears when all is done.
+        texts: any iterable, read once.
+        resume: go on from an unfinished call, skipping the texts already encoded; False starts anew.
+        normalize: to unit length.
+        batch_size: the most texts in a batch; default: as many as the token budget holds.
+        max_length: tokens kept of each text.
+        total: expected number of texts, for the progress bar.
+        show_progress: a bar on stderr.
+
+    Returns:
+        n, the number of rows.
+
+    Raises:
+        ConfigError: an unfinished file is of another encoder or of other texts.
+    """
+    path = Path(path)
+    partial, state_file = path.with_name(path.name + ".partial"), path.with_name(path.name + ".partial.json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state = _Progress(encoder.fingerprint, encoder.dimension)
+    source = iter(texts)
+    if resume and partial.is_file() and state_file.is_file():
+        state = _skip_done(_Progress(**json.loads(state_file.read_text(encoding="utf-8"))), state, source, partial)
+    tokenize = encoder.tokenize(max_length)
+    with partial.open("r+b" if state.rows else "wb") as file, progress(total, show_progress) as advance:
+        advance(state.rows)
+        file.truncate(HEADER + state.rows * state.dimension * 4)  # rows behind the last recorded chunk are done again
+        file.seek(0, os.SEEK_END)
+        while chunk := list(islice(source, TEXTS_PER_CHUNK)):
+            vectors = encode(encoder, chunk, tokenize, normalize=normalize, batch_size=batch_size)
+            file.write(vectors.tobytes())
+            file.flush()
+            os.fsync(file.fileno())
+            state = _Progress(state.encoder, state.dimension, state.rows + len(chunk), _hash(state.texts, chunk))
+            with replaced_file(state_file) as new:
+                new.write_text(json.dumps(asdict(state)), encoding="utf-8")
+            advance(len(chunk))
+        _write_header(file, state.rows, state.dimension)
+    partial.replace(path)
+    state_file.unlink(missing_ok=True)
+    return state.rows
+
+
+def _skip_done(done: _Progress, fresh: _Progress, source: Iterator[str], partial: Path) -> _Progress:
+    """The recorded progress, after reading the texts behind it from `source` and checking that they are the same."""
+    if (done.encoder, done.dimension) != (fresh.encoder, fresh.dimension):
+        raise ConfigError(
+            f"{partial}: begun with encoder {done.encoder}, d={done.dimension}, but this one is {fresh.encoder}, "
+            f"d={fresh.dimension}; finish with the first, or start anew with resume=False"
+        )
+    seen, left = "", done.rows
+    while left and (chunk := list(islice(source, min(left, TEXTS_PER_CHUNK)))):
+        seen, left = _hash(seen, chunk), left - len(chunk)
+    if left or seen != done.texts:
+        raise ConfigError(
+            f"{partial}: begun on other texts (its {done.rows} rows are not the first {done.rows} of these); "
+            "give the same texts, or start anew with resume=False"
+        )
+    return done
+
+
+def _hash(before: str, texts: Sequence[str]) -> str:
+    digest = hashlib.blake2b(before.encode(), digest_size=16)
+    for text in texts:
+        digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
+    return digest.hexdigest()
+
+
+def _write_header(file: BinaryIO, rows: int, dimension: int) -> None:
+    """The .npy 1.0 header: magic, version, length, and a dict padded with blanks up to a newline."""
+    about = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {dimension}), }}"
+    file.seek(0)
+    file.write(b"\x93NUMPY\x01\x00" + (HEADER - 10).to_bytes(2, "little") + about.ljust(HEADER - 11).encode() + b"\n")

@@ -1,0 +1,50 @@
+"""Token states in, one vector a sequence out: a dict of poolings, each with the layers that it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from simcse.encoder.batching import TokenBatch
+
+__all__ = ["POOLINGS", "Pooling", "cls", "mean"]
+
+
+class Pooling(NamedTuple):
+    """`reduce(states, batch) -> (S, D)`, where `states` are the (T, D) outputs of `layers`.
+
+    Layer 0 is the embedding layer's output, layer 1 the first transformer layer's, layer -1 the last one's.
+    """
+
+    layers: tuple[int, ...]
+    reduce: Callable[[Sequence[Tensor], TokenBatch], Tensor]
+
+
+def cls(states: Sequence[Tensor], batch: TokenBatch) -> Tensor:
+    """The first token's row. The backbone's own pooler is never used."""
+    hidden = states[-1]
+    if batch.is_uniform:
+        return hidden.view(len(batch), batch.longest, -1)[:, 0]  # (S, D)
+    return hidden.index_select(0, batch.starts)  # (S, D)
+
+
+def mean(states: Sequence[Tensor], batch: TokenBatch) -> Tensor:
+    """Mean over layers, then over all tokens of a sequence, special ones included; summed in float32."""
+    hidden = states[0] if len(states) == 1 else torch.stack(tuple(states)).float().mean(0)  # (T, D)
+    if batch.is_uniform:
+        return hidden.view(len(batch), batch.longest, -1).mean(1, dtype=torch.float32)  # (S, D)
+    total = hidden.new_zeros((len(batch), hidden.shape[-1]), dtype=torch.float32)
+    total = total.index_add(0, batch.segments, hidden.float())
+    return total / batch.sizes[:, None]  # (S, D)
+
+
+# first_last_mean reads the first *transformer* layer, as the authors' code does since their fix (their issue 285)
+POOLINGS: dict[str, Pooling] = {
+    "cls": Pooling((-1,), cls),
+    "mean": Pooling((-1,), mean),
+    "first_last_mean": Pooling((1, -1), mean),
+    "top2_mean": Pooling((-2, -1), mean),
+}

@@ -1,0 +1,67 @@
+"""Text in, token ids out, without padding, and a count of what was cut."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerBase
+
+from simcse.errors import DataError
+
+__all__ = ["Tokenize"]
+
+
+class Tokenize:
+    """A tokenizer with a maximum length of its own, so that training and encoding do not disturb each other's.
+
+    Args:
+        tokenizer: any Hugging Face tokenizer; fast ones run in parallel.
+        max_length: tokens kept of each text, special tokens included.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+        self.max_length = max_length
+        self._slow = tokenizer
+        self._fast: Tokenizer | None = None
+        if tokenizer.is_fast:
+            self._fast = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+            self._fast.no_padding()
+            self._fast.enable_truncation(max_length)
+
+    def __call__(self, texts: Sequence[str]) -> tuple[list[list[int]], int]:
+        """Token ids of each text, and how many texts were cut.
+
+        Raises:
+            DataError: an element is no string; names its position and type.
+        """
+        if self._fast is None:
+            return self._slowly(texts)
+        try:
+            encodings = self._fast.encode_batch_fast(texts if isinstance(texts, list) else list(texts))
+        except TypeError:
+            raise DataError(wrong_element(texts)) from None
+        cut = sum(1 for encoding in encodings if encoding.overflowing)
+        return [encoding.ids for encoding in encodings], cut
+
+    def _slowly(self, texts: Sequence[str]) -> tuple[list[list[int]], int]:
+        for text in texts:
+            if not isinstance(text, str):
+                raise DataError(wrong_element(texts))
+        if not texts:
+            return [], 0
+        whole = self._slow(list(texts), truncation=False, verbose=False)["input_ids"]
+        long = [row for row, ids in enumerate(whole) if len(ids) > self.max_length]
+        if long:
+            cut = self._slow([texts[row] for row in long], truncation=True, max_length=self.max_length)["input_ids"]
+            for row, ids in zip(long, cut, strict=True):
+                whole[row] = ids
+        return whole, len(long)
+
+
+def wrong_element(texts: Sequence[object]) -> str:
+    """Say which element is no string."""
+    for position, text in enumerate(texts):
+        if not isinstance(text, str):
+            return f"text {position} is of type {type(text).__name__}, not a string: drop it or convert it with str()"
+    return "the texts hold something that is no string"
