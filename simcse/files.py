@@ -26,7 +26,7 @@ def replaced_file(target: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def replaced_folder(target: str | Path) -> Iterator[Path]:
-    """Yield an empty folder beside `target` to fill; it replaces the target when the block ends, and goes when it fails.
+    """Yield an empty folder beside `target` to fill; it replaces the target at the end, and goes when the block fails.
 
     A folder cannot be replaced in one step: the old one is first renamed to `.NAME.old`. `settled_folder` finds it
     there if the process died between the two renames.

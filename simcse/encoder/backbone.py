@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PretrainedConfig
+from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 
 from simcse.encoder.batching import TokenBatch
 from simcse.errors import ConfigError, ModelError
@@ -27,7 +27,7 @@ DROPOUT_KEYS = (
 )
 
 
-def load_backbone(folder: Path, *, dropout: float | None = None, dtype: torch.dtype = torch.float32) -> nn.Module:
+def load_backbone(folder: Path, *, dropout: float | None = None, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """Load the encoder of a checkpoint folder; the original SimCSE's unconverted layout (`bert.*`) too.
 
     Args:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from simcse.encoder import inference
@@ -49,7 +49,7 @@ class SentenceEncoder(nn.Module):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         *,
         pooling: str = "cls",
@@ -58,7 +58,7 @@ class SentenceEncoder(nn.Module):
         name: str = "",
     ) -> None:
         super().__init__()
-        self.backbone = backbone
+        self.backbone: PreTrainedModel = backbone
         self.tokenizer = tokenizer
         self.pooling = check_pooling(pooling)
         self.projection = projection
@@ -123,7 +123,7 @@ class SentenceEncoder(nn.Module):
         """S token sequences -> (S, D) vectors, not normalised."""
         pooling = POOLINGS[self.pooling]
         pooled = pooling.reduce(token_states(self.backbone, batch, pooling.layers), batch)  # (S, D)
-        return pooled if self.projection is None else self.projection(pooled)  # type: ignore[no-any-return]
+        return pooled if self.projection is None else self.projection(pooled)
 
     def encode(
         self,
@@ -216,7 +216,7 @@ class SentenceEncoder(nn.Module):
         """Write a folder that loads here, in `AutoModel` and in `SentenceTransformer`; it replaces an older one."""
         config: Any = self.backbone.config
         with replaced_folder(folder) as new, quiet_transformers():
-            self.backbone.save_pretrained(new)  # type: ignore[operator]
+            self.backbone.save_pretrained(new)
             self.tokenizer.save_pretrained(new)
             write_sentence_transformers(
                 new, pooling=self.pooling, projection=self.projection, width=self.width,
@@ -241,7 +241,7 @@ def quiet_transformers() -> Iterator[None]:
     """No bars and load reports: what they would say is checked and raised here."""
     bars, level = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    transformers_logging.set_verbosity_error()
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
