@@ -1,0 +1,183 @@
+"""Everything that a training run can be told. Importing this costs nothing: no torch, no transformers."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from simcse.errors import ConfigError
+
+__all__ = ["DataConfig", "ModelConfig", "OptimConfig", "TrainConfig"]
+
+
+@dataclass
+class ModelConfig:
+    """The encoder."""
+
+    name: str = "bert-base-uncased"
+    """Folder, hub id, or package:NAME for a Python package that carries a model."""
+
+    revision: str | None = None
+    """Branch, tag or commit of a hub id."""
+
+    pooling: Literal["cls", "mean", "first_last_mean", "top2_mean"] | None = None
+    """How token states become one vector; null takes what the checkpoint says, cls if it says nothing (paper, table 6)."""
+
+    projection: Literal["none", "train", "always"] = "train"
+    """Linear + tanh head: none; in training only, dropped at save (paper: unsupervised); always, saved (supervised)."""
+
+    dropout: float | None = None
+    """Rate put in place of every dropout rate of the backbone, in [0, 1); null keeps the checkpoint's (0.1 in BERT)."""
+
+
+@dataclass
+class DataConfig:
+    """The files."""
+
+    train: str = ""
+    """Training file or hub id: 1 column (dropout positives), 2 (anchor, positive) or 3 (anchor, positive, hard negative)."""
+
+    columns: list[str] | None = None
+    """Names of the columns to take, in this order; null takes all of the file's 1 to 3 columns."""
+
+    blank_lines: Literal["error", "skip"] = "error"
+    """What to do with a row that has an empty field."""
+
+    dev: str | None = None
+    """File to judge by while training: (a, b, score), such as STS-B's sts-dev.csv; (query, document) with dev_corpus."""
+
+    dev_corpus: str | None = None
+    """Documents among which each query of dev must find its own; with it the score is MRR@10 instead of Spearman."""
+
+    test: str | None = None
+    """SentEval folder; with it the run ends with STS12-16, STS-B and SICK-R of best/ in report.json."""
+
+    mask_equal_texts: bool = True
+    """Leave equal texts out of the denominator, found by a hash of the text: they are no negatives of each other."""
+
+
+@dataclass
+class OptimConfig:
+    """AdamW with linear decay to 0."""
+
+    lr: float = 3e-5
+    """Peak learning rate (paper, appendix A: 1e-5 to 5e-5)."""
+
+    weight_decay: float = 0.0
+    """Decoupled weight decay, not on biases and LayerNorm weights (paper's scripts: 0)."""
+
+    clip: float = 1.0
+    """Largest norm of the gradient; 0 switches clipping off (paper's scripts: 1.0)."""
+
+    warmup: float = 0.0
+    """Share of all steps over which the rate rises from 0, in [0, 1) (paper: none)."""
+
+
+@dataclass
+class TrainConfig:
+    """Train a sentence encoder by contrastive learning."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """The encoder."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    """The files."""
+
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """AdamW with linear decay to 0."""
+
+    output_dir: str = "runs/simcse"
+    """Run folder: config.yaml, log.jsonl, report.json, best/ and last/."""
+
+    batch_size: int = 64
+    """Rows of a step over all processes together; must divide by their number (paper: 64 or 512)."""
+
+    micro_batch_size: int | None = None
+    """Rows that go through the encoder at a time, a process; saves memory, changes no gradient (GradCache); null: all."""
+
+    epochs: int = 1
+    """Passes over the training file (paper: 1 unsupervised, 3 supervised)."""
+
+    max_steps: int | None = None
+    """Stop after this many steps, and decay the rate over them; null: after the epochs."""
+
+    max_length: int = 32
+    """Tokens kept of each training text; judging and the saved encoder are not cut to it (paper: 32)."""
+
+    scores: str = "info_nce"
+    """Who competes with whom: info_nce, nt_xent or symmetric; docs/objectives.md."""
+
+    objective: str = "softmax"
+    """What the scores are trained by: softmax or another member of the family; docs/objectives.md."""
+
+    objective_args: dict[str, Any] = field(default_factory=dict)
+    """Arguments of the objective, such as {smoothing: 0.1}."""
+
+    temperature: float = 0.05
+    """Divides the cosines (paper, table D.1: 0.05)."""
+
+    hard_negative_weight: float = 1.0
+    """Alpha, the weight of an anchor's own hard negative in the denominator (paper, table D.2: 1)."""
+
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Of activations; weights stay fp32. auto: bf16 where the device computes in it, else fp32 (paper: fp16)."""
+
+    eval_every: int = 125
+    """Steps between judgements on dev; best/ is the best of them (the authors' scripts: 125; the paper: 250)."""
+
+    save_every: int = 500
+    """Steps between saves of last/, from which a run can be resumed."""
+
+    log_every: int = 10
+    """Steps between lines of log.jsonl."""
+
+    resume: str = "never"
+    """never: the run folder must be new; auto: go on from its last/ if there is one; or the path of a last/ folder."""
+
+    seed: int = 42
+    """Of dropout, head and order of rows (the authors' scripts: 42)."""
+
+    seeds: int = 1
+    """Runs with seeds seed, seed + 1, ...; more than one writes output_dir/seed-N and their mean and spread."""
+
+    trackers: list[str] = field(default_factory=list)
+    """accelerate's trackers to report to as well: tensorboard, wandb, ..."""
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without the files and the model."""
+        for name, low in {"batch_size": 1, "epochs": 1, "max_length": 3, "eval_every": 1, "save_every": 1}.items():
+            at_least(name, getattr(self, name), low)
+        for name in ("micro_batch_size", "max_steps"):
+            if getattr(self, name) is not None:
+                at_least(name, getattr(self, name), 1)
+        at_least("log_every", self.log_every, 1)
+        at_least("seeds", self.seeds, 1)
+        above_zero("temperature", self.temperature)
+        above_zero("hard_negative_weight", self.hard_negative_weight)
+        above_zero("optim.lr", self.optim.lr)
+        at_least("optim.clip", self.optim.clip, 0)
+        at_least("optim.weight_decay", self.optim.weight_decay, 0)
+        if not 0 <= self.optim.warmup < 1:
+            raise ConfigError(f"--optim.warmup is {self.optim.warmup}: a share of all steps, at least 0 and below 1")
+        if self.model.dropout is not None and not 0 <= self.model.dropout < 1:
+            raise ConfigError(f"--model.dropout is {self.model.dropout}: a rate, at least 0 and below 1")
+        if self.data.dev_corpus and not self.data.dev:
+            raise ConfigError("--data.dev_corpus is given without --data.dev, the file of (query, document) pairs")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Nested plain values, as `config.yaml` holds them."""
+        return dataclasses.asdict(self)
+
+
+def at_least(name: str, value: float, low: float) -> None:
+    """Raise a ConfigError that names the option if the value is below `low` or not finite."""
+    if not (math.isfinite(value) and value >= low):
+        raise ConfigError(f"--{name} is {value}: at least {low}")
+
+
+def above_zero(name: str, value: float) -> None:
+    """Raise a ConfigError that names the option unless the value is positive and finite."""
+    if not (math.isfinite(value) and value > 0):
+        raise ConfigError(f"--{name} is {value}: must be above 0")
