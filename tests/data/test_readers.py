@@ -1,0 +1,251 @@
+"""Every format gives the same rows; every defect gives one line that names it."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+from pathlib import Path
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from simcse.data import arrow
+from simcse.data.readers import read_texts, read_training
+from simcse.errors import ConfigError, DataError
+
+TRIPLETS = [
+    ("a man plays", "someone plays", "nobody plays"),
+    ('she said "no", twice', "a refusal, twice", "tabs are fine"),
+    ("ein Mädchen läuft 走る", "🙂", "x"),
+]
+ROLES = ["anchor", "positive", "hard_negative"]
+
+
+def as_rows(dataset: datasets.Dataset) -> list[tuple[str, ...]]:
+    return [tuple(row[name] for name in dataset.column_names) for row in dataset]
+
+
+def write_csv(path: Path, header: list[str], rows: list[tuple[str, ...]]) -> Path:
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([header, *rows])
+    path.write_bytes(text.getvalue().encode())
+    return path
+
+
+def write_tsv(path: Path, header: list[str], rows: list[tuple[str, ...]]) -> Path:
+    path.write_text("".join("\t".join(row) + "\n" for row in [tuple(header), *rows]), encoding="utf-8")
+    return path
+
+
+def write_jsonl(path: Path, header: list[str], rows: list[tuple[str, ...]]) -> Path:
+    path.write_text("".join(json.dumps(dict(zip(header, row, strict=True))) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def write_parquet(path: Path, header: list[str], rows: list[tuple[str, ...]]) -> Path:
+    pq.write_table(pa.table([list(column) for column in zip(*rows, strict=True)], names=header), path)
+    return path
+
+
+WRITERS = {"csv": write_csv, "tsv": write_tsv, "jsonl": write_jsonl, "parquet": write_parquet}
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_every_format_gives_the_same_triplets(tmp_path: Path, kind: str) -> None:
+    path = WRITERS[kind](tmp_path / f"rows.{kind}", ["sent0", "sent1", "hard_neg"], TRIPLETS)
+    dataset = read_training(path)
+    assert dataset.column_names == ROLES
+    assert as_rows(dataset) == TRIPLETS
+    if kind != "parquet":
+        packed = tmp_path / f"rows.{kind}.gz"
+        packed.write_bytes(gzip.compress(path.read_bytes()))
+        assert as_rows(read_training(packed)) == TRIPLETS
+
+
+@pytest.mark.parametrize(
+    ("header", "columns", "expected"),
+    [
+        (["sent0", "sent1", "hard_neg"], None, (0, 1, 2)),
+        (["hard_neg", "sent0", "sent1"], None, (1, 2, 0)),  # known names win over positions
+        (["negative", "positive", "anchor"], None, (2, 1, 0)),
+        (["question", "answer", "wrong answer"], None, (0, 1, 2)),
+        (["x", "y", "z"], ["z", "x"], (2, 0)),
+        (["x", "y", "z"], ["y"], (1,)),
+        (["id", "sent0", "sent1"], None, (1, 2)),
+    ],
+)
+def test_roles_come_from_names_options_or_positions(
+    tmp_path: Path, header: list[str], columns: list[str] | None, expected: tuple[int, ...]
+) -> None:
+    dataset = read_training(write_csv(tmp_path / "rows.csv", header, TRIPLETS), columns=columns)
+    assert as_rows(dataset) == [tuple(row[i] for i in expected) for row in TRIPLETS]
+    assert dataset.column_names == (["text"] if len(expected) == 1 else ROLES[: len(expected)])
+
+
+def test_lines_of_text_keep_quotes_commas_and_unusual_separators(tmp_path: Path) -> None:
+    texts = ['"quoted, not csv"', "a\tb", "next\u2028line \x85 inside", " leading and trailing "]
+    path = tmp_path / "wiki.txt"
+    path.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(texts).encode())  # a byte order mark, Windows line ends, no last end
+    assert read_training(path)["text"][:] == texts
+    assert list(read_texts(path)) == texts
+
+
+# a carriage return outside quotes ends a csv row, so the writer quotes it; a lone surrogate is no character
+FIELD = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).filter(str.strip)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=st.lists(st.tuples(FIELD, FIELD), min_size=1, max_size=5))
+def test_whatever_a_csv_or_json_writer_writes_is_read_back(tmp_path: Path, rows: list[tuple[str, str]]) -> None:
+    header = ["anchor", "positive"]
+    assert as_rows(read_training(write_csv(tmp_path / "h.csv", header, rows))) == rows
+    assert as_rows(read_training(write_jsonl(tmp_path / "h.jsonl", header, rows))) == rows
+
+
+def test_a_large_file_is_copied_once_and_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrow, "IN_MEMORY", 1000)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    texts = [f"sentence number {i}" for i in range(25_000)]  # three batches
+    path = tmp_path / "big.txt"
+    path.write_text("\n".join(texts) + "\n", encoding="utf-8")
+    assert read_training(path)["text"][:] == texts
+    [copy] = (tmp_path / "cache" / "simcse").iterdir()  # no temporary file is left
+    before = copy.stat().st_mtime_ns
+    assert len(read_training(path)) == 25_000
+    assert copy.stat().st_mtime_ns == before
+    path.write_text("\n".join(["changed", *texts]) + "\n", encoding="utf-8")  # another size: another copy
+    assert read_training(path)["text"][0] == "changed"
+
+
+def test_a_defect_in_a_large_file_leaves_no_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrow, "IN_MEMORY", 1000)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "big.txt"
+    path.write_text("\n".join([*(f"sentence {i}" for i in range(15_000)), "", "end"]), encoding="utf-8")
+    with pytest.raises(DataError, match=r"big\.txt:15001: blank"):
+        read_training(path)
+    assert list((tmp_path / "cache" / "simcse").iterdir()) == []
+
+
+DEFECTS = {
+    "empty.txt": (b"", "empty.txt: is empty"),
+    "empty.csv": (b"", "empty.csv: is empty"),
+    "header_only.csv": (b"sent0,sent1\n", "header_only.csv: is empty"),
+    "empty.jsonl": (b"\n", "empty.jsonl: is empty"),
+    "latin.txt": ("fine\ncaf\xe9 au lait\n".encode("latin-1"), r"latin.txt:2: byte 0xe9 at position 4 .*iconv"),
+    "blank.txt": (b"one\ntwo\n \nfour\n", "blank.txt:3: blank; .*blank_lines=skip"),
+    "blank.csv": (b"a,b\none,two\n,\n", "blank.csv:3: blank"),
+    "blank_field.csv": (b"a,b\none,two\nthree,\n", "blank_field.csv:3: blank"),
+    "ragged.csv": (b'a,b\n"one\ntwo",2\nx,y,z\n', r"ragged.csv:4: found 3 columns, expected 2 \(a, b\)"),
+    "ragged.tsv": (b"a\tb\nonly one\n", "ragged.tsv:2: found 1 columns, expected 2"),
+    "five.csv": (b"v,w,x,y,z\n1,2,3,4,5\n", r"five.csv:1: found 5 columns .*expected 1 .*2 .*or 3 .*option columns"),
+    "headless.csv": (b"A man is playing a guitar.,A man plays.\n", "headless.csv:1: 'A man is .*header such as"),
+    "labels.tsv": (b"premise\thypothesis\tlabel\na\tb\tneutral\n", "labels.tsv:1: column 'label' .*is no text"),
+    "twice.csv": (b"x,x\na,b\n", "twice.csv:1: two columns are called 'x'"),
+    "open_quote.csv": (b'a,b\nx,y\n"never closed,z\nmore,rows\n', "open_quote.csv:3: no valid csv row"),
+    "broken.jsonl": (b'{"anchor": "a", "positive": "b"}\n{"anchor": "a"\n', "broken.jsonl:2: not JSON .*column"),
+    "list.jsonl": (b'{"text": "a"}\n[1, 2]\n', r"list.jsonl:2: found '\[1, 2\]'; expected one JSON object"),
+    "key.jsonl": (b'{"anchor": "a", "positive": "b"}\n{"anchor": "a"}\n', "key.jsonl:2: no key 'positive'"),
+    "number.jsonl": (b'{"text": "a"}\n{"text": 7}\n', "number.jsonl:2: found 7, expected text"),
+    "null.jsonl": (b'{"text": "a"}\n{"text": null}\n', "null.jsonl:2: blank"),
+    "half.jsonl": (b'{"text": "a"}\n{"text": "\\ud83d"}\n', "half.jsonl:2: half of a surrogate pair"),
+    "notes.docx": (b"x", "unknown extension .docx; known are .csv"),
+    "rows.parquet": (b"no parquet at all", "rows.parquet: not a parquet file"),
+    "torn.txt.gz": (gzip.compress(b"a\nb\n" * 500)[:30], "torn.txt.gz: not a whole gzip file"),
+    "plain.txt.gz": (b"not compressed", "plain.txt.gz: not a whole gzip file"),
+}
+
+
+@pytest.mark.parametrize("name", DEFECTS)
+def test_each_defect_is_one_line_that_names_file_and_line(tmp_path: Path, name: str) -> None:
+    content, message = DEFECTS[name]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message) as caught:
+        read_training(tmp_path / name)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_files_folders_and_wrong_options(tmp_path: Path) -> None:
+    (tmp_path / "sentences.txt").write_text("one\n")
+    with pytest.raises(DataError, match=r"sentence\.txt: no such file; did you mean 'sentences\.txt'"):
+        read_training(tmp_path / "sentence.txt")
+    (tmp_path / "folder.txt").mkdir()
+    with pytest.raises(DataError, match=r"folder\.txt: is a folder"):
+        read_training(tmp_path / "folder.txt")
+    with pytest.raises(DataError, match=r"columns text are asked of a \.txt file"):
+        read_training(tmp_path / "sentences.txt", columns=["text"])
+    with pytest.raises(ConfigError, match="found 4 names, expected 1, 2 or 3"):
+        read_training(tmp_path / "sentences.txt", columns=list("abcd"))
+    rows = write_csv(tmp_path / "rows.csv", ["query", "answer"], [("a", "b")])
+    with pytest.raises(DataError, match=r"no column 'anwser' among query, answer; did you mean 'answer'\?"):
+        read_training(rows, columns=["query", "anwser"])
+
+
+def test_blank_rows_can_be_left_out(tmp_path: Path) -> None:
+    text = tmp_path / "blank.txt"
+    text.write_text("one\n\n  \nfour\n", encoding="utf-8")
+    assert read_training(text, blank_lines="skip")["text"][:] == ["one", "four"]
+    pairs = tmp_path / "blank.csv"
+    pairs.write_text("a,b\none,two\n\nthree,\nfive,six\n", encoding="utf-8")
+    assert as_rows(read_training(pairs, blank_lines="skip")) == [("one", "two"), ("five", "six")]
+
+
+def test_a_hub_id_is_read_through_datasets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub itself cannot be reached here: its answer is replaced, all that follows is real."""
+    asked = []
+
+    def answer(*args: object, **options: object) -> datasets.Dataset:
+        asked.append((args, options))
+        return datasets.Dataset.from_dict({"id": [1, 2, 3], "sent0": ["a", "b", ""], "sent1": ["c", "d", "e"]})
+
+    monkeypatch.setattr(datasets, "load_dataset", answer)
+    assert as_rows(read_training("owner/pairs:en@v1.0", blank_lines="skip")) == [("a", "c"), ("b", "d")]
+    assert asked == [(("owner/pairs", "en"), {"revision": "v1.0", "split": "train"})]
+    with pytest.raises(DataError, match="1 of 3 rows are blank"):
+        read_training("owner/pairs")
+    with pytest.raises(DataError, match=r"column 'id' holds .*expected strings"):
+        read_training("owner/pairs", columns=["id"])
+    with pytest.raises(DataError, match="no column 'sent2' among"):
+        read_training("owner/pairs", columns=["sent2"])
+
+
+def test_a_hub_that_is_out_of_reach_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DataError, match="owner/nothing: neither a file here nor a dataset"):
+        read_training("owner/nothing")
+
+
+def test_texts_stream_from_every_format_and_from_standard_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [("1", "one"), ("2", "two")]
+    for kind, write in WRITERS.items():
+        path = write(tmp_path / f"corpus.{kind}", ["id", "text"], rows)
+        assert list(read_texts(path)) == ["one", "two"]
+        assert list(read_texts(path, column="id")) == ["1", "2"]
+    text = tmp_path / "lines.txt"
+    text.write_text("one\n\nthree", encoding="utf-8")
+    assert list(read_texts(text)) == ["one", "", "three"]  # text i stays line i
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"from\na pipe\n")))
+    assert list(read_texts("-")) == ["from", "a pipe"]
+
+
+def test_texts_name_what_is_wrong(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"gone\.txt: no such file"):
+        read_texts(tmp_path / "gone.txt")  # at once, before the first text is asked for
+    two = write_csv(tmp_path / "two.csv", ["left", "right"], [("a", "b")])
+    with pytest.raises(DataError, match="found columns left, right, expected one called text"):
+        read_texts(two)
+    with pytest.raises(DataError, match="no column 'rigth' among left, right; did you mean 'right'"):
+        read_texts(two, column="rigth")
+    numbers = tmp_path / "numbers.jsonl"
+    numbers.write_text('{"text": "a"}\n{"text": 3}\n', encoding="utf-8")
+    texts = read_texts(numbers)
+    assert next(texts) == "a"
+    with pytest.raises(DataError, match=r"numbers\.jsonl:2: found 3, expected text"):
+        next(texts)
