@@ -45,7 +45,7 @@ def info_nce(
         views: (V, B, D) this process's vectors: anchors, positives, then V - 2 views of hard negatives.
         temperature: divides the similarity; 0.05 as in SimCSE, App. A.
         hard_negative_weight: weight alpha of the anchor's own hard negatives in the denominator; others' have weight 1.
-            1 as in SimCSE, table B.1 (its code takes ln alpha).
+            1 as in SimCSE (whose code takes ln alpha).
         keys: (V, B) int64 hashes of the texts. A candidate other than the target whose key equals the anchor's or its
             positive's is no negative: it is masked out.
         gather: brings the rows of all processes together, with gradient.

@@ -1,0 +1,96 @@
+"""Candidates from a fixed vocabulary (words, entities, labels) rather than from the batch: all of it, or a sample."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from simcse.errors import ConfigError
+from simcse.objectives.table import Scores
+
+__all__ = ["sampled_scores", "vocabulary_scores"]
+
+
+def vocabulary_scores(
+    queries: Tensor,
+    table: Tensor,
+    target: Tensor,
+    *,
+    valid: Tensor | None = None,
+    correction: Tensor | None = None,
+) -> Scores:
+    """Dot product of each query with the whole vocabulary, one matrix product ("1-vs-all").
+
+    Args:
+        queries: (R, D).
+        table: (C, D) vectors of the candidates.
+        target: (R,) the right candidate's row in the table.
+        valid: (R, C) candidates that take part; None: all.
+        correction: (R,) #x / #y for `BackwardCorrected`.
+
+    Returns:
+        Scores of R rows and C candidates; column c is row c of the table.
+
+    Raises:
+        ConfigError: tensors that do not fit.
+        DataError: a target outside the vocabulary.
+    """
+    _check(queries, table, target)
+    with torch.autocast(queries.device.type, enabled=False):
+        return Scores(_exact(queries) @ _exact(table).T, target, valid, correction=correction)
+
+
+def sampled_scores(
+    queries: Tensor,
+    table: Tensor,
+    target: Tensor,
+    noise: Tensor,
+    *,
+    log_noise: Tensor | None = None,
+    remove_hits: bool = True,
+    correction: Tensor | None = None,
+) -> Scores:
+    """Dot product of each query with its target and with sampled candidates.
+
+    Args:
+        queries: (R, D).
+        table: (vocabulary, D) vectors of the candidates.
+        target: (R,) the right candidate's row in the table.
+        noise: (R, k) rows of the table drawn for each query, or (k,) drawn once for all of them.
+        log_noise: (vocabulary,) or (R, 1 + k) log expected counts, log(k q): of each candidate, or as in `Scores`.
+        remove_hits: mask out noise that hits the target (accidental hits). The limits of `NegativeSampling` and
+            `NoiseContrastive` hold exactly where hits stay; noise without the target is within O(p_d) of that.
+        correction: (R,) #x / #y for `BackwardCorrected`.
+
+    Returns:
+        Scores of R rows and 1 + k candidates; the target is column 0.
+
+    Raises:
+        ConfigError: tensors that do not fit.
+        DataError: a row whose noise is all hits.
+    """
+    _check(queries, table, target)
+    R = queries.shape[0]
+    if noise.dtype != torch.int64 or noise.ndim not in (1, 2) or (noise.ndim == 2 and noise.shape[0] != R):
+        raise ConfigError(f"noise: found {tuple(noise.shape)} {noise.dtype}, expected (k,) or ({R}, k) torch.int64")
+    own = target[:, None]  # (R, 1)
+    columns = torch.cat([own, noise.expand(R, -1)], 1)  # (R, 1 + k)
+    with torch.autocast(queries.device.type, enabled=False):
+        exact, rows = _exact(queries), _exact(table)
+        right = (exact * rows[target]).sum(1, keepdim=True)  # (R, 1)
+        others = exact @ rows[noise].T if noise.ndim == 1 else torch.einsum("rd,rkd->rk", exact, rows[noise])  # (R, k)
+    valid = torch.cat([torch.ones_like(own, dtype=torch.bool), noise.expand(R, -1) != own], 1) if remove_hits else None
+    if log_noise is not None and log_noise.ndim == 1:
+        log_noise = log_noise[columns]
+    return Scores(torch.cat([right, others], 1), torch.zeros_like(target), valid, log_noise, correction)
+
+
+def _check(queries: Tensor, table: Tensor, target: Tensor) -> None:
+    if queries.ndim != 2 or table.ndim != 2 or queries.shape[1] != table.shape[1]:
+        raise ConfigError(f"table: found {tuple(table.shape)}, expected (C, D) to fit queries {tuple(queries.shape)}")
+    if target.shape != queries.shape[:1]:
+        raise ConfigError(f"target: found {tuple(target.shape)}, expected ({queries.shape[0]},) to fit the queries")
+
+
+def _exact(vectors: Tensor) -> Tensor:
+    return vectors.to(torch.promote_types(vectors.dtype, torch.float32))

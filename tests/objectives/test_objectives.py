@@ -1,0 +1,285 @@
+"""Every objective against a naive double loop, its numeric gradient, extreme scores, and wrong input."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import FrozenInstanceError, dataclass, replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import simcse.objectives as objectives
+from simcse.errors import ConfigError
+from simcse.objectives import (
+    OBJECTIVES,
+    BackwardCorrected,
+    LabelSmoothed,
+    Margin,
+    NegativeSampling,
+    NoiseContrastive,
+    Scores,
+    SelfAdversarial,
+    SoftmaxCrossEntropy,
+    build_objective,
+    info_nce,
+)
+
+T = 0.1  # temperature of the cosines below
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row in plain Python: the scores of the valid candidates, the target's first."""
+
+    positive: float
+    negatives: Sequence[float]
+    noise: Sequence[float]  # log expected counts, the target's first
+    correction: float
+
+    @property
+    def all(self) -> list[float]:
+        return [self.positive, *self.negatives]
+
+
+def log_sum_exp(values: Sequence[float]) -> float:
+    top = max(values)
+    return top + math.log(sum(math.exp(value - top) for value in values))
+
+
+def log_sigmoid(x: float) -> float:
+    return -math.log1p(math.exp(-x)) if x > 0 else x - math.log1p(math.exp(x))
+
+
+def logistic(positive: float, negatives: Sequence[float], weights: Sequence[float] | None = None) -> float:
+    weights = weights or [1.0] * len(negatives)
+    return -log_sigmoid(positive) - sum(w * log_sigmoid(-s) for w, s in zip(weights, negatives, strict=True))
+
+
+def softmax(row: Row) -> float:
+    return log_sum_exp(row.all) - row.positive
+
+
+def label_smoothed(row: Row) -> float:
+    share = 0.1 / len(row.all)
+    return sum((0.9 * (i == 0) + share) * (log_sum_exp(row.all) - s) for i, s in enumerate(row.all))
+
+
+def margin(row: Row) -> float:
+    angle = math.acos(row.positive * T)
+    turned = math.cos(angle + math.pi / 18)
+    if angle + math.pi / 18 > math.pi:
+        turned = math.cos(angle) - math.pi / 18 * math.sin(math.pi / 18)
+    return log_sum_exp([turned / T, *row.negatives]) - turned / T
+
+
+def noise_contrastive(row: Row) -> float:
+    shifted = [s - noise for s, noise in zip(row.all, row.noise, strict=True)]
+    return logistic(shifted[0], shifted[1:])
+
+
+def self_adversarial(row: Row) -> float:
+    weights = [math.exp(s - log_sum_exp(row.negatives)) for s in row.negatives]
+    return logistic(row.positive, row.negatives, weights)
+
+
+def sampled_softmax(row: Row) -> float:
+    shifted = [s - noise for s, noise in zip(row.all, row.noise, strict=True)]
+    return log_sum_exp(shifted) - shifted[0]
+
+
+NAIVE: dict[str, Callable[[Row], float]] = {
+    "backward_corrected": lambda row: row.correction * softmax(row),
+    "decoupled": lambda row: log_sum_exp(row.negatives) - row.positive,
+    "label_smoothed": label_smoothed,
+    "margin": margin,
+    "negative_sampling": lambda row: logistic(row.positive, row.negatives),
+    "noise_contrastive": noise_contrastive,
+    "sampled_softmax": sampled_softmax,
+    "self_adversarial": self_adversarial,
+    "softmax": softmax,
+}
+
+
+def random_scores(seed: int = 0, R: int = 5, C: int = 7, *, shared_noise: bool = False) -> Scores:
+    """Cosines over a temperature, a third of the candidates masked, noise and correction at random."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = (torch.rand(R, C, generator=generator, dtype=torch.float64) * 2 - 1) / T
+    target = torch.randint(C, (R,), generator=generator)
+    valid = torch.rand(R, C, generator=generator) > 1 / 3
+    valid[torch.arange(R), target] = valid[torch.arange(R), (target + 1) % C] = True
+    noise = torch.randn((C,) if shared_noise else (R, C), generator=generator, dtype=torch.float64)
+    correction = torch.rand(R, generator=generator, dtype=torch.float64) + 0.5
+    return Scores(logits, target, valid, noise, correction, temperature=T)
+
+
+def rows_of(scores: Scores) -> list[Row]:
+    noise = scores.log_noise.expand_as(scores.logits)
+    rows = []
+    for i, y in enumerate(scores.target.tolist()):
+        others = [c for c in range(scores.logits.shape[1]) if c != y and scores.valid[i, c]]
+        rows.append(
+            Row(
+                float(scores.logits[i, y]),
+                [float(scores.logits[i, c]) for c in others],
+                [float(noise[i, c]) for c in [y, *others]],
+                float(scores.correction[i]),
+            )
+        )
+    return rows
+
+
+@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+@settings(max_examples=12, deadline=None)
+@given(seed=st.integers(0, 999), rows=st.integers(1, 6), columns=st.integers(2, 9), shared_noise=st.booleans())
+def test_objective_equals_the_double_loop(name: str, seed: int, rows: int, columns: int, shared_noise: bool) -> None:
+    scores = random_scores(seed, rows, columns, shared_noise=shared_noise)
+    expected = sum(map(NAIVE[name], rows_of(scores))) / rows
+    assert float(build_objective(name)(scores)) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+def test_all_valid_is_the_same_as_no_mask(name: str) -> None:
+    scores = random_scores()
+    whole = replace(scores, valid=torch.ones_like(scores.valid))
+    objective = build_objective(name)
+    torch.testing.assert_close(objective(replace(scores, valid=None)), objective(whole))
+
+
+# self_adversarial's own weights have no gradient by definition: see test_adversarial_weights_have_no_gradient
+@pytest.mark.parametrize("name", sorted(set(OBJECTIVES) - {"self_adversarial"}))
+@pytest.mark.parametrize("masked", [True, False])
+def test_gradient_equals_the_numeric_one(name: str, masked: bool) -> None:
+    scores = random_scores(seed=3)
+    scores = scores if masked else replace(scores, valid=None)
+    objective = build_objective(name)
+    logits = scores.logits.clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda logits: objective(replace(scores, logits=logits)), logits)
+
+
+def test_adversarial_weights_have_no_gradient() -> None:
+    """With a = 0 the weights are 1/n whatever the scores, so autograd and differences agree; with a = 1 the gradient of
+    a negative is its weight times sigmoid(s), as if the weight were a constant."""
+    scores = random_scores(seed=3)
+    logits = scores.logits.clone().requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda logits: SelfAdversarial(adversarial_temperature=0.0)(replace(scores, logits=logits)), logits
+    )
+    loss = SelfAdversarial()(replace(scores, logits=logits)) * len(logits)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    weights = scores.logits.masked_fill(~scores.negatives, -math.inf).softmax(1)
+    expected = (weights * scores.logits.sigmoid()).scatter(1, scores.target[:, None], 0.0)
+    torch.testing.assert_close(gradient.scatter(1, scores.target[:, None], 0.0), expected)
+
+
+@pytest.mark.parametrize("name", sorted(set(OBJECTIVES) - {"margin"}))  # its scores are cosines, never extreme
+@pytest.mark.parametrize("size", [1.0, 1e2, 1e4])
+def test_extreme_scores_stay_exact_in_float32(name: str, size: float) -> None:
+    """All signs of extreme targets and negatives: within float32's rounding of the naive loop in float64, no NaN."""
+    signs = torch.tensor([[1.0, 1.0, -1.0], [1.0, -1.0, -1.0], [-1.0, 1.0, 0.5], [-1.0, -1.0, -1.0], [0.0, 1.0, 0.0]])
+    logits = (size * signs).requires_grad_()
+    scores = Scores(
+        logits, torch.zeros(5, dtype=torch.int64), torch.ones(5, 3, dtype=torch.bool), torch.zeros(3), torch.ones(5), T
+    )
+    loss = build_objective(name)(scores)
+    expected = sum(map(NAIVE[name], rows_of(replace(scores, logits=logits.detach())))) / 5
+    assert loss.item() == pytest.approx(expected, rel=1e-6, abs=1e-6)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert torch.isfinite(gradient).all()
+
+
+def test_margin_is_steady_at_the_ends() -> None:
+    """Cosines of exactly 1 and -1, float32: finite loss and gradient, and the loss falls as the cosine grows."""
+    cosines = torch.linspace(-1, 1, 201)[:, None]
+    logits = (torch.cat([cosines, torch.zeros(201, 2)], 1) / 0.05).requires_grad_()
+    losses = [Margin(margin=0.5)(Scores(row[None], torch.tensor([0]), temperature=0.05)) for row in logits]
+    assert torch.stack(losses).diff().max() < 0
+    (gradient,) = torch.autograd.grad(torch.stack(losses).sum(), logits)
+    assert torch.isfinite(gradient).all()
+
+
+def test_margin_zero_is_softmax() -> None:
+    scores = random_scores()
+    torch.testing.assert_close(Margin(margin=0.0)(scores), SoftmaxCrossEntropy()(scores))
+    assert Margin(margin=0.2)(scores) > SoftmaxCrossEntropy()(scores)
+
+
+def test_options_that_change_nothing_give_the_plain_objective() -> None:
+    scores = random_scores()
+    torch.testing.assert_close(LabelSmoothed(smoothing=0.0)(scores), SoftmaxCrossEntropy()(scores))
+    even = replace(scores, correction=torch.ones_like(scores.correction))
+    torch.testing.assert_close(BackwardCorrected()(even), SoftmaxCrossEntropy()(scores))
+    no_noise = replace(scores, log_noise=torch.zeros_like(scores.log_noise))
+    torch.testing.assert_close(NoiseContrastive()(no_noise), NegativeSampling()(scores))
+    shifted = replace(scores, logits=scores.logits - 3)
+    torch.testing.assert_close(NegativeSampling(bias=-3.0)(scores), NegativeSampling()(shifted))
+    torch.testing.assert_close(SelfAdversarial(bias=-3.0)(scores), SelfAdversarial()(shifted))
+
+
+def test_label_smoothing_never_meets_a_masked_logit() -> None:
+    """Torch's own label smoothing is infinite on a masked logit; here masked candidates have no share."""
+    scores = random_scores()
+    torch_loss = torch.nn.functional.cross_entropy(scores.masked, scores.target, label_smoothing=0.1)
+    assert torch.isinf(torch_loss)
+    assert torch.isfinite(LabelSmoothed()(scores))
+
+
+@pytest.mark.parametrize("layout", sorted(objectives.SCORES))
+@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+def test_every_objective_takes_every_layout(layout: str, name: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    views = torch.randn(3, 6, 8, generator=generator).to(torch.bfloat16).requires_grad_()
+    keys = torch.arange(18).reshape(3, 6)
+    keys[0, 1] = keys[1, 2]
+    log_frequency = torch.full((3, 6), 1 / 6).log()
+    scores = objectives.SCORES[layout](views, keys=keys, log_frequency=log_frequency, hard_negative_weight=2.0)
+    loss = build_objective(name)(scores)
+    loss.backward()
+    assert loss.shape == ()
+    assert torch.isfinite(loss)
+    assert float(views.grad.abs().sum()) > 0
+
+
+@pytest.mark.parametrize("name", [name for name in sorted(OBJECTIVES) if OBJECTIVES[name].needs_counts])
+def test_missing_counts_are_named(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"objective {name} needs the counts"):
+        build_objective(name)(info_nce(torch.randn(2, 4, 8)))
+
+
+def test_margin_needs_cosines() -> None:
+    with pytest.raises(ConfigError, match="set similarity to 'cosine'"):
+        Margin()(info_nce(torch.randn(2, 4, 8), similarity="dot"))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("label_smoothed", {"smoothing": 1.0}, "smoothing is 1.0"),
+        ("label_smoothed", {"smoothing": -0.1}, "smoothing is -0.1"),
+        ("label_smoothed", {"smoothing": math.nan}, "smoothing is nan"),
+        ("margin", {"margin": 4.0}, "margin is 4.0 radians"),
+        ("self_adversarial", {"adversarial_temperature": -1.0}, "adversarial_temperature is -1.0"),
+        ("negative_sampling", {"bias": math.inf}, "bias is inf"),
+        ("noise_contrastive", {"bias": math.nan}, "bias is nan"),
+        ("softmax", {"smoothing": 0.1}, "unknown option 'smoothing'; it takes no options"),
+        ("margin", {"degree": 1}, "unknown option 'degree'; it takes margin"),
+        ("hinge", {}, "--objective is 'hinge', expected one of backward_corrected, "),
+    ],
+)
+def test_wrong_options_are_named(name: str, options: dict[str, float], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build_objective(name, **options)
+
+
+def test_objectives_are_frozen_and_compare_by_value() -> None:
+    assert build_objective("margin", margin=0.2) == Margin(margin=0.2)
+    with pytest.raises(FrozenInstanceError):
+        Margin().margin = 0.3
+
+
+def test_public_names_are_sorted_and_there() -> None:
+    assert objectives.__all__ == sorted(objectives.__all__, key=lambda name: (not name.isupper(), name))
+    assert all(hasattr(objectives, name) for name in objectives.__all__)
+    assert list(OBJECTIVES) == sorted(OBJECTIVES)

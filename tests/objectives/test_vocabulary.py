@@ -1,0 +1,72 @@
+"""Candidates from a vocabulary: all of it, and samples with their hits removed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from simcse.errors import ConfigError, DataError
+from simcse.objectives import (
+    NegativeSampling,
+    SampledSoftmax,
+    SoftmaxCrossEntropy,
+    Uniform,
+    sampled_scores,
+    vocabulary_scores,
+)
+
+QUERIES = torch.randn(4, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+TABLE = torch.randn(9, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+TARGET = torch.tensor([0, 8, 3, 3])
+
+
+def test_vocabulary_scores_are_all_dot_products() -> None:
+    scores = vocabulary_scores(QUERIES, TABLE, TARGET)
+    for i in range(4):
+        for c in range(9):
+            assert float(scores.logits[i, c]) == pytest.approx(sum((QUERIES[i] * TABLE[c]).tolist()))
+    assert torch.equal(scores.positive, scores.logits[torch.arange(4), TARGET])
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_sampled_scores_pick_from_the_whole_table(shared: bool) -> None:
+    noise = torch.tensor([3, 5, 3]) if shared else torch.tensor([[1, 2, 0], [3, 8, 5], [7, 6, 4], [3, 3, 1]])
+    whole = vocabulary_scores(QUERIES, TABLE, TARGET).logits
+    log_noise = torch.randn(9, dtype=torch.float64)
+    scores = sampled_scores(QUERIES, TABLE, TARGET, noise, log_noise=log_noise)
+    columns = torch.cat([TARGET[:, None], noise.expand(4, 3)], 1)
+    torch.testing.assert_close(scores.logits, whole.gather(1, columns))
+    torch.testing.assert_close(scores.log_noise, log_noise[columns])
+    assert torch.equal(scores.negatives[:, 1:], noise.expand(4, 3) != TARGET[:, None])
+    assert sampled_scores(QUERIES, TABLE, TARGET, noise, remove_hits=False).negatives[:, 1:].all()
+
+
+def test_a_sample_of_everything_is_the_whole_softmax() -> None:
+    """All other classes as noise, each expected once: log E[count] is 0 and the losses agree."""
+    noise = Uniform(9, 8)
+    drawn = noise.sample(TARGET)
+    log_noise = noise.log_expected_count(torch.cat([TARGET[:, None], drawn], 1), TARGET)
+    torch.testing.assert_close(log_noise, torch.zeros(4, 9))
+    sampled = sampled_scores(QUERIES, TABLE, TARGET, drawn, log_noise=log_noise)
+    whole = vocabulary_scores(QUERIES, TABLE, TARGET)
+    torch.testing.assert_close(SampledSoftmax()(sampled), SoftmaxCrossEntropy()(whole))
+    torch.testing.assert_close(NegativeSampling()(sampled), NegativeSampling()(whole))
+
+
+def test_half_precision_is_scored_in_float32() -> None:
+    scores = vocabulary_scores(QUERIES.bfloat16(), TABLE.bfloat16(), TARGET)
+    assert scores.logits.dtype == torch.float32
+    torch.testing.assert_close(scores.logits, QUERIES.bfloat16().float() @ TABLE.bfloat16().float().T)
+
+
+def test_wrong_tensors_are_named() -> None:
+    with pytest.raises(ConfigError, match=r"table: found \(9, 5\)"):
+        vocabulary_scores(QUERIES, TABLE[:, :5], TARGET)
+    with pytest.raises(ConfigError, match=r"target: found \(3,\)"):
+        vocabulary_scores(QUERIES, TABLE, TARGET[:3])
+    with pytest.raises(ConfigError, match=r"noise: found \(3, 2\)"):
+        sampled_scores(QUERIES, TABLE, TARGET, torch.zeros(3, 2, dtype=torch.int64))
+    with pytest.raises(DataError, match="row 1: target is 9, expected a column from 0 to 8"):
+        vocabulary_scores(QUERIES, TABLE, torch.tensor([0, 9, 3, 3]))
+    with pytest.raises(DataError, match="row 2 has no valid negative among its 3 candidates"):
+        sampled_scores(QUERIES, TABLE, TARGET, torch.tensor([[1, 2], [3, 4], [3, 3], [3, 5]]))
