@@ -1,0 +1,97 @@
+"""Each shipped recipe is read as a user's would be, has the paper's figures, and trains when given a tiny backbone."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from simcse.console import Parser
+from simcse.encoder.model import SentenceEncoder
+from simcse.training.config import TrainConfig
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+
+# appendix A of the paper: backbone, head, rows a step, rate, epochs
+PAPER = {
+    "unsup-bert-base": ("bert-base-uncased", "train", 64, 3e-5, 1),
+    "unsup-bert-large": ("bert-large-uncased", "train", 64, 1e-5, 1),
+    "unsup-roberta-base": ("roberta-base", "train", 512, 1e-5, 1),
+    "unsup-roberta-large": ("roberta-large", "train", 512, 3e-5, 1),
+    "sup-bert-base": ("bert-base-uncased", "always", 512, 5e-5, 3),
+    "sup-bert-large": ("bert-large-uncased", "always", 512, 1e-5, 3),
+    "sup-roberta-base": ("roberta-base", "always", 512, 5e-5, 3),
+    "sup-roberta-large": ("roberta-large", "always", 512, 1e-5, 3),
+}
+
+
+def load(path: Path, *options: str) -> TrainConfig:
+    parser = Parser()
+    parser.add_class_arguments(TrainConfig)
+    parser.add_argument("--config", action="config")
+    values = parser.instantiate(parser.parse_args(["--config", str(path), *options]))
+    del values["config"]
+    return TrainConfig(**vars(values))
+
+
+def names(paths: list[Path]) -> list[str]:
+    return [path.stem for path in paths]
+
+
+def test_the_recipes_are_there() -> None:
+    others = {"quickstart", "quickstart-unsup", "minilm-unsup", "minilm-sup"}
+    assert set(names(CONFIGS)) == set(PAPER) | others
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=names(CONFIGS))
+def test_opens_with_its_command_and_what_to_expect(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    header = text[: text.index("\nmodel:")]
+    assert all(line.startswith("#") for line in header.strip().splitlines())
+    assert f"#     accelerate launch train.py --config configs/{path.name}\n" in header
+    assert "xpect" in header
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=names(CONFIGS))
+def test_every_key_of_the_file_reaches_the_run(path: Path) -> None:
+    """A misspelt or misplaced key would leave a default in its place; each run also has a folder of its own."""
+
+    def compare(written: dict[str, Any], read: dict[str, Any]) -> None:
+        for key, value in written.items():
+            if isinstance(value, dict):
+                compare(value, read[key])
+            else:
+                assert read[key] == value, key
+
+    config = load(path)
+    compare(yaml.safe_load(path.read_text(encoding="utf-8")), dataclasses.asdict(config))
+    assert config.output_dir == f"runs/{path.stem}"
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_has_the_figures_of_the_paper(name: str) -> None:
+    config = load(next(path for path in CONFIGS if path.stem == name))
+    found = (config.model.name, config.model.projection, config.batch_size, config.optim.lr, config.epochs)
+    assert found == PAPER[name]
+    common = (config.model.pooling, config.model.dropout, config.max_length, config.temperature)
+    assert common == ("cls", None, 32, 0.05)
+    assert (config.optim.weight_decay, config.optim.clip, config.optim.warmup) == (0.0, 1.0, 0.0)
+    assert (config.eval_every, config.seed, config.hard_negative_weight) == (125, 42, 1.0)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=names(CONFIGS))
+def test_an_option_overrides_the_file(path: Path) -> None:
+    config = load(path, "--optim.lr", "0.5", "--batch_size", "8")
+    assert (config.optim.lr, config.batch_size) == (0.5, 8)
+    assert config.temperature == 0.05
+
+
+@pytest.mark.parametrize("path", [p for p in CONFIGS if p.stem not in PAPER], ids=lambda path: path.stem)
+def test_the_packaged_model_is_found(path: Path) -> None:
+    config = load(path)
+    encoder = SentenceEncoder.from_pretrained(config.model.name, pooling=config.model.pooling, device="cpu")
+    assert encoder.pooling == config.model.pooling
+    assert encoder.encode(["a cat"]).shape == (1, 384)
