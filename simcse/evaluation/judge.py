@@ -1,0 +1,186 @@
+"""An encoder on scored pairs: cosine against gold. What every similarity task is made of."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simcse.data.pairs import ScoredPairs
+from simcse.data.tables import shown
+from simcse.errors import DataError, ModelError
+
+__all__ = ["Encode", "Once", "PairJudge", "PairScore", "correlate", "embed", "evaluate_pairs"]
+
+Encode = Callable[[list[str]], Any]
+"""Texts to vectors: `encode(list of n) -> (n, d)` array or tensor, normalised or not."""
+
+Vectors = NDArray[np.float32]
+
+
+def embed(encode: Encode, texts: Sequence[str], where: Callable[[int], str]) -> Vectors:
+    """Encode and check: vectors of unit length, so that a dot product is a cosine.
+
+    Args:
+        encode: the encoder.
+        texts: n texts.
+        where: names text i in an error, e.g. `STS12, pair 7, first sentence`.
+
+    Returns:
+        (n, d) float32, L2-normalised.
+
+    Raises:
+        ModelError: another shape than (n, d); a vector with NaN or infinity, or of length zero.
+    """
+    raw = encode(list(texts))
+    if hasattr(raw, "detach"):  # a tensor: numpy knows neither bfloat16 nor the accelerator's memory
+        raw = raw.detach().float().cpu().numpy()
+    vectors = np.asarray(raw, dtype=np.float32)
+    if vectors.ndim != 2 or len(vectors) != len(texts):
+        raise ModelError(f"the encoder gave shape {vectors.shape} for {len(texts)} texts, expected ({len(texts)}, d)")
+    lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))  # (n,) no float32 overflow
+    wrong = np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0)))
+    if len(wrong):
+        first = int(wrong[0])
+        what = "zero, so it has no cosine" if lengths[first] == 0 else "NaN or infinite"
+        raise ModelError(
+            f"{where(first)} {shown(texts[first])}: its vector is {what} ({len(wrong)} of {len(texts)} texts); "
+            "check the weights, or encode in fp32"
+        )
+    unit: Vectors = (vectors / lengths[:, None]).astype(np.float32)  # (n, d)
+    return unit
+
+
+def correlate(cosines: NDArray[Any], gold: NDArray[Any], name: str) -> tuple[float, float]:
+    """Spearman's and Pearson's correlation x 100.
+
+    Raises:
+        DataError: fewer than two pairs, or all gold scores equal: no correlation is defined.
+        ModelError: all cosines equal: the encoder has collapsed.
+    """
+    from scipy import stats
+
+    if len(gold) < 2:
+        raise DataError(f"{name}: found {len(gold)} scored pairs, expected at least 2 for a correlation")
+    if np.ptp(gold) == 0:
+        raise DataError(f"{name}: all {len(gold)} gold scores are {gold[0]:g}; a correlation needs different ones")
+    if np.ptp(cosines) == 0:
+        raise ModelError(
+            f"{name}: the cosines of all {len(gold)} pairs are {cosines[0]:.6f}; the encoder has collapsed"
+        )
+    exact = np.asarray(cosines, dtype=np.float64)
+    return 100 * float(stats.spearmanr(exact, gold).statistic), 100 * float(stats.pearsonr(exact, gold).statistic)
+
+
+@dataclass(frozen=True)
+class PairScore:
+    """How well cosines follow gold scores."""
+
+    spearman: float
+    """Rank correlation x 100."""
+    pearson: float
+    """Linear correlation x 100."""
+    n: int
+    """Pairs."""
+
+
+class PairJudge:
+    """Scores encoders on the same pairs again and again, as a training loop does: sentences are made distinct once.
+
+    Args:
+        pairs: one or several sets of scored pairs; a sentence that occurs twice anywhere is encoded once.
+
+    Attributes:
+        sentences: the distinct sentences, in order of appearance.
+    """
+
+    def __init__(self, *pairs: ScoredPairs) -> None:
+        if not pairs:
+            raise ValueError("no pairs to judge on")
+        self.pairs = pairs
+        rows: dict[str, int] = {}
+        self._left = [np.array([rows.setdefault(text, len(rows)) for text in part.a], dtype=np.int64) for part in pairs]
+        self._right = [
+            np.array([rows.setdefault(text, len(rows)) for text in part.b], dtype=np.int64) for part in pairs
+        ]
+        self.sentences = list(rows)
+
+    def __call__(self, encode: Encode) -> dict[str, float]:
+        """Spearman and Pearson (x 100) over all pairs put together, for a log.
+
+        Raises:
+            DataError, ModelError: as `embed` and `correlate`.
+        """
+        gold = np.concatenate([part.scores for part in self.pairs])
+        spearman, pearson = correlate(np.concatenate(self.cosines(encode)), gold, self.pairs[0].name)
+        return {"spearman": spearman, "pearson": pearson}
+
+    def cosines(self, encode: Encode) -> list[NDArray[np.float32]]:
+        """The cosine of each pair, for each set of pairs."""
+        return self.cosines_of(embed(encode, self.sentences, self.where))
+
+    def cosines_of(self, vectors: Vectors) -> list[NDArray[np.float32]]:
+        """The same from the unit vectors of `sentences`."""
+        return [
+            np.einsum("nd,nd->n", vectors[left], vectors[right])
+            for left, right in zip(self._left, self._right, strict=True)
+        ]
+
+    def where(self, sentence: int) -> str:
+        """Set, pair and side in which a distinct sentence first occurs."""
+        for part, left, right in zip(self.pairs, self._left, self._right, strict=True):
+            for side, rows in (("first", left), ("second", right)):
+                if len(found := np.flatnonzero(rows == sentence)):
+                    return f"{part.name}, pair {found[0] + 1}, {side} sentence"
+        raise IndexError(sentence)
+
+
+def evaluate_pairs(encode: Encode, pairs: ScoredPairs) -> PairScore:
+    """Score an encoder on one set of pairs.
+
+    Raises:
+        DataError, ModelError: as `embed` and `correlate`.
+    """
+    [cosines] = PairJudge(pairs).cosines(encode)
+    return PairScore(*correlate(cosines, pairs.scores, pairs.name), n=len(pairs))
+
+
+class Once:
+    """An encoder that remembers: whatever asks for it, a distinct text is encoded once.
+
+    Args:
+        encode: the encoder.
+
+    Attributes:
+        seconds: spent in the encoder.
+        encoded: texts given to it.
+    """
+
+    def __init__(self, encode: Encode) -> None:
+        self._encode = encode
+        self._row: dict[str, int] = {}
+        self._vectors: NDArray[Any] | None = None
+        self.seconds = 0.0
+
+    @property
+    def encoded(self) -> int:
+        return len(self._row)
+
+    def __call__(self, texts: list[str]) -> NDArray[Any]:
+        new = [text for text in dict.fromkeys(texts) if text not in self._row]
+        if new or self._vectors is None:
+            start = time.perf_counter()
+            raw = self._encode(new)
+            vectors = raw.detach().float().cpu().numpy() if hasattr(raw, "detach") else np.asarray(raw)
+            self.seconds += time.perf_counter() - start
+            if vectors.ndim != 2 or len(vectors) != len(new):
+                raise ModelError(
+                    f"the encoder gave shape {vectors.shape} for {len(new)} texts, expected ({len(new)}, d)"
+                )
+            self._vectors = vectors if self._vectors is None else np.concatenate([self._vectors, vectors])
+            self._row.update((text, len(self._row) + i) for i, text in enumerate(new))
+        return self._vectors[[self._row[text] for text in texts]]
