@@ -49,7 +49,7 @@ def main() -> None:
         probability = noise.log_probability().exp()
         cumulative, random = probability.cumsum(0).numpy(), np.random.default_rng(0)
         ours = milliseconds(lambda noise=noise: noise.sample(target))
-        numpy = milliseconds(lambda cumulative=cumulative: cumulative.searchsorted(random.random((ROWS, K))))
+        numpy = milliseconds(lambda c=cumulative, r=random: c.searchsorted(r.random((ROWS, K))))
         torchs = milliseconds(lambda p=probability: torch.multinomial(p, ROWS * K, replacement=True))
         print(f"{name:14}{ours:10.1f}{numpy:12.1f}{numpy / ours:8.2f}{torchs:18.1f}{torchs / ours:8.2f}")
 

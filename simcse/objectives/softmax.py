@@ -89,8 +89,9 @@ class BackwardCorrected:
 class Decoupled:
     """-s_y + log sum over the negatives of exp(s), the target left out of the sum (DCL, Yeh et al. 2022).
 
-    A row keeps its gradient when the positive is already close, so small batches learn more. No limit: the positive
-    has no competitor of its own, so a free table grows without bound; bounded scores (cosines) are needed.
+    A row keeps its gradient when the positive is already close, so small batches learn more. No limit where one answer
+    has more than half of p_d(y | x), as between two views of a text: the loss then falls without end, so scores have to
+    be bounded (cosines).
     """
 
     needs_counts: ClassVar[bool] = False
