@@ -96,6 +96,7 @@ class PairJudge:
 
     Attributes:
         sentences: the distinct sentences, in order of appearance.
+        left, right: for each set, the row in `sentences` of each pair's first and second sentence; (n,) each.
     """
 
     def __init__(self, *pairs: ScoredPairs) -> None:
@@ -103,10 +104,8 @@ class PairJudge:
             raise ValueError("no pairs to judge on")
         self.pairs = pairs
         rows: dict[str, int] = {}
-        self._left = [np.array([rows.setdefault(text, len(rows)) for text in part.a], dtype=np.int64) for part in pairs]
-        self._right = [
-            np.array([rows.setdefault(text, len(rows)) for text in part.b], dtype=np.int64) for part in pairs
-        ]
+        self.left = [np.array([rows.setdefault(text, len(rows)) for text in part.a], dtype=np.int64) for part in pairs]
+        self.right = [np.array([rows.setdefault(text, len(rows)) for text in part.b], dtype=np.int64) for part in pairs]
         self.sentences = list(rows)
 
     def __call__(self, encode: Encode) -> dict[str, float]:
@@ -127,12 +126,12 @@ class PairJudge:
         """The same from the unit vectors of `sentences`."""
         return [
             np.einsum("nd,nd->n", vectors[left], vectors[right])
-            for left, right in zip(self._left, self._right, strict=True)
+            for left, right in zip(self.left, self.right, strict=True)
         ]
 
     def where(self, sentence: int) -> str:
         """Set, pair and side in which a distinct sentence first occurs."""
-        for part, left, right in zip(self.pairs, self._left, self._right, strict=True):
+        for part, left, right in zip(self.pairs, self.left, self.right, strict=True):
             for side, rows in (("first", left), ("second", right)):
                 if len(found := np.flatnonzero(rows == sentence)):
                     return f"{part.name}, pair {found[0] + 1}, {side} sentence"

@@ -2,8 +2,7 @@
 
 The protocol of the paper: cosine, Spearman's correlation, the sub-sets of a year put together before one
 correlation (aggregation `all`). `mean` and `wmean` correlate each sub-set alone and average, the latter weighted by
-pairs; the three
-differ by up to 3 points a task, so a score without its aggregation says little.
+pairs; the three differ by up to 3 points a task, so a score without its aggregation says little.
 """
 
 from __future__ import annotations
