@@ -1,0 +1,140 @@
+"""Whose vectors these are: vectors of two encoders must never meet in one index.
+
+An index knows its encoder by three fixed sentences and their vectors, so that any callable can be checked, and by the
+name and fingerprint of the object behind the callable where it has them. The vectors decide: the same weights in
+another precision or file format pass, other weights do not.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from simcse.errors import SearchError
+
+__all__ = ["Encode", "Identity", "Matrix", "unit_vectors"]
+
+Matrix = npt.NDArray[np.float32]
+Encode = Callable[[list[str]], Any]
+
+PROBES = (
+    "A man is playing a guitar on the street.",
+    "The committee rejected the proposal because its costs were too high.",
+    "How many litres of water does a tree drink in a year?",
+)
+SAME = 0.99  # bf16 against fp32 gives 0.9999; a few steps of training already give less than 0.99
+
+
+def unit_vectors(encode: Encode, texts: Sequence[str], dimension: int | None = None) -> Matrix:
+    """`encode(texts)` as float32 of length 1; a zero vector stays zero and has cosine 0 with everything.
+
+    Args:
+        encode: list of n texts -> (n, d) array.
+        texts: n texts.
+        dimension: the d that is expected, if known.
+
+    Raises:
+        SearchError: another shape than (n, d), or a NaN or infinite value.
+    """
+    vectors = np.asarray(encode(list(texts)))
+    if vectors.ndim != 2 or len(vectors) != len(texts):
+        raise SearchError(
+            f"{name_of(encode)} gave an array of shape {vectors.shape} for {len(texts)} texts, expected "
+            f"({len(texts)}, d)"
+        )
+    if dimension is not None and vectors.shape[1] != dimension:
+        raise SearchError(
+            f"{name_of(encode)} gives vectors of dimension {vectors.shape[1]}, the index holds dimension {dimension}; "
+            "use the encoder that built it, or build anew"
+        )
+    return checked_units(vectors, texts)
+
+
+def checked_units(vectors: npt.NDArray[Any], texts: Sequence[str] | None = None) -> Matrix:
+    """Rows scaled to length 1 in float32. (n, d) -> (n, d)
+
+    Raises:
+        SearchError: a NaN or infinite value; names the row and its text.
+    """
+    vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+    lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))  # (n,)
+    if not np.isfinite(lengths).all():
+        row = int(np.flatnonzero(~np.isfinite(lengths))[0])
+        about = f" ({texts[row][:40]!r})" if texts is not None else ""
+        raise SearchError(f"vector {row}{about} holds NaN or infinity, expected finite numbers; check the encoder")
+    lengths[lengths == 0] = 1
+    units: Matrix = (vectors / lengths[:, None]).astype(np.float32)  # (n, d)
+    return units
+
+
+def name_of(encode: Encode) -> str:
+    """The name of the object behind a bound method if it has one, else the callable's own name."""
+    name = getattr(getattr(encode, "__self__", None), "name", None)
+    if isinstance(name, str) and name:
+        return name
+    return str(getattr(encode, "__qualname__", type(encode).__qualname__))
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What is remembered of an encoder: name, fingerprint if it has one, unit vectors of the probe sentences (3, d)."""
+
+    name: str
+    fingerprint: str | None
+    probes: Matrix
+
+    @classmethod
+    def of(cls, encode: Encode) -> Identity:
+        """Encode the probe sentences and look for a name and a fingerprint."""
+        fingerprint = getattr(getattr(encode, "__self__", None), "fingerprint", None)
+        return cls(
+            name=name_of(encode),
+            fingerprint=fingerprint if isinstance(fingerprint, str) else None,
+            probes=unit_vectors(encode, PROBES),
+        )
+
+    @property
+    def dimension(self) -> int:
+        """d of its vectors."""
+        return int(self.probes.shape[1])
+
+    def check(self, other: Identity, where: str) -> None:
+        """Refuse `other` if it is another encoder than this one.
+
+        Raises:
+            SearchError: other dimension, or a probe sentence whose two vectors have a cosine below 0.99.
+        """
+        if other.dimension != self.dimension:
+            raise SearchError(
+                f"{where}: built by {self.name} (dimension {self.dimension}), "
+                f"but {other.name} gives dimension {other.dimension}; load it with {self.name}, or build anew"
+            )
+        cosine = float(np.einsum("pd,pd->p", self.probes, other.probes).min())
+        if cosine < SAME:
+            raise SearchError(
+                f"{where}: built by {self.name}{_short(self.fingerprint)}, but "
+                f"{other.name}{_short(other.fingerprint)} gives "
+                f"other vectors (cosine {cosine:.3f} on a probe sentence, expected at least {SAME}); "
+                f"load it with {self.name}, or build anew"
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for the manifest; the probe vectors as base64 of float16."""
+        packed = base64.b64encode(self.probes.astype("<f2").tobytes()).decode("ascii")
+        return {"name": self.name, "fingerprint": self.fingerprint, "probes": packed}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Identity:
+        """The inverse of `to_json`."""
+        flat = np.frombuffer(base64.b64decode(values["probes"]), dtype="<f2")
+        probes = flat.reshape(len(PROBES), -1).astype(np.float32)
+        return cls(name=str(values["name"]), fingerprint=values["fingerprint"], probes=checked_units(probes))
+
+
+def _short(fingerprint: str | None) -> str:
+    return f" [{fingerprint[:8]}]" if fingerprint else ""

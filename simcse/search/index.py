@@ -1,0 +1,341 @@
+"""SearchIndex: sentences in, the most similar ones out.
+
+index = SearchIndex.build(["A man plays.", "Rain falls."], encoder.encode)
+index.save("idx")
+index = SearchIndex.load("idx", encoder.encode)
+for hit in index.search(["Who plays?"], top_k=5)[0]:
+    print(hit.score, hit.text)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from simcse.errors import ConfigError, SearchError, nearest
+from simcse.search.documents import Document, documents
+from simcse.search.exact import exact_search
+from simcse.search.identity import Encode, Identity, Matrix, checked_units, unit_vectors
+from simcse.search.state import State
+from simcse.search.store import Id, Row
+
+__all__ = ["Hit", "SearchIndex"]
+
+KINDS = ("auto", "flat")
+COMPACT_AT = 4 / 3  # rows per living row
+CHUNK = 8192  # texts encoded at a time: enough to sort by length, few enough to hold
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One answer.
+
+    Attributes:
+        text: the text as it was given.
+        score: cosine similarity with the query, in [-1, 1].
+        id: the id it was given, or the number that it got; never -1.
+        metadata: what was stored with it.
+    """
+
+    text: str
+    score: float
+    id: Id
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+class SearchIndex:
+    """Texts with their vectors, searched by cosine similarity.
+
+    An index is built in memory. Once saved, or loaded, it lives in its folder: each `add`, `upsert`, `delete` and
+    `compact` is durable there when it returns, and a process killed in the middle leaves the state before.
+    Searches may run in several threads, and beside one that changes the index.
+    """
+
+    def __init__(self, state: State, encode: Encode | None) -> None:
+        """Use `build` or `load`."""
+        self._state, self._encode = state, encode
+
+    @classmethod
+    def build(
+        cls,
+        sentences_or_file: str | Path | Iterable[str],
+        encode: Encode,
+        *,
+        ids: Sequence[Id] | None = None,
+        metadata: Sequence[Mapping[str, Any] | None] | None = None,
+        kind: str = "auto",
+        target_recall: float = 0.95,
+    ) -> SearchIndex:
+        """Encode texts and make them searchable, in memory.
+
+        Args:
+            sentences_or_file: texts, or a file of them (txt, csv, tsv, jsonl, parquet; `-` is standard input).
+            encode: list of n texts -> (n, d) vectors; need not be normalised.
+            ids: one for each text, a number from 0 on or a text; default 0, 1, 2, ...
+            metadata: JSON values to keep, and to filter by, for each text.
+            kind: `flat` compares every vector; `auto` picks.
+            target_recall: the share of the true 10 nearest that an approximate index must find.
+
+        Raises:
+            SearchError: no text at all, duplicate ids, or NaN vectors.
+            DataError: a file that is missing or damaged; names file and line.
+        """
+        if kind not in KINDS:
+            raise ConfigError(f"kind: found {kind!r}{nearest(kind, KINDS)}, expected one of {', '.join(KINDS)}")
+        if not 0 < target_recall <= 1:
+            raise ConfigError(f"target_recall: found {target_recall}, expected a share in (0, 1]")
+        state = State.empty(Identity.of(encode), {"kind": kind, "target_recall": target_recall})
+        index = cls(state, encode)
+        index.add(sentences_or_file, ids=ids, metadata=metadata)
+        if not len(index):
+            where = f"{sentences_or_file}: " if isinstance(sentences_or_file, (str, Path)) else ""
+            raise SearchError(f"{where}found no text to index, expected at least one")
+        return index
+
+    @classmethod
+    def load(cls, folder: str | Path, encode: Encode | None = None, *, mmap: bool = True) -> SearchIndex:
+        """Open an index that was saved.
+
+        Args:
+            folder: where it was saved.
+            encode: the encoder that built it, in any precision. Without one the index takes only vectors.
+            mmap: leave the vectors on disk and let the operating system read what searches touch; otherwise read them
+                all now and verify their checksums. Up to 64 MiB are verified in either case.
+
+        Raises:
+            SearchError: no index, a damaged one, or one that another encoder built.
+        """
+        state = State.open(Path(folder), mmap=mmap)
+        if encode is not None:
+            state.identity.check(Identity.of(encode), str(folder))
+        return cls(state, encode)
+
+    def __len__(self) -> int:
+        return self._state.current().count
+
+    def __repr__(self) -> str:
+        return f"SearchIndex({len(self)} texts, dimension {self.dimension}, {self._state.folder or 'in memory'})"
+
+    @property
+    def dimension(self) -> int:
+        """d of its vectors."""
+        return self._state.identity.dimension
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """Facts to show: encoder, count, dimension, kind, generation, metadata fields, bytes on disk."""
+        state, view = self._state, self._state.current()
+        size = sum(path.stat().st_size for path in state.folder.iterdir()) if state.folder else None
+        return {
+            "encoder": state.identity.name,
+            "fingerprint": state.identity.fingerprint,
+            "count": view.count,
+            "deleted": len(view.matrix) - view.count,
+            "dimension": state.identity.dimension,
+            "metric": "cosine",
+            "kind": view.store["settings"]["kind"],
+            "generation": view.generation,
+            "fields": view.store.fields(),
+            "folder": str(state.folder) if state.folder else None,
+            "bytes": size,
+        }
+
+    def add(
+        self,
+        sentences_or_file: str | Path | Iterable[str],
+        *,
+        ids: Sequence[Id] | None = None,
+        metadata: Sequence[Mapping[str, Any] | None] | None = None,
+    ) -> list[Id]:
+        """Encode and add texts, all or none.
+
+        Returns:
+            Their ids, in order.
+
+        Raises:
+            SearchError: an id that is there already or twice in the call; NaN vectors; metadata that is not JSON.
+        """
+        return self._insert(documents(sentences_or_file, ids, metadata), upsert=False)
+
+    def upsert(
+        self,
+        sentences_or_file: str | Path | Iterable[str],
+        *,
+        ids: Sequence[Id] | None = None,
+        metadata: Sequence[Mapping[str, Any] | None] | None = None,
+    ) -> list[Id]:
+        """As `add`, but a text whose id is there already takes the old one's place."""
+        return self._insert(documents(sentences_or_file, ids, metadata), upsert=True)
+
+    def _insert(self, stream: Iterator[Document], *, upsert: bool) -> list[Id]:
+        encode = self._encoder()
+        state = self._state
+        added: list[Id] = []
+        given: set[Id] = set()
+        with state.mutation():
+            following = state.store["next_id"] or 0
+            while chunk := list(islice(stream, CHUNK)):
+                rows: list[Row] = []
+                for key, text, about in chunk:
+                    if key is None:
+                        key = following
+                    elif key in given:
+                        raise SearchError(f"id {key!r} is given twice; each text needs its own")
+                    else:
+                        given.add(key)
+                    if isinstance(key, int):
+                        following = max(following, key + 1)
+                    rows.append((key, text, about))
+                keys = [key for key, _, _ in rows]
+                if there := state.store.slots(keys) if given else {}:
+                    if not upsert:
+                        raise SearchError(
+                            f"id {next(iter(there))!r} is in the index already; give another id, or use upsert "
+                            f"to replace its text"
+                        )
+                    state.store.remove(there.values())
+                vectors = unit_vectors(encode, [text for _, text, _ in rows], self.dimension)  # (m, d)
+                state.store.insert(state.vectors.count, rows)
+                state.vectors.append(vectors)
+                added += keys
+            state.store["next_id"] = following
+        return added
+
+    def delete(self, ids: Iterable[Id]) -> int:
+        """Remove texts. Text, id and metadata leave the disk at once; the vectors with the next `compact`, which
+        happens by itself when more than a quarter is dead.
+
+        Returns:
+            How many were removed.
+
+        Raises:
+            SearchError: an id that is not there; nothing is removed then.
+        """
+        wanted = list(dict.fromkeys([ids] if isinstance(ids, (str, int)) else ids))
+        state = self._state
+        with state.mutation():
+            slots = state.store.slots(wanted)
+            if missing := [key for key in wanted if key not in slots]:
+                more = f" and {len(missing) - 1} more of {len(wanted)}" if len(missing) > 1 else ""
+                raise SearchError(f"id {missing[0]!r}{more} is not in the index; nothing was deleted")
+            state.store.remove(slots.values())
+        view = state.view
+        if len(view.matrix) > COMPACT_AT * view.count:
+            self.compact()
+        return len(slots)
+
+    def search(
+        self,
+        queries: str | Sequence[str],
+        top_k: int = 5,
+        min_score: float | None = None,
+        *,
+        where: Mapping[str, Any] | None = None,
+    ) -> list[list[Hit]]:
+        """The most similar texts of each query, best first.
+
+        Args:
+            queries: texts; a single one is a list of one.
+            top_k: how many at most; fewer where the index, the filter or `min_score` leave fewer.
+            min_score: the least cosine similarity of a hit.
+            where: metadata that hits must have: `{"lang": "en"}`, `{"lang": ["en", "de"]}`, `{"year": {">=": 2000}}`.
+
+        Returns:
+            One list of hits for each query.
+
+        Raises:
+            SearchError: an empty query, top_k below 1, an unknown field in `where`.
+        """
+        listed = [queries] if isinstance(queries, str) else list(queries)
+        for number, query in enumerate(listed):
+            if not isinstance(query, str) or not query.strip():
+                raise SearchError(f"query {number}: found {query!r}, expected a text that is not blank")
+        self._check_top_k(top_k)
+        if not listed:
+            return []
+        vectors = unit_vectors(self._encoder(), listed, self.dimension)  # (q, d)
+        return self._search(vectors, top_k, min_score, where)
+
+    def search_vectors(
+        self,
+        vectors: npt.ArrayLike,
+        top_k: int = 5,
+        min_score: float | None = None,
+        *,
+        where: Mapping[str, Any] | None = None,
+    ) -> list[list[Hit]]:
+        """As `search`, for queries (q, d) that are vectors already.
+
+        Raises:
+            SearchError: another dimension than the index holds, NaN, top_k below 1, an unknown field in `where`.
+        """
+        self._check_top_k(top_k)
+        queries = np.atleast_2d(np.asarray(vectors, dtype=np.float32))
+        if queries.ndim != 2 or queries.shape[1] != self.dimension:
+            raise SearchError(
+                f"queries: found shape {np.shape(vectors)}, expected (q, {self.dimension}), the index's dimension"
+            )
+        return self._search(checked_units(queries), top_k, min_score, where)
+
+    def _search(
+        self, queries: Matrix, top_k: int, min_score: float | None, where: Mapping[str, Any] | None
+    ) -> list[list[Hit]]:
+        view = self._state.current()
+        allowed = view.live
+        if where:
+            allowed = np.zeros(len(view.matrix), bool)
+            slots = view.store.matching(where)
+            allowed[slots[slots < len(allowed)]] = True
+        k = min(top_k, len(view.matrix) if allowed is None else int(np.count_nonzero(allowed)))
+        if k == 0:
+            return [[] for _ in queries]
+        scores, slots = exact_search(queries, view.matrix, k, allowed=allowed)  # (q, k), (q, k)
+        rows = view.store.fetch(np.unique(slots).tolist())
+        scores = np.clip(scores, -1, 1)
+        least = -np.inf if min_score is None else min_score
+        return [
+            [
+                Hit(rows[slot][1], score, rows[slot][0], rows[slot][2])
+                for score, slot in zip(row_scores, row_slots, strict=True)
+                if slot in rows and score >= least
+            ]
+            for row_scores, row_slots in zip(scores.tolist(), slots.tolist(), strict=True)
+        ]
+
+    def save(self, folder: str | Path) -> None:
+        """Write the index to a folder and go on from there: later changes are durable in it at once.
+
+        The folder is new, empty, or an index, which is replaced in one step.
+
+        Raises:
+            SearchError: the folder holds something else, or cannot be written; nothing is left half-written.
+        """
+        self._state.save(Path(folder))
+
+    def compact(self) -> None:
+        """Drop what is deleted from all files, in one step."""
+        self._state.compact()
+
+    def verify(self) -> None:
+        """Read everything and compare checksums.
+
+        Raises:
+            SearchError: damage; names the file.
+        """
+        self._state.verify()
+
+    def _encoder(self) -> Encode:
+        if self._encode is None:
+            raise SearchError(f"{self!r} was loaded without an encoder; load it with {self._state.identity.name}")
+        return self._encode
+
+    @staticmethod
+    def _check_top_k(top_k: int) -> None:
+        if isinstance(top_k, bool) or not isinstance(top_k, (int, np.integer)) or top_k < 1:
+            raise SearchError(f"top_k: found {top_k!r}, expected a whole number from 1 on")

@@ -1,0 +1,235 @@
+"""Texts, ids and metadata of an index, and its committed state, in one SQLite database.
+
+A row's number (its slot) is the row of its vector. Whatever belongs to the index's state (the count of vectors, the
+file they lie in, the plan) stands in the table `meta` and changes in the same transaction as the rows: a commit is
+the moment at which a mutation exists.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from simcse.errors import SearchError
+from simcse.search.filters import condition
+
+__all__ = ["Id", "Row", "Store"]
+
+Id = int | str
+Row = tuple[Id, str, dict[str, Any]]  # id, text, metadata
+
+WAIT = 30.0  # seconds for another process to finish its mutation
+SCHEMA = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE rows (slot INTEGER PRIMARY KEY, id NOT NULL UNIQUE, text TEXT NOT NULL, metadata TEXT, crc INTEGER NOT
+NULL); CREATE TABLE dead (slot INTEGER PRIMARY KEY);
+CREATE TABLE fields (name TEXT PRIMARY KEY) WITHOUT ROWID;
+"""
+
+
+class Store:
+    """Rows under slots 0, 1, 2, ...; some of them dead. Safe to use from several threads."""
+
+    def __init__(self, path: Path | None = None, *, create: bool = False) -> None:
+        """Open a database, or make an empty one (in memory, without a path).
+
+        Raises:
+            SearchError: the file is missing or is no such database.
+        """
+        self.path = path
+        self._lock, self._reader_lock = threading.RLock(), threading.RLock()
+        self._writing: int | None = None  # the thread whose transaction is open
+        if path is not None and not create and not path.is_file():
+            raise SearchError(f"{path}: missing; restore a copy or build the index anew")
+        with self._guarded():
+            self._connection = self._connect()
+            self._connection.execute("PRAGMA cache_spill = OFF")  # readers are not locked out before the commit
+            self._connection.execute("PRAGMA secure_delete = ON")  # a deleted text is gone from the file
+            self._connection.execute("PRAGMA synchronous = FULL")
+            if create or path is None:
+                self._connection.executescript(SCHEMA)
+            else:
+                self._connection.execute("SELECT count(*) FROM meta").fetchone()
+            # a second connection, so that other threads neither wait for an open transaction nor see into it
+            self._reader = self._connect() if path is not None else self._connection
+            if path is None:
+                self._reader_lock = self._lock
+
+    def _connect(self) -> sqlite3.Connection:
+        name = ":memory:" if self.path is None else self.path
+        return sqlite3.connect(name, isolation_level=None, check_same_thread=False, timeout=WAIT)
+
+    def close(self) -> None:
+        """Let the file go."""
+        self._reader.close()
+        self._connection.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All changes inside are durable together when the block ends, or undone together when it fails.
+
+        Raises:
+            SearchError: another process is changing the index, the disk is full, or the file cannot be written.
+        """
+        with self._lock:
+            if self._writing is not None:  # inside another transaction of this thread: that one decides
+                yield
+                return
+            with self._guarded():
+                self._connection.execute("BEGIN IMMEDIATE")
+                self._writing = threading.get_ident()
+                try:
+                    yield
+                    self._connection.execute("COMMIT")
+                except BaseException:
+                    if self._connection.in_transaction:
+                        self._connection.execute("ROLLBACK")
+                    raise
+                finally:
+                    self._writing = None
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise SearchError(f"{self.path or 'index in memory'}: {_explained(error)}") from error
+
+    def _all(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        ours = self._writing == threading.get_ident()
+        with self._lock if ours else self._reader_lock, self._guarded():
+            return (self._connection if ours else self._reader).execute(query, values).fetchall()
+
+    def __getitem__(self, key: str) -> Any:
+        """A value of the committed state, or None."""
+        found = self._all("SELECT value FROM meta WHERE key = ?", key)
+        return json.loads(found[0][0]) if found else None
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        with self._lock, self._guarded():
+            self._connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, json.dumps(value)))
+
+    def __len__(self) -> int:
+        return int(self._all("SELECT count(*) FROM rows")[0][0])
+
+    def insert(self, first: int, rows: Sequence[Row]) -> None:
+        """Put rows under slots `first`, `first + 1`, ...
+
+        Raises:
+            SearchError: an id that is there already, metadata that is not JSON, text with half of a surrogate pair.
+        """
+        packed = [(first + i, *_packed(row)) for i, row in enumerate(rows)]
+        fields = sorted({name for _, _, metadata in rows for name in metadata})
+        with self._lock, self._guarded():
+            self._connection.executemany("INSERT OR IGNORE INTO fields VALUES (?)", [(name,) for name in fields])
+            try:
+                self._connection.executemany("INSERT INTO rows VALUES (?, ?, ?, ?, ?)", packed)
+            except sqlite3.IntegrityError as error:
+                there = self.slots([row[0] for row in rows])
+                twice = next((row[0] for i, row in enumerate(rows, first) if there.get(row[0], i) != i), None)
+                raise SearchError(
+                    f"id {twice!r} is in the index already; give another id, or replace the old row with upsert"
+                ) from error
+
+    def remove(self, slots: Iterable[int]) -> None:
+        """Take rows out; their slots are dead until the index is compacted."""
+        listed = [(int(slot),) for slot in slots]
+        with self._lock, self._guarded():
+            self._connection.executemany("DELETE FROM rows WHERE slot = ?", listed)
+            self._connection.executemany("INSERT INTO dead VALUES (?)", listed)
+
+    def slots(self, ids: Sequence[Id]) -> dict[Id, int]:
+        """Where the rows of these ids are; ids that are not there are left out."""
+        query = "SELECT rows.id, slot FROM json_each(?) AS given JOIN rows ON rows.id = given.value"
+        return dict(self._all(query, json.dumps(list(ids))))
+
+    def fetch(self, slots: Iterable[int]) -> dict[int, Row]:
+        """The rows under these slots; dead ones are left out.
+
+        Raises:
+            SearchError: a row that is damaged.
+        """
+        query = "SELECT rows.* FROM json_each(?) AS given JOIN rows ON rows.slot = given.value"
+        return dict(map(self._unpacked, self._all(query, json.dumps([int(slot) for slot in slots]))))
+
+    def rows(self, batch: int = 10_000) -> Iterator[tuple[int, Row]]:
+        """All rows by slot, a batch at a time."""
+        last = -1
+        while found := self._all("SELECT * FROM rows WHERE slot > ? ORDER BY slot LIMIT ?", last, batch):
+            yield from map(self._unpacked, found)
+            last = found[-1][0]
+
+    def dead(self) -> npt.NDArray[np.int64]:
+        """Slots without a row."""
+        return np.array([slot for (slot,) in self._all("SELECT slot FROM dead ORDER BY slot")], dtype=np.int64)
+
+    def matching(self, where: Mapping[str, Any]) -> npt.NDArray[np.int64]:
+        """Slots of the rows whose metadata fits; see `filters.condition`.
+
+        Raises:
+            SearchError: a field that no row has.
+        """
+        known = [name for (name,) in self._all("SELECT name FROM fields")]
+        clause, values = condition(where, known)
+        return np.array(
+            [slot for (slot,) in self._all(f"SELECT slot FROM rows WHERE {clause}", *values)], dtype=np.int64
+        )
+
+    def fields(self) -> list[str]:
+        """Names of all metadata fields, sorted."""
+        return [name for (name,) in self._all("SELECT name FROM fields ORDER BY name")]
+
+    def verify(self) -> None:
+        """Check the whole file and the checksum of every row.
+
+        Raises:
+            SearchError: damage; names the file.
+        """
+        report = " ".join(str(self._all("PRAGMA quick_check(1)")[0][0]).split())
+        if report != "ok":
+            raise SearchError(f"{self.path}: damaged ({report}); restore a copy or build the index anew")
+        for _ in self.rows():
+            pass
+
+    def _unpacked(self, row: tuple[Any, ...]) -> tuple[int, Row]:
+        slot, key, text, metadata, crc = row
+        if _crc(key, text, metadata) != crc:
+            raise SearchError(
+                f"{self.path}: damaged: row {slot} fails its checksum; restore a copy or build the index anew"
+            )
+        return slot, (key, text, json.loads(metadata) if metadata else {})
+
+
+def _packed(row: Row) -> tuple[Id, str, str | None, int]:
+    key, text, metadata = row
+    try:
+        packed = json.dumps(metadata, ensure_ascii=False, allow_nan=False) if metadata else None
+        return key, text, packed, _crc(key, text, packed)
+    except (TypeError, ValueError) as error:  # UnicodeEncodeError is a ValueError
+        raise SearchError(f"row with id {key!r}: text or metadata cannot be stored as UTF-8 JSON ({error})") from error
+
+
+def _crc(key: Id, text: str, metadata: str | None) -> int:
+    return zlib.crc32(f"{key!r}\0{text}\0{metadata or ''}".encode())
+
+
+def _explained(error: sqlite3.Error) -> str:
+    message = str(error)
+    if "locked" in message:
+        return f"another process has been changing it for {WAIT:.0f} seconds; try again when it is done"
+    if "full" in message:
+        return "the disk is full; the index is as it was before; make room and try again"
+    if "unable to open" in message:
+        return "cannot be opened; check that the folder exists and may be read and written"
+    if "readonly" in message:
+        return "no permission to write; the index can be searched but not changed"
+    return f"damaged or no database of an index ({message}); restore a copy or build the index anew"
