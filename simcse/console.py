@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, set_parsing_settings
 
 from simcse.errors import ConfigError, SimCSEError, nearest
 
@@ -19,6 +19,8 @@ class Parser(ArgumentParser):
     """jsonargparse's parser (YAML, dotted names, `--print_config`) whose errors are one-line `ConfigError`s."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # the help of an option is its field's docstring
+        set_parsing_settings(docstring_parse_attribute_docstrings=True)
         super().__init__(*args, exit_on_error=True, allow_abbrev=False, **kwargs)
 
     def known_options(self) -> list[str]:
@@ -38,8 +40,10 @@ class Parser(ArgumentParser):
         if found := re.search(r"[Uu]nrecognized arguments: (?:--)?([\w.\-]+)", message):
             name = found[1]
             hint = nearest(name, known)
-            return f"unknown option --{name}{hint} (--help lists all)" if "--" in message else (
-                f"unexpected argument {name!r}{hint} (--help lists all options)"
+            return (
+                f"unknown option --{name}{hint} (--help lists all)"
+                if "--" in message
+                else (f"unexpected argument {name!r}{hint} (--help lists all options)")
             )
         if found := re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", message):
             name = f"{found[1]}.{found[2]}"

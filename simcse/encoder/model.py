@@ -183,6 +183,11 @@ class SentenceEncoder(nn.Module):
             )
 
     @property
+    def backbone_limit(self) -> int:
+        """The most tokens, special ones included, that the backbone has positions for."""
+        return longest_input(self.backbone.config, self.tokenizer.model_max_length)
+
+    @property
     def dimension(self) -> int:
         """d of the vectors."""
         return self.projection.linear.out_features if self.projection is not None else self.width
@@ -214,15 +219,20 @@ class SentenceEncoder(nn.Module):
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write a folder that loads here, in `AutoModel` and in `SentenceTransformer`; it replaces an older one."""
+        with replaced_folder(folder) as new:
+            self.write(new)
+        return Path(folder)
+
+    def write(self, new: Path) -> None:
+        """Write the files of `save_pretrained` into an empty folder."""
         config: Any = self.backbone.config
-        with replaced_folder(folder) as new, quiet_transformers():
+        with quiet_transformers():
             self.backbone.save_pretrained(new)
             self.tokenizer.save_pretrained(new)
             write_sentence_transformers(
                 new, pooling=self.pooling, projection=self.projection, width=self.width,
                 layers=config.num_hidden_layers, max_length=self.max_length,
             )  # fmt: skip
-        return Path(folder)
 
 
 def check_pooling(name: str) -> str:

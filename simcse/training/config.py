@@ -23,7 +23,7 @@ class ModelConfig:
     """Branch, tag or commit of a hub id."""
 
     pooling: Literal["cls", "mean", "first_last_mean", "top2_mean"] | None = None
-    """How token states become one vector; null takes what the checkpoint says, cls if it says nothing (paper, table 6)."""
+    """How token states become one vector; null takes what the checkpoint says, else cls (paper, table 6)."""
 
     projection: Literal["none", "train", "always"] = "train"
     """Linear + tanh head: none; in training only, dropped at save (paper: unsupervised); always, saved (supervised)."""
@@ -37,7 +37,7 @@ class DataConfig:
     """The files."""
 
     train: str = ""
-    """Training file or hub id: 1 column (dropout positives), 2 (anchor, positive) or 3 (anchor, positive, hard negative)."""
+    """Training file or hub id: 1 column (dropout positives), 2 (anchor, positive) or 3 (and a hard negative)."""
 
     columns: list[str] | None = None
     """Names of the columns to take, in this order; null takes all of the file's 1 to 3 columns."""
@@ -46,7 +46,7 @@ class DataConfig:
     """What to do with a row that has an empty field."""
 
     dev: str | None = None
-    """File to judge by while training: (a, b, score), such as STS-B's sts-dev.csv; (query, document) with dev_corpus."""
+    """File to judge by: (a, b, score), such as STS-B's sts-dev.csv; (query, document) with dev_corpus."""
 
     dev_corpus: str | None = None
     """Documents among which each query of dev must find its own; with it the score is MRR@10 instead of Spearman."""
@@ -95,7 +95,7 @@ class TrainConfig:
     """Rows of a step over all processes together; must divide by their number (paper: 64 or 512)."""
 
     micro_batch_size: int | None = None
-    """Rows that go through the encoder at a time, a process; saves memory, changes no gradient (GradCache); null: all."""
+    """Rows in the encoder at a time, a process; saves memory, changes no gradient (GradCache); null: all."""
 
     epochs: int = 1
     """Passes over the training file (paper: 1 unsupervised, 3 supervised)."""

@@ -1,0 +1,175 @@
+"""The only file that turns a config into objects."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
+from torch import Tensor
+
+from simcse.data.collate import Batch, Batches
+from simcse.data.pairs import read_scored_pairs
+from simcse.data.readers import read_texts, read_training
+from simcse.encoder.model import SentenceEncoder, has_native_bf16
+from simcse.errors import ConfigError, DataError, nearest
+from simcse.objectives import OBJECTIVES, SCORES, build_objective
+from simcse.training.config import DataConfig, TrainConfig
+from simcse.training.distributed import gather, local_world, rank, world
+from simcse.training.judge import Judge, RetrievalDev, ScoredDev
+from simcse.training.model import ContrastiveModel
+from simcse.training.run_dir import RunDir
+from simcse.training.trainer import LossOf, Schedule, Trainer, weight_groups
+from simcse.training.watch import check_dropout
+
+__all__ = ["build_accelerator", "build_judge", "build_loss", "build_model", "build_trainer"]
+
+MIXED = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+
+
+def build_accelerator(config: TrainConfig) -> Accelerator:
+    """Processes, device, precision, trackers; and all cores of this machine, shared between its processes.
+
+    Raises:
+        ConfigError: the batch does not divide by the processes, or a precision or tracker is not to be had here.
+    """
+    if config.data.train == "":
+        raise ConfigError("--data.train is empty: name a training file (txt, csv, tsv, jsonl, parquet) or a hub id")
+    known = {str(name) for name in get_available_trackers()}
+    for name in config.trackers:
+        if name not in known:
+            raise ConfigError(
+                f"--trackers: {name!r} is not installed or unknown{nearest(name, known)}; "
+                f"here are: {', '.join(sorted(known)) or 'none'}; pip install {name}"
+            )
+    if config.precision == "fp16" and not torch.accelerator.is_available():
+        raise ConfigError("--precision fp16 needs an accelerator and there is none here; say auto, bf16 or fp32")
+    accelerator = Accelerator(
+        mixed_precision=MIXED.get(config.precision), log_with=config.trackers or None, project_dir=config.output_dir
+    )
+    if config.precision == "auto":
+        accelerator.state._mixed_precision = "bf16" if has_native_bf16(accelerator.device) else "no"
+    if config.batch_size % world():
+        raise ConfigError(
+            f"--batch_size {config.batch_size} does not divide by {world()} processes; the next that does is "
+            f"{-(-config.batch_size // world()) * world()}"
+        )
+    if accelerator.device.type == "cpu":
+        # accelerate's launcher gives a process one thread unless told otherwise
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_world()))
+    return accelerator
+
+
+def build_model(config: TrainConfig, run: RunDir | None = None) -> ContrastiveModel:
+    """The encoder of the config, or of the state that the run goes on from, with its head."""
+    torch.manual_seed(config.seed)
+    start = run.start if run else None
+    encoder = SentenceEncoder.from_pretrained(
+        start or config.model.name,
+        pooling=config.model.pooling,
+        dropout=config.model.dropout,
+        revision=config.model.revision,
+        device="cpu",
+        dtype="fp32",
+    )
+    if config.max_length > encoder.backbone_limit:
+        raise ConfigError(
+            f"--max_length is {config.max_length}: {config.model.name} takes at most {encoder.backbone_limit} tokens"
+        )
+    return ContrastiveModel(encoder, config.model.projection)
+
+
+def build_batches(config: TrainConfig, encoder: SentenceEncoder, device: torch.device) -> Batches:
+    """The training file, shared out.
+
+    Raises:
+        DataError: the file is wrong, or has fewer rows than a batch.
+    """
+    data = read_training(config.data.train, columns=config.data.columns, blank_lines=config.data.blank_lines)
+    if len(data) < config.batch_size:
+        raise DataError(
+            f"{config.data.train}: {len(data)} rows are fewer than --batch_size {config.batch_size}; lower it"
+        )
+    return Batches(
+        data,
+        encoder.tokenize(config.max_length),
+        batch_size=config.batch_size,
+        seed=config.seed,
+        rank=rank(),
+        world=world(),
+        device=device,
+        with_counts=OBJECTIVES[config.objective].needs_counts if config.objective in OBJECTIVES else False,
+    )
+
+
+def build_loss(config: TrainConfig) -> LossOf:
+    """Scores, then the objective.
+
+    Raises:
+        ConfigError: an unknown layout, objective or argument.
+    """
+    if config.scores not in SCORES:
+        raise ConfigError(
+            f"--scores {config.scores!r} is not one of {', '.join(SCORES)}{nearest(config.scores, SCORES)}"
+        )
+    objective = build_objective(config.objective, **config.objective_args)
+    layout = partial(
+        SCORES[config.scores],
+        temperature=config.temperature,
+        hard_negative_weight=config.hard_negative_weight,
+        gather=gather,
+    )
+
+    def loss_of(batch: Batch, views: Tensor) -> Tensor:
+        keys = batch.keys if config.data.mask_equal_texts else None
+        return objective(layout(views, keys=keys, rank=rank(), log_frequency=batch.log_frequency))
+
+    return loss_of
+
+
+def build_judge(data: DataConfig) -> Judge | None:
+    """Scored pairs, or retrieval where there is a corpus; None without a dev file."""
+    if data.dev is None:
+        return None
+    if data.dev_corpus is None:
+        return ScoredDev(read_scored_pairs(data.dev))
+    pairs = read_training(data.dev)
+    if pairs.column_names != ["anchor", "positive"]:
+        raise DataError(
+            f"{data.dev}: found {len(pairs.column_names)} columns, expected 2 (query, document) with --data.dev_corpus"
+        )
+    corpus = list(read_texts(data.dev_corpus))
+    return RetrievalDev(pairs["anchor"][:], pairs["positive"][:], corpus, Path(data.dev).name)
+
+
+def build_trainer(config: TrainConfig, accelerator: Accelerator) -> Trainer:
+    """Everything, checked as far as possible before anything is written; the run folder is opened last."""
+    run = RunDir(config.output_dir, config.as_dict(), config.resume, writes=accelerator.is_main_process)
+    loss_of = build_loss(config)
+    model = build_model(config, run)
+    batches = build_batches(config, model.encoder, accelerator.device)
+    judge = build_judge(config.data)
+    model.to(accelerator.device)
+    if batches.columns[0] == batches.columns[1]:
+        check_dropout(model.train(), batches.batch_of(0))
+    optimizer = torch.optim.AdamW(weight_groups(model, config.optim.weight_decay), lr=config.optim.lr, fused=True)
+    prepared, optimizer = accelerator.prepare(model, optimizer)
+    schedule = Schedule(
+        steps=config.max_steps or batches.per_epoch * config.epochs,
+        lr=config.optim.lr,
+        warmup=config.optim.warmup,
+        clip=config.optim.clip,
+        micro_batch_size=config.micro_batch_size,
+        eval_every=config.eval_every,
+        save_every=config.save_every,
+        log_every=config.log_every,
+        seed=config.seed,
+    )
+    trainer = Trainer(accelerator, prepared, optimizer, batches, loss_of, judge, run, schedule)
+    run.open()
+    if run.start is not None:
+        trainer.resume()
+    return trainer

@@ -1,0 +1,214 @@
+"""One visible loop: batch, loss, backward, step, maybe judge, maybe save."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from simcse.data.collate import Batch, Batches
+from simcse.training.distributed import mean_over_processes, rank
+from simcse.training.judge import Judge
+from simcse.training.large_batch import backward
+from simcse.training.model import ContrastiveModel
+from simcse.training.run_dir import RunDir
+from simcse.training.watch import LossWatch
+
+__all__ = ["Schedule", "Trainer", "rate_at", "weight_groups"]
+
+LossOf = Callable[[Batch, Tensor], Tensor]
+"""(batch, views (V, B, D)) -> this process's mean loss."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How far, how fast, and how often to look; see `TrainConfig` for each field."""
+
+    steps: int
+    lr: float
+    warmup: float = 0.0
+    clip: float = 1.0
+    micro_batch_size: int | None = None
+    eval_every: int = 125
+    save_every: int = 500
+    log_every: int = 10
+    seed: int = 42
+
+
+def rate_at(step: int, schedule: Schedule) -> float:
+    """The learning rate of step 1, 2, ...: up over the warm-up, then linearly down, to reach 0 behind the last step."""
+    rising = round(schedule.warmup * schedule.steps)
+    if step <= rising:
+        return schedule.lr * step / rising
+    return schedule.lr * (schedule.steps - step + 1) / max(schedule.steps - rising, 1)
+
+
+def weight_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Parameter groups: weight decay on matrices, none on biases and LayerNorm weights, as BERT's authors do."""
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    matrices, others = [w for w in weights if w.ndim > 1], [w for w in weights if w.ndim <= 1]
+    return [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+
+
+@dataclass
+class Trainer:
+    """Trains `model` on `batches`; `train` runs the loop.
+
+    Attributes:
+        accelerator: devices, precision, processes and trackers.
+        model: as `accelerator.prepare` returned it.
+        optimizer: likewise.
+        batches: this process's share of every step.
+        loss_of: from a batch and its views to the loss.
+        judge: scores the encoder on the first process, or None.
+        run: the folder.
+        schedule: how far, how fast, how often.
+        step: steps done.
+        best: the best judgement so far, with its step.
+    """
+
+    accelerator: Accelerator
+    model: torch.nn.Module
+    optimizer: Any
+    batches: Batches
+    loss_of: LossOf
+    judge: Judge | None
+    run: RunDir
+    schedule: Schedule
+    step: int = 0
+    best: dict[str, float] = field(default_factory=dict)
+
+    def train(self, show: Callable[[dict[str, float]], None] = lambda record: None) -> None:
+        """Run to the last step.
+
+        Args:
+            show: told after every step: step, and at log steps loss, lr, grad_norm and rows_per_second too.
+
+        Raises:
+            ModelError: a loss is NaN or infinite.
+        """
+        schedule, watch, meter = self.schedule, LossWatch(), _Meter()
+        self.model.train()
+        with self.batches.ahead(self.step, schedule.steps) as stream:
+            for batch in stream:
+                self.step += 1
+                self._set_rate()
+                seed_step(schedule.seed, self.step)
+                loss = backward(
+                    self.accelerator, self.model, batch, partial(self.loss_of, batch), schedule.micro_batch_size
+                )
+                watch.see(self.step, batch.rows, loss)
+                norm = self.accelerator.clip_grad_norm_(self.model.parameters(), schedule.clip or float("inf"))
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+                meter.add(loss, self.batches.batch_size)
+                last = self.step == schedule.steps
+                if last or self.step % schedule.log_every == 0:  # sync point: reads the loss
+                    show(self._log(meter, norm))
+                else:
+                    show({"step": self.step})
+                if self.judge and (last or self.step % schedule.eval_every == 0):  # sync point
+                    watch.flush()
+                    self.evaluate()
+                    meter.restart()
+                if last or self.step % schedule.save_every == 0:  # sync point
+                    watch.flush()
+                    self._save(last)
+                    meter.restart()
+
+    def evaluate(self) -> None:
+        """Judge on the first process; keep best/."""
+        if self.judge and self.run.writes:
+            result = self.judge(self._plain.encoder.encode)
+            self.run.log({"step": self.step, "dev": result})
+            self.accelerator.log({f"dev/{key}": value for key, value in result.items()}, step=self.step)
+            # step 0 is what training must beat, but no trained encoder: it is never kept as best/
+            if self.step and result[self.judge.metric] > self.best.get(self.judge.metric, -np.inf):
+                self.best = {"step": self.step, **result}
+                self.run.save_best(self._plain.encoder.write)
+        self.accelerator.wait_for_everyone()
+
+    def resume(self) -> None:
+        """Take up optimizer, head, step and best judgement from the folder that the run goes on from."""
+        state = self.run.load_state()
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self._plain.head is not None:
+            self._plain.head.load_state_dict(state["head"])
+        if self.accelerator.scaler is not None and state["scaler"]:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.step, self.best = state["step"], state["best"]
+
+    @property
+    def _plain(self) -> ContrastiveModel:
+        model: ContrastiveModel = self.accelerator.unwrap_model(self.model)
+        return model
+
+    def _set_rate(self) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate_at(self.step, self.schedule)
+
+    def _log(self, meter: _Meter, norm: Tensor | float) -> dict[str, float]:
+        record = {
+            "step": self.step,
+            "epoch": round(self.step / self.batches.per_epoch, 4),
+            "loss": float(mean_over_processes(meter.mean)),
+            "lr": rate_at(self.step, self.schedule),
+            "grad_norm": float(norm),
+            "rows_per_second": round(meter.rate, 1),
+        }
+        meter.restart()
+        self.run.log(record)
+        self.accelerator.log({key: value for key, value in record.items() if key != "step"}, step=self.step)
+        return record
+
+    def _save(self, last: bool) -> None:
+        head, scaler = self._plain.head, self.accelerator.scaler
+        state = {
+            "step": self.step,
+            "best": self.best,
+            "optimizer": self.optimizer.state_dict(),
+            "head": head.state_dict() if head is not None else None,
+            "scaler": scaler.state_dict() if scaler is not None else None,
+        }
+        self.run.save_last(self._plain.encoder.write, state)
+        if last and self.judge is None:  # nothing was judged, so the last encoder is the best one known
+            self.run.save_best(self._plain.encoder.write)
+        self.accelerator.wait_for_everyone()
+
+
+def seed_step(seed: int, step: int) -> None:
+    """Seed dropout from (seed, step, process): processes draw different masks, a resumed run the same ones."""
+    torch.manual_seed(int(np.random.SeedSequence((seed, step, rank())).generate_state(1, np.uint64)[0] >> 1))
+
+
+class _Meter:
+    """Mean loss and rows a second since the last reading; adding a loss does not wait for the device."""
+
+    def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        self._loss: Tensor | None = None
+        self._count = self._rows = 0
+        self._since = time.perf_counter()
+
+    def add(self, loss: Tensor, rows: int) -> None:
+        self._loss = loss.detach().clone() if self._loss is None else self._loss + loss
+        self._count += 1
+        self._rows += rows
+
+    @property
+    def mean(self) -> Tensor:
+        assert self._loss is not None
+        return self._loss / self._count
+
+    @property
+    def rate(self) -> float:
+        return self._rows / (time.perf_counter() - self._since)

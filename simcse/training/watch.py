@@ -1,0 +1,82 @@
+"""What stops a run that cannot succeed: no dropout where the positives need it, and a loss that is no number."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from simcse.data.collate import Batch
+from simcse.errors import ConfigError, ModelError
+
+__all__ = ["LossWatch", "check_dropout"]
+
+
+def check_dropout(model: nn.Module, batch: Batch) -> None:
+    """Make sure that two passes over the same text differ, by making them; no random state is used up.
+
+    Args:
+        model: maps (tokens, views) to (V, B, D).
+        batch: any batch whose views of a row are the same text.
+
+    Raises:
+        ConfigError: the views are equal to the bit, so that a positive would carry nothing to learn.
+    """
+    tokens = batch.tokens.select(0, batch.views)
+    devices = [tokens.ids.device] if tokens.ids.device.type == "cuda" else []
+    with torch.no_grad(), torch.random.fork_rng(devices):
+        views = model(tokens, batch.views)  # (V, 1, D)
+    if bool((views[0] == views[1]).all()):
+        raise ConfigError(
+            "--model.dropout: the backbone has no active dropout, but a text file's positives are the same text under "
+            "two dropout masks; set --model.dropout 0.1, or train on pairs"
+        )
+
+
+class LossWatch:
+    """Stops at a loss that is NaN or infinite, and names the step and the rows.
+
+    On an accelerator it reads the loss `delay` steps later, so that the host never waits for the step at hand.
+    """
+
+    def __init__(self, delay: int = 2) -> None:
+        self._delay = delay
+        self._pending: deque[tuple[int, np.ndarray, Tensor, torch.cuda.Event]] = deque()
+
+    def see(self, step: int, rows: np.ndarray, loss: Tensor) -> None:
+        """Look at a step's loss.
+
+        Raises:
+            ModelError: this or an earlier loss is not finite.
+        """
+        if loss.device.type != "cuda":
+            self._check(step, rows, float(loss))
+            return
+        host = torch.empty((), dtype=loss.dtype, pin_memory=True)
+        host.copy_(loss, non_blocking=True)
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        event.record()
+        self._pending.append((step, rows, host, event))
+        self._settle(self._delay)
+
+    def flush(self) -> None:
+        """Look at every loss seen so far; called before anything is saved."""
+        self._settle(0)
+
+    def _settle(self, left: int) -> None:
+        while len(self._pending) > left:
+            step, rows, host, event = self._pending.popleft()
+            event.synchronize()
+            self._check(step, rows, float(host))
+
+    @staticmethod
+    def _check(step: int, rows: np.ndarray, loss: float) -> None:
+        if not math.isfinite(loss):
+            shown = ", ".join(map(str, rows[:8] + 1)) + (", ..." if len(rows) > 8 else "")
+            raise ModelError(
+                f"step {step}: the loss is {loss}; rows {shown} of the training file ({len(rows)} in all) were in the "
+                "batch; look at them, or lower --optim.lr, or raise --temperature, or set --precision fp32"
+            )

@@ -1,0 +1,27 @@
+"""Train a sentence encoder: accelerate launch train.py --config configs/unsup-bert-base.yaml"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from simcse.console import Parser, run
+from simcse.training.config import TrainConfig
+
+
+def main(argv: Sequence[str]) -> None:
+    """Parse, then train."""
+    parser = Parser(prog="train.py", description="Train a sentence encoder by contrastive learning.")
+    parser.add_argument("--config", action="config", help="YAML file; options given behind it override it")
+    parser.add_class_arguments(TrainConfig, None, fail_untyped=False)
+    options = vars(parser.instantiate(parser.parse_args(list(argv))))
+    options.pop("config", None)
+    config = TrainConfig(**options)
+
+    from simcse.training.run import train  # behind --help and wrong options, which need no torch
+
+    train(config)
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
