@@ -1,0 +1,165 @@
+"""The two halves of a post-LN transformer layer, each one autograd node with its backward pass written out.
+
+A node saves the few tensors its backward needs and runs one matrix product for each weight and each input. Weights are
+cast to the type of the activations once a forward pass. Scales that would cost a pass over the activations (1 / sqrt(d),
+dropout's 1 / P(keep)) ride on the cast weights instead, and go onto the small weight gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from simcse.encoder.dropout import keep_mask, keep_scale
+from simcse.encoder.heads import Heads, attend, attend_backward
+
+__all__ = ["AttentionBlock", "FeedForwardBlock"]
+
+Gradients = tuple[Tensor | None, ...]
+
+
+class AttentionBlock(torch.autograd.Function):
+    """x (T, D) -> LayerNorm(x + dropout(attention(x))), for all tokens or for some of them."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, x: Tensor, wq: Tensor, bq: Tensor, wk: Tensor, bk: Tensor, wv: Tensor, bv: Tensor, wo: Tensor,
+        bo: Tensor, gamma: Tensor, beta: Tensor, eps: float, rate: float, plan: Heads, asking: Tensor | None,
+    ) -> Tensor:  # fmt: skip
+        """(N, D) states. `rate` is of dropout on the block's output; `asking` (N,) are the tokens that ask, None: all."""
+        ctx.scales = ((plan.width**-0.5,), (1.0, plan.scale), (keep_scale(rate),))
+        w_query, b_query = cast(x.dtype, ctx.scales[0], [wq], [bq])
+        w_key, b_key = cast(x.dtype, ctx.scales[1], [wk, wv], [bk, bv])
+        w_out, b_out = cast(x.dtype, ctx.scales[2], [wo], [bo])
+        own = x if asking is None else x.index_select(0, asking)  # (N, D)
+        query, key_value = F.linear(own, w_query, b_query), F.linear(x, w_key, b_key)  # (N, D), (T, 2 D)
+        context, gathered, ctx.attention = attend(plan, query, key_value)
+        out, *ctx.norm = add_norm(own, F.linear(context, w_out, b_out), gamma, beta, eps, rate)
+        ctx.plan, ctx.asking, ctx.master = plan, asking, wq.dtype
+        ctx.save_for_backward(x, own, context, *gathered, w_query, w_key, w_out, gamma, beta)
+        return out
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: Tensor) -> Gradients:  # type: ignore[override]
+        """Gradients of x and of the ten weights."""
+        x, own, context, *gathered, w_query, w_key, w_out, gamma, beta = ctx.saved_tensors
+        need, to_query, to_key, to_out = ctx.needs_input_grad, *ctx.scales
+        total, grad, *of_norm = add_norm_backward(grad, ctx.norm, gamma, beta)  # (N, D)
+        of_out = weight_grads(ctx.master, to_out, grad, context, need[7:9])
+        context_grad = grad.new_empty(len(own) + 1, own.shape[1])
+        context_grad[-1].zero_()  # what padding reads
+        torch.mm(grad, w_out, out=context_grad[:-1])
+        query_grad, key_grad = attend_backward(ctx.plan, context_grad, tuple(gathered), ctx.attention)
+        of_query = weight_grads(ctx.master, to_query, query_grad, own, need[1:3])
+        of_key = weight_grads(ctx.master, to_key, key_grad, x, need[3:7])
+        x_grad = None
+        if need[0]:
+            total = torch.addmm(total, query_grad, w_query)  # (N, D)
+            if ctx.asking is None:
+                x_grad = torch.addmm(total, key_grad, w_key)  # (T, D)
+            else:
+                x_grad = torch.mm(key_grad, w_key).index_add_(0, ctx.asking, total)  # (T, D)
+        return x_grad, *of_query, *of_key, *of_out, *of_norm, None, None, None, None
+
+
+class FeedForwardBlock(torch.autograd.Function):
+    """x (N, D) -> LayerNorm(x + dropout(down(gelu(up(x)))))."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, x: Tensor, w_up: Tensor, b_up: Tensor, w_down: Tensor, b_down: Tensor, gamma: Tensor, beta: Tensor,
+        eps: float, rate: float,
+    ) -> Tensor:  # fmt: skip
+        """(N, D) states. `rate` is of dropout on the block's output."""
+        ctx.master, ctx.scale = w_up.dtype, keep_scale(rate)
+        w_up, b_up = cast(x.dtype, (1.0,), [w_up], [b_up])
+        w_down, b_down = cast(x.dtype, (ctx.scale,), [w_down], [b_down])
+        hidden = F.linear(x, w_up, b_up)  # (N, I)
+        active = F.gelu(hidden)
+        out, *ctx.norm = add_norm(x, F.linear(active, w_down, b_down), gamma, beta, eps, rate)
+        ctx.save_for_backward(x, hidden, active, w_up, w_down, gamma, beta)
+        return out
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: Tensor) -> Gradients:  # type: ignore[override]
+        """Gradients of x and of the six weights."""
+        x, hidden, active, w_up, w_down, gamma, beta = ctx.saved_tensors
+        need = ctx.needs_input_grad
+        total, grad, *of_norm = add_norm_backward(grad, ctx.norm, gamma, beta)  # (N, D)
+        of_down = weight_grads(ctx.master, (ctx.scale,), grad, active, need[3:5])
+        hidden_grad = torch.ops.aten.gelu_backward(torch.mm(grad, w_down), hidden)  # (N, I)
+        of_up = weight_grads(ctx.master, (1.0,), hidden_grad, x, need[1:3])
+        x_grad = torch.addmm(total, hidden_grad, w_up) if need[0] else None  # (N, D)
+        return x_grad, *of_up, *of_down, *of_norm, None, None
+
+
+def add_norm(
+    x: Tensor, update: Tensor, gamma: Tensor, beta: Tensor, eps: float, rate: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+    """LayerNorm(x + keep * update) in float32 statistics, and what its backward needs."""
+    keep = keep_mask(update.shape, rate, update.dtype)
+    total = x + update if keep is None else torch.addcmul(x, update, keep)
+    out, mean, rstd = torch.native_layer_norm(total, (x.shape[-1],), gamma, beta, eps)
+    return out, total, mean, rstd, keep
+
+
+def add_norm_backward(
+    grad: Tensor, saved: Sequence[Any], gamma: Tensor, beta: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of x, update, gamma and beta."""
+    total, mean, rstd, keep = saved
+    x_grad, gamma_grad, beta_grad = torch.ops.aten.native_layer_norm_backward(
+        grad, total, (total.shape[-1],), mean, rstd, gamma, beta, (True, True, True)
+    )
+    return x_grad, x_grad if keep is None else x_grad * keep, gamma_grad, beta_grad
+
+
+def cast(
+    dtype: torch.dtype, scales: Sequence[float], weights: Sequence[Tensor], biases: Sequence[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Weights and biases of linear maps with one input, below each other, scaled, in another type."""
+    if len(weights) == 1 and scales[0] == 1 and weights[0].dtype == dtype:
+        return weights[0], biases[0]
+    rows, columns = weights[0].shape
+    weight, bias = weights[0].new_empty(len(weights) * rows, columns, dtype=dtype), []
+    for scale, w, part in zip(scales, weights, weight.split(rows), strict=True):
+        torch.mul(w, scale, out=part)
+    bias = [b * scale for scale, b in zip(scales, biases, strict=True)]
+    return weight, torch.cat(bias).to(dtype)
+
+
+def weight_grads(
+    dtype: torch.dtype, scales: Sequence[float], grad: Tensor, x: Tensor, need: Sequence[bool]
+) -> Gradients:
+    """Gradients of weight, bias, weight, bias ... of what `cast` put below each other, in the type of the masters.
+
+    Args:
+        dtype: of the masters.
+        scales: as given to `cast`.
+        grad: (N, maps x out) of their output.
+        x: (N, in) their input.
+        need: whether each of the weights and biases wants a gradient.
+    """
+    rows = grad.shape[1] // len(scales)
+    weights = (grad.t() @ x).split(rows) if any(need[::2]) else [None] * len(scales)
+    biases = grad.sum(0).split(rows) if any(need[1::2]) else [None] * len(scales)
+    out: list[Tensor | None] = []
+    for scale, pair, wanted in zip(
+        scales, zip(weights, biases, strict=True), zip(need[::2], need[1::2], strict=True), strict=True
+    ):
+        for part, want in zip(pair, wanted, strict=True):
+            out.append(rescaled(part, scale, dtype) if want and part is not None else None)
+    return tuple(out)
+
+
+def rescaled(grad: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
+    """The gradient in the master's type, contiguous and with memory of its own, times the scale."""
+    own = grad.to(dtype) if grad.dtype != dtype else grad
+    return own if scale == 1 else own * scale
