@@ -86,4 +86,7 @@ def build_objective(name: str, **options: Any) -> Objective:
     if unknown := sorted(set(options) - set(known)):
         takes = ", ".join(known) if known else "no options"
         raise ConfigError(f"objective {name}: unknown option {unknown[0]!r}; it takes {takes}")
+    for option, value in options.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ConfigError(f"objective {name}: {option} is {value!r}, expected a number")
     return OBJECTIVES[name](**options)

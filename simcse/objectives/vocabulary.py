@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from simcse.errors import ConfigError
@@ -76,13 +77,16 @@ def sampled_scores(
     own = target[:, None]  # (R, 1)
     columns = torch.cat([own, noise.expand(R, -1)], 1)  # (R, 1 + k)
     with torch.autocast(queries.device.type, enabled=False):
-        exact, rows = _exact(queries), _exact(table)
-        right = (exact * rows[target]).sum(1, keepdim=True)  # (R, 1)
-        others = exact @ rows[noise].T if noise.ndim == 1 else torch.einsum("rd,rkd->rk", exact, rows[noise])  # (R, k)
-    valid = torch.cat([torch.ones_like(own, dtype=torch.bool), noise.expand(R, -1) != own], 1) if remove_hits else None
+        exact = _exact(queries)
+        if noise.ndim == 2:
+            logits = torch.einsum("rd,rkd->rk", exact, _exact(F.embedding(columns, table)))  # (R, 1 + k)
+        else:
+            right = (exact * _exact(F.embedding(target, table))).sum(1, keepdim=True)  # (R, 1)
+            logits = torch.cat([right, exact @ _exact(F.embedding(noise, table)).T], 1)  # (R, 1 + k)
+    valid = torch.cat([torch.ones_like(own, dtype=torch.bool), columns[:, 1:] != own], 1) if remove_hits else None
     if log_noise is not None and log_noise.ndim == 1:
         log_noise = log_noise[columns]
-    return Scores(torch.cat([right, others], 1), torch.zeros_like(target), valid, log_noise, correction)
+    return Scores(logits, torch.zeros_like(target), valid, log_noise, correction)
 
 
 def _check(queries: Tensor, table: Tensor, target: Tensor) -> None:

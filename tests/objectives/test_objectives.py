@@ -265,10 +265,11 @@ def test_margin_needs_cosines() -> None:
         ("noise_contrastive", {"bias": math.nan}, "bias is nan"),
         ("softmax", {"smoothing": 0.1}, "unknown option 'smoothing'; it takes no options"),
         ("margin", {"degree": 1}, "unknown option 'degree'; it takes margin"),
+        ("margin", {"margin": "10"}, "margin is '10', expected a number"),
         ("hinge", {}, "--objective is 'hinge', expected one of backward_corrected, "),
     ],
 )
-def test_wrong_options_are_named(name: str, options: dict[str, float], message: str) -> None:
+def test_wrong_options_are_named(name: str, options: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         build_objective(name, **options)
 

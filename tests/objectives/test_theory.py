@@ -192,6 +192,17 @@ def test_self_adversarial_is_near_label_smoothing_elsewhere() -> None:
         assert min(gaps) < gaps[0] / 3
 
 
+def many_rows(table: Tensor, counts: Tensor) -> Scores:
+    """The target and a large batch: class c in proportion to its frequency, hits of the target left in."""
+    return with_noise(table, counts, 50 * counts.sum(0))
+
+
+def test_other_rows_of_a_batch_are_frequency_noise() -> None:
+    """Over a batch softmax learns the ratio p_d(y | x) / p_d(y); with the counts taken out, p_d(y | x)."""
+    assert distance(train(SoftmaxCrossEntropy(), many_rows, COUNTS), over_frequency(COUNTS)) < 0.01
+    assert distance(train(SampledSoftmax(), many_rows, COUNTS), conditional(COUNTS)) < 0.01
+
+
 def test_noise_without_the_target_has_another_limit() -> None:
     """Leaving the target out of uniform noise (every other class once) makes sigmoid(s), not softmax(s), equal p_d:
     the loss is p_d log sigmoid(s) + (1 - p_d) log sigmoid(-s) for each class. For a small p_d the two agree."""
