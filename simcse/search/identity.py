@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -74,6 +75,7 @@ def checked_units(vectors: npt.NDArray[Any], texts: Sequence[str] | None = None)
 
 def name_of(encode: Encode) -> str:
     """The name of the object behind a bound method if it has one, else the callable's own name."""
+    encode = _behind(encode)
     name = getattr(getattr(encode, "__self__", None), "name", None)
     if isinstance(name, str) and name:
         return name
@@ -91,7 +93,7 @@ class Identity:
     @classmethod
     def of(cls, encode: Encode) -> Identity:
         """Encode the probe sentences and look for a name and a fingerprint."""
-        fingerprint = getattr(getattr(encode, "__self__", None), "fingerprint", None)
+        fingerprint = getattr(getattr(_behind(encode), "__self__", None), "fingerprint", None)
         return cls(
             name=name_of(encode),
             fingerprint=fingerprint if isinstance(fingerprint, str) else None,
@@ -134,6 +136,13 @@ class Identity:
         flat = np.frombuffer(base64.b64decode(values["probes"]), dtype="<f2")
         probes = flat.reshape(len(PROBES), -1).astype(np.float32)
         return cls(name=str(values["name"]), fingerprint=values["fingerprint"], probes=checked_units(probes))
+
+
+def _behind(encode: Encode) -> Encode:
+    """The callable inside `functools.partial(encoder.encode, batch_size=32)`."""
+    while isinstance(encode, partial):
+        encode = encode.func
+    return encode
 
 
 def _short(fingerprint: str | None) -> str:
