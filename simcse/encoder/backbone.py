@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,13 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 
 from simcse.encoder.batching import TokenBatch
+from simcse.encoder.fused_training import training_states, trains_fused
+from simcse.encoder.packed_forward import pack
 from simcse.errors import ConfigError, ModelError
 
-__all__ = ["active_dropout", "load_backbone", "longest_input", "token_states"]
+__all__ = ["TokenStates", "active_dropout", "load_backbone", "longest_input", "own_states", "token_states"]
+
+TokenStates = Callable[..., list[Tensor]]  # (batch, layers, *, first_only), as `token_states` without the backbone
 
 # names under which backbones keep the dropout rates that act on hidden states and on attention weights
 DROPOUT_KEYS = (
@@ -52,7 +56,7 @@ def load_backbone(folder: Path, *, dropout: float | None = None, dtype: torch.dt
             model, info = AutoModel.from_pretrained(folder, add_pooling_layer=False, **options)
         except TypeError:  # this architecture has no pooler that could be left out
             model, info = AutoModel.from_pretrained(folder, **options)
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # a damaged file raises whatever its parser stumbles over
         raise ModelError(f"{folder}: the weights cannot be loaded ({first_line(error)})") from error
     if missing := sorted(key for key in info["missing_keys"] if "pooler" not in key):
         raise ModelError(
@@ -104,15 +108,44 @@ def position_offset(config: PretrainedConfig) -> int:
     return int(config.pad_token_id) + 1 if is_roberta and config.pad_token_id is not None else 0
 
 
-def token_states(backbone: nn.Module, batch: TokenBatch, layers: Sequence[int]) -> list[Tensor]:
-    """(T, D) states of the given layers; 0 is the embedding output, -1 the last layer.
+def token_states(
+    backbone: nn.Module, batch: TokenBatch, layers: Sequence[int], *, first_only: bool = False
+) -> list[Tensor]:
+    """States of the given layers; 0 is the embedding output, -1 the last layer.
 
-    A token's state depends on its own sequence alone.
+    A token's state depends on its own sequence alone. Backbones of the known shape take a forward pass that is written
+    out for the purpose, one for inference and one for training; all others take their own.
+
+    Args:
+        backbone: a Hugging Face encoder.
+        batch: S sequences, T tokens.
+        layers: which states.
+        first_only: the last layer's states are needed for first tokens alone.
+
+    Returns:
+        (T, D) each; for the last layer with `first_only`, (S, D).
     """
+    if not backbone.training and not torch.is_grad_enabled():
+        packed = pack(backbone)
+        if packed is not None:
+            return packed(batch, layers, first_only=first_only)
+    if trains_fused(backbone):
+        return training_states(backbone, batch, layers, first_only=first_only)
+    return own_states(backbone, batch, layers, first_only=first_only)
+
+
+def own_states(
+    backbone: nn.Module, batch: TokenBatch, layers: Sequence[int], *, first_only: bool = False
+) -> list[Tensor]:
+    """The same by the backbone's own forward pass, padded."""
     config: Any = backbone.config
     ids, mask = batch.padded(config.pad_token_id or 0)  # (S, L)
     need_all = tuple(layers) != (-1,)
     output = backbone(input_ids=ids, attention_mask=mask, output_hidden_states=need_all)
-    if not need_all:
-        return [batch.unpad(output.last_hidden_state)]
-    return [batch.unpad(output.hidden_states[layer]) for layer in layers]
+    if need_all:
+        padded = [output.hidden_states[layer] for layer in layers]
+        last = len(output.hidden_states) - 1
+    else:
+        padded, last = [output.last_hidden_state], -1
+    first = {-1, last} if first_only else set()
+    return [x[:, 0] if layer in first else batch.unpad(x) for layer, x in zip(layers, padded, strict=True)]

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from simcse.encoder.pooling import POOLINGS
 from simcse.errors import ModelError
+from simcse.files import settled_folder
 
 __all__ = ["Layout", "Projection", "read_layout", "resolve", "write_sentence_transformers"]
 
@@ -80,7 +81,7 @@ def resolve(name: str, revision: str | None = None) -> Path:
     """
     if name.startswith(PACKAGE):
         return _package_folder(name.removeprefix(PACKAGE))
-    folder = Path(name).expanduser()
+    folder = settled_folder(Path(name).expanduser())
     if folder.is_dir():
         return folder
     if folder.exists():
@@ -121,30 +122,34 @@ def _download(name: str, revision: str | None) -> Path:
     return folder
 
 
-def read_layout(folder: Path) -> Layout:
+def read_layout(folder: Path, *, with_head: bool = True) -> Layout:
     """Read pooling, head and maximum length from the folder's own files.
+
+    Args:
+        folder: a checkpoint folder.
+        with_head: False leaves a stored head alone, whether it is whole or not.
 
     Raises:
         ModelError: a file is damaged, or asks for a module that has no counterpart here.
     """
     if (folder / SETTINGS).is_file():
-        return _read_own(folder)
+        return _read_own(folder, with_head)
     if (folder / "modules.json").is_file():
-        return _read_sentence_transformers(folder)
+        return _read_sentence_transformers(folder, with_head)
     if any("ForCL" in name for name in _config(folder).get("architectures") or []):
-        return Layout(folder, pooling="cls", projection=read_head(folder, "mlp.dense"))
+        return Layout(folder, pooling="cls", projection=read_head(folder, "mlp.dense") if with_head else None)
     return Layout(folder)
 
 
-def _read_own(folder: Path) -> Layout:
+def _read_own(folder: Path, with_head: bool) -> Layout:
     settings = read_json(folder / SETTINGS)
     projection = None
-    if settings.get("projection"):
+    if settings.get("projection") and with_head:
         projection = _read_dense(folder / str(settings["projection"]))
     return Layout(folder, settings.get("pooling"), projection, settings.get("max_length"))
 
 
-def _read_sentence_transformers(folder: Path) -> Layout:
+def _read_sentence_transformers(folder: Path, with_head: bool) -> Layout:
     modules = read_json(folder / "modules.json")
     root, pooling, projection, max_length = folder, None, None, None
     for module in modules:
@@ -158,7 +163,7 @@ def _read_sentence_transformers(folder: Path) -> Layout:
         elif kind == "Dense":
             if projection is not None:
                 raise ModelError(f"{folder / 'modules.json'}: two Dense modules; one projection is supported")
-            projection = _read_dense(place)
+            projection = _read_dense(place) if with_head else None
         elif kind != "Normalize":
             raise ModelError(
                 f"{folder / 'modules.json'}: module {kind!r} has no counterpart here; Transformer, Pooling, Dense and "

@@ -6,6 +6,7 @@ import hashlib
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,17 +17,18 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from simcse.encoder import inference
-from simcse.encoder.backbone import load_backbone, longest_input, token_states
+from simcse.encoder.backbone import TokenStates, load_backbone, longest_input, token_states
 from simcse.encoder.batching import TokenBatch
 from simcse.encoder.formats import Projection, read_head, read_layout, resolve, write_sentence_transformers
 from simcse.encoder.pooling import POOLINGS
 from simcse.encoder.tokenize import Tokenize
 from simcse.errors import ConfigError, ModelError, nearest
-from simcse.files import replaced_folder, settled_folder
+from simcse.files import replaced_folder
 
 __all__ = ["SentenceEncoder", "pick_device", "pick_dtype"]
 
 logger = logging.getLogger(__name__)
+VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -97,11 +99,9 @@ class SentenceEncoder(nn.Module):
             ModelError: no such model, a damaged one, or one that lacks weights which its pooling needs.
             ConfigError: an argument is out of range.
         """
-        folder = settled_folder(resolve(str(name), revision))
-        layout = read_layout(folder)
-        head = layout.projection if projection is None else None
-        if projection == "pooler":
-            head = read_head(folder, "pooler.dense")
+        folder = resolve(str(name), revision)
+        layout = read_layout(folder, with_head=projection is None)
+        head = read_head(folder, "pooler.dense") if projection == "pooler" else layout.projection
         place = pick_device(device)
         with quiet_transformers():
             backbone = load_backbone(layout.folder, dropout=dropout)
@@ -119,10 +119,11 @@ class SentenceEncoder(nn.Module):
         )
         return encoder.to(place, pick_dtype(dtype, place)).eval()
 
-    def forward(self, batch: TokenBatch) -> Tensor:
-        """S token sequences -> (S, D) vectors, not normalised."""
+    def forward(self, batch: TokenBatch, states: TokenStates | None = None) -> Tensor:
+        """S token sequences -> (S, D) vectors, not normalised; `states` in place of `backbone.token_states`."""
         pooling = POOLINGS[self.pooling]
-        pooled = pooling.reduce(token_states(self.backbone, batch, pooling.layers), batch)  # (S, D)
+        compute = states or partial(token_states, self.backbone)
+        pooled = pooling.reduce(compute(batch, pooling.layers, first_only=pooling.first_only), batch)  # (S, D)
         return pooled if self.projection is None else self.projection(pooled)
 
     def encode(
@@ -266,12 +267,14 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     Raises:
         ModelError: there is none, or its files are damaged.
     """
+    if not any(file for pattern in VOCABULARIES for file in folder.glob(pattern)):  # else an empty vocabulary would do
+        raise ModelError(f"{folder}: no usable tokenizer (none of {', '.join(VOCABULARIES)}); copy its files there")
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
         return tokenizer
     except Exception as error:  # tokenizer files fail in as many ways as there are parsers
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelError(f"{folder}: no usable tokenizer ({reason}); copy tokenizer.json or vocab.txt there") from error
+        raise ModelError(f"{folder}: no usable tokenizer ({reason}); copy its files there anew") from error
 
 
 def pick_device(device: str | torch.device) -> torch.device:
