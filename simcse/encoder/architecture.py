@@ -69,7 +69,7 @@ def read_parts(backbone: nn.Module) -> Parts | None:
         return None
     if getattr(config, "position_embedding_type", "absolute") not in ("absolute", None):
         return None
-    if any(module._forward_hooks or module._forward_pre_hooks for module in backbone.modules()):
+    if any(is_hooked(module) for module in backbone.modules()):
         return None
     try:
         table: Any = backbone.embeddings
@@ -88,6 +88,12 @@ def read_parts(backbone: nn.Module) -> Parts | None:
     except AttributeError:
         return None
     return parts if is_plain(parts) else None
+
+
+def is_hooked(module: nn.Module) -> bool:
+    """Whether someone listens in. transformers does, for good, once hidden states were asked for: that is no change."""
+    hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    return not all(hook.__module__.startswith("transformers.") for hook in hooks)
 
 
 def read_block(layer: Any) -> Block:

@@ -16,19 +16,19 @@ __all__ = ["POOLINGS", "Pooling", "cls", "mean"]
 class Pooling(NamedTuple):
     """`reduce(states, batch) -> (S, D)`, where `states` are the (T, D) outputs of `layers`.
 
-    Layer 0 is the embedding layer's output, layer 1 the first transformer layer's, layer -1 the last one's.
+    Layer 0 is the embedding layer's output, layer 1 the first transformer layer's, layer -1 the last one's. With
+    `first_only` only the first token of each sequence counts: the last layer's output is then (S, D), and most of that
+    layer's work is left out.
     """
 
     layers: tuple[int, ...]
     reduce: Callable[[Sequence[Tensor], TokenBatch], Tensor]
+    first_only: bool = False
 
 
 def cls(states: Sequence[Tensor], batch: TokenBatch) -> Tensor:
     """The first token's row. The backbone's own pooler is never used."""
-    hidden = states[-1]
-    if batch.is_uniform:
-        return hidden.view(len(batch), batch.longest, -1)[:, 0]  # (S, D)
-    return hidden.index_select(0, batch.starts)  # (S, D)
+    return states[-1]  # (S, D)
 
 
 def mean(states: Sequence[Tensor], batch: TokenBatch) -> Tensor:
@@ -43,7 +43,7 @@ def mean(states: Sequence[Tensor], batch: TokenBatch) -> Tensor:
 
 # first_last_mean reads the first *transformer* layer, as the authors' code does since their fix (their issue 285)
 POOLINGS: dict[str, Pooling] = {
-    "cls": Pooling((-1,), cls),
+    "cls": Pooling((-1,), cls, first_only=True),
     "mean": Pooling((-1,), mean),
     "first_last_mean": Pooling((1, -1), mean),
     "top2_mean": Pooling((-2, -1), mean),
