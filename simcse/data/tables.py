@@ -88,12 +88,12 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         raise DataError(f"{path}: no permission to read it") from error
 
 
-def _decoded(path: Path) -> Iterator[str]:
+def _decoded(path: Path, encoding: str = "utf-8") -> Iterator[str]:
     """Lines with their ends, decoded one by one so that a wrong byte has a line number."""
     with _opened(path) as stream:
         for number, raw in enumerate(stream, 1):
             try:
-                yield raw.decode("utf-8-sig" if number == 1 else "utf-8")
+                yield raw.decode("utf-8-sig" if number == 1 and encoding == "utf-8" else encoding)
             except UnicodeDecodeError as error:
                 raise DataError(
                     f"{path}:{number}: byte 0x{raw[error.start]:02x} at position {error.start + 1} of the line is not "
@@ -101,9 +101,9 @@ def _decoded(path: Path) -> Iterator[str]:
                 ) from error
 
 
-def lines(path: Path) -> Iterator[str]:
+def lines(path: Path, *, encoding: str = "utf-8") -> Iterator[str]:
     """Lines without their ends. Only a line feed ends a line; `-` is standard input."""
-    for line in _decoded(path):
+    for line in _decoded(path, encoding):
         yield line.rstrip("\r\n")
 
 

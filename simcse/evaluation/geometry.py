@@ -16,11 +16,10 @@ from numpy.typing import NDArray
 
 from simcse.data.pairs import ScoredPairs
 from simcse.errors import DataError
-from simcse.evaluation.judge import Encode, PairJudge, correlate, embed
+from simcse.evaluation.judge import Encode, PairJudge, embed
 
 __all__ = [
     "Geometry",
-    "SpaceJudge",
     "alignment",
     "cosine_histograms",
     "effective_rank",
@@ -147,48 +146,6 @@ class Geometry:
     """Gold bin -> counts of cosines in 50 bins from -1 to 1."""
 
 
-class SpaceJudge(PairJudge):
-    """A `PairJudge` that adds alignment and uniformity from the same vectors: a point of the training trajectory.
-
-    Args:
-        pairs: with gold scores from 0 to 5.
-        threshold: pairs scored above it are the positives of alignment.
-
-    Attributes:
-        positives: which pairs those are.
-
-    Raises:
-        DataError: no pair is scored above the threshold, or there are fewer than two distinct sentences.
-    """
-
-    def __init__(self, pairs: ScoredPairs, *, threshold: float = GOLD_OF_A_POSITIVE) -> None:
-        super().__init__(pairs)
-        self.positives = np.flatnonzero(pairs.scores > threshold)
-        if not len(self.positives):
-            raise DataError(
-                f"{pairs.name}: no pair is scored above {threshold:g} (the highest is {pairs.scores.max():g}); "
-                "alignment needs such positives: expected scores from 0 to 5"
-            )
-        if len(self.sentences) < 2:
-            raise DataError(f"{pairs.name}: found {len(self.sentences)} distinct sentences, expected at least 2")
-
-    def __call__(self, encode: Encode) -> dict[str, float]:
-        """Spearman and Pearson (x 100), alignment and uniformity."""
-        vectors = embed(encode, self.sentences, self.where)  # (n, d)
-        [cosines] = self.cosines_of(vectors)
-        spearman, pearson = correlate(cosines, self.pairs[0].scores, self.pairs[0].name)
-        return {
-            "spearman": spearman,
-            "pearson": pearson,
-            "alignment": self.alignment_of(vectors),
-            "uniformity": uniformity(vectors),
-        }
-
-    def alignment_of(self, vectors: Vectors) -> float:
-        """Alignment of the positives, from the unit vectors of `sentences`."""
-        return alignment(vectors[self.left[0][self.positives]], vectors[self.right[0][self.positives]])
-
-
 def evaluate_geometry(encode: Encode, pairs: ScoredPairs, *, threshold: float = GOLD_OF_A_POSITIVE) -> Geometry:
     """Measure an encoder's space on scored pairs, in the paper those of the STS-B development set.
 
@@ -201,16 +158,24 @@ def evaluate_geometry(encode: Encode, pairs: ScoredPairs, *, threshold: float = 
         DataError: no pair is scored above the threshold, or there are fewer than two distinct sentences.
         ModelError: a vector that is NaN, infinite or zero; names pair and side.
     """
-    judge = SpaceJudge(pairs, threshold=threshold)
+    positive = pairs.scores > threshold
+    if not positive.any():
+        raise DataError(
+            f"{pairs.name}: no pair is scored above {threshold:g} (the highest is {pairs.scores.max():g}); "
+            "alignment needs such positives: expected scores from 0 to 5"
+        )
+    judge = PairJudge(pairs)
+    if len(judge.sentences) < 2:
+        raise DataError(f"{pairs.name}: found {len(judge.sentences)} distinct sentences, expected at least 2")
     vectors = embed(encode, judge.sentences, judge.where)  # (n, d)
     [cosines] = judge.cosines_of(vectors)
     values = spectrum(vectors)
     return Geometry(
-        alignment=judge.alignment_of(vectors),
+        alignment=alignment(vectors[judge.left[0][positive]], vectors[judge.right[0][positive]]),
         uniformity=uniformity(vectors),
         mean_cosine=mean_cosine(vectors),
         effective_rank=effective_rank(values),
-        n_positive=len(judge.positives),
+        n_positive=int(positive.sum()),
         n_sentences=len(judge.sentences),
         name=pairs.name,
         singular_values=values.tolist(),

@@ -181,5 +181,5 @@ class Once:
                     f"the encoder gave shape {vectors.shape} for {len(new)} texts, expected ({len(new)}, d)"
                 )
             self._vectors = vectors if self._vectors is None else np.concatenate([self._vectors, vectors])
-            self._row.update((text, len(self._row) + i) for i, text in enumerate(new))
+            self._row |= {text: row for row, text in enumerate(new, len(self._row))}
         return self._vectors[[self._row[text] for text in texts]]

@@ -8,7 +8,7 @@ pairs; the three differ by up to 3 points a task, so a score without its aggrega
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -22,7 +22,17 @@ from simcse.data.tables import delimited_rows, lines, shown
 from simcse.errors import ConfigError, DataError, nearest
 from simcse.evaluation.judge import Encode, PairJudge, PairScore, correlate
 
-__all__ = ["SEVEN", "TASKS", "Aggregation", "StsScore", "StsTask", "evaluate_sts", "find_task", "load_task"]
+__all__ = [
+    "SEVEN",
+    "TASKS",
+    "Aggregation",
+    "StsScore",
+    "StsTask",
+    "evaluate_sts",
+    "find_task",
+    "load_task",
+    "score_sts",
+]
 
 log = logging.getLogger(__name__)
 
@@ -198,7 +208,13 @@ def evaluate_sts(
     """
     if aggregation not in get_args(Aggregation):
         raise ConfigError(f"aggregation {aggregation!r} is not one of {', '.join(get_args(Aggregation))}")
-    loaded = {task: load_task(task, data_dir) for task in (SEVEN if tasks is None else tasks)}
+    return score_sts(encode, {task: load_task(task, data_dir) for task in (tasks or SEVEN)}, aggregation)
+
+
+def score_sts(
+    encode: Encode, loaded: Mapping[str, list[ScoredPairs]], aggregation: Aggregation = "all"
+) -> dict[str, StsScore]:
+    """`evaluate_sts` for sub-sets that are read already, by task name."""
     judge = PairJudge(*(subset for subsets in loaded.values() for subset in subsets))
     cosines = iter(judge.cosines(encode))
     scores = {}

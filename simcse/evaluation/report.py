@@ -1,0 +1,209 @@
+"""What was measured, with the protocol beside each score: a table for the terminal, `report.json`, markdown."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from simcse.errors import ConfigError
+from simcse.files import replaced_file
+
+__all__ = ["Report", "TaskResult", "check_output", "versions"]
+
+WIDTH = 80  # columns of the terminal's tables
+HEADINGS = {
+    "accuracy": "accuracy", "f1": "F1", "map": "MAP", "mrr@10": "MRR@10", "ndcg@10": "nDCG@10", "pearson": "Pearson",
+    "recall@1": "R@1", "recall@10": "R@10", "recall@100": "R@100", "spearman": "Spearman",
+}  # fmt: skip
+TITLES = {
+    "sts": "Semantic textual similarity (correlation x 100)",
+    "pairs": "Own scored pairs (correlation x 100)",
+    "transfer": "Transfer (logistic regression on frozen vectors, %)",
+    "retrieval": "Retrieval (exact cosine search)",
+}
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """One task's scores and how they came about."""
+
+    name: str
+    kind: str
+    """sts | pairs | transfer | retrieval: tasks of a kind share a table."""
+    metrics: dict[str, float]
+    """The headline first."""
+    n: int
+    unit: str
+    """What n counts: pairs, sentences, queries."""
+    split: str
+    protocol: str
+    """In a few words: `all sub-sets together`, `10-fold`."""
+    details: dict[str, Any] = field(default_factory=dict)
+    """What else goes to report.json, such as the sub-sets."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that one evaluation measured."""
+
+    model: str
+    protocol: dict[str, Any]
+    results: list[TaskResult] = field(default_factory=list)
+    geometry: dict[str, Any] | None = None
+    averaged: tuple[str, ...] = ()
+    """Tasks that the average may take in: those of them that were measured are averaged, by their headline."""
+    speed: dict[str, float] = field(default_factory=dict)
+    """sentences, seconds, sentences_per_second of the encoder alone."""
+
+    @property
+    def average_of(self) -> list[str]:
+        """The measured tasks among `averaged`."""
+        return [result.name for result in self.results if result.name in self.averaged]
+
+    @property
+    def average(self) -> float | None:
+        """Mean of their headlines; None without any."""
+        picked = [next(iter(r.metrics.values())) for r in self.results if r.name in self.averaged]
+        return sum(picked) / len(picked) if picked else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of `report.json`: all scores unrounded."""
+        tasks = {
+            r.name: {**r.metrics, "n": r.n, "unit": r.unit, "split": r.split, "protocol": r.protocol, **r.details}
+            for r in self.results
+        }
+        return {
+            "model": self.model,
+            "protocol": self.protocol,
+            "tasks": tasks,
+            "average": self.average,
+            "average_of": self.average_of,
+            "geometry": self.geometry,
+            "speed": self.speed,
+            "versions": versions(),
+        }
+
+    def to_markdown(self) -> str:
+        """The same tables as in the terminal, as GitHub markdown."""
+        parts = [f"# {self.model}"]
+        for title, columns, rows in self._tables():
+            line = " | ".join
+            rule = line(["---", *["---:"] * (len(columns) - 1)])
+            parts.append(f"## {title}\n\n| {line(columns)} |\n| {rule} |\n" + "\n".join(f"| {line(r)} |" for r in rows))
+        return "\n\n".join([*parts, *self._notes()]) + "\n"
+
+    def to_terminal(self) -> str:
+        """Tables of at most 80 columns, without colour codes."""
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        console = Console(width=WIDTH, color_system=None, legacy_windows=False)
+        with console.capture() as capture:
+            console.print(Text(self.model, overflow="fold"))
+            for title, columns, rows in self._tables():
+                table = Table(title=title, title_justify="left")
+                for i, column in enumerate(columns):
+                    table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
+                for row in rows:
+                    table.add_row(
+                        *row, end_section=row is rows[-1] or rows[rows.index(row) + 1][0].startswith("average")
+                    )
+                console.print(table)
+            for note in self._notes():
+                console.print(Text(note))
+        return "\n".join(line.rstrip() for line in capture.get().splitlines())
+
+    def write(self, path: str | Path) -> list[Path]:
+        """Write `.json` or `.md`, or both (`report.json`, `report.md`) into a folder; each replaces an older one whole.
+
+        Raises:
+            ConfigError: another extension.
+        """
+        check_output(path)
+        path = Path(path)
+        targets = [path] if path.suffix else [path / "report.json", path / "report.md"]
+        for target in targets:
+            text = self.to_markdown() if target.suffix == ".md" else json.dumps(self.to_dict(), indent=2) + "\n"
+            with replaced_file(target) as new:
+                new.write_text(text, encoding="utf-8")
+        return targets
+
+    def _tables(self) -> list[tuple[str, list[str], list[list[str]]]]:
+        """(title, columns, rows) of each kind, as text."""
+        tables = []
+        for kind, title in TITLES.items():
+            group = [result for result in self.results if result.kind == kind]
+            if group:
+                tables.append((title, *self._table(group)))
+        if self.geometry:
+            shown = {k: v for k, v in self.geometry.items() if isinstance(v, float | int | str)}
+            tables.append(("Geometry", ["measure", "value"], [[_words(k), _number(v)] for k, v in shown.items()]))
+        return tables
+
+    def _table(self, group: Sequence[TaskResult]) -> tuple[list[str], list[list[str]]]:
+        metrics = list(dict.fromkeys(name for result in group for name in result.metrics))
+        columns = ["task", "split", "protocol", group[0].unit, *(HEADINGS.get(name, name) for name in metrics)]
+        rows = [
+            [r.name, r.split, r.protocol, f"{r.n:,}", *(_number(r.metrics.get(name)) for name in metrics)]
+            for r in group
+        ]
+        within = [result.name for result in group if result.name in self.averaged]
+        if len(within) > 1:
+            label = f"average of {len(within)}"
+            rows.append([label, "", "", "", _number(self.average), *[""] * (len(metrics) - 1)])
+        return columns, rows
+
+    def _notes(self) -> list[str]:
+        if not self.speed:
+            return []
+        speed = self.speed
+        return [
+            f"{speed['sentences']:,.0f} distinct sentences encoded in {speed['seconds']:.1f} s: "
+            f"{speed['sentences_per_second']:,.0f} sentences/s"
+        ]
+
+
+def _words(name: str) -> str:
+    return name.replace("n_", "number of ", 1).replace("_", " ") if name.startswith("n_") else name.replace("_", " ")
+
+
+def _number(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            return str(value)
+        return f"{value:.2f}" if abs(value) >= 10 else f"{value:.3f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def check_output(path: str | Path | None) -> None:
+    """Raise a ConfigError where `Report.write` could not write; to be called before hours of measuring."""
+    if path is None:
+        return
+    path = Path(path)
+    if path.suffix not in ("", ".json", ".md"):
+        raise ConfigError(f"--output {path}: unknown extension {path.suffix}; expected .json, .md or a folder")
+    if path.suffix and path.is_dir():
+        raise ConfigError(f"--output {path}: is a folder, expected a file; remove it or choose another name")
+    if not path.suffix and path.is_file():
+        raise ConfigError(f"--output {path}: is a file, expected a folder, or a name that ends in .json or .md")
+
+
+def versions() -> dict[str, str]:
+    """Of Python and the packages that a score can depend on."""
+    import platform
+
+    found = {"python": platform.python_version()}
+    for package in ("simcse", "torch", "transformers", "tokenizers", "numpy", "scipy", "scikit-learn"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
