@@ -1,0 +1,46 @@
+# Everything runs in .venv, which each target makes or updates itself.
+PYTHON ?= python3
+JOBS ?= 2
+SIMCSE_DATA ?= ../shared/data
+
+VENV := .venv
+BIN := $(VENV)/bin
+
+# real data for tests and benchmarks, if there is any; what needs it is skipped without
+ifneq ($(wildcard $(SIMCSE_DATA)/.),)
+export SIMCSE_DATA := $(abspath $(SIMCSE_DATA))
+endif
+
+.PHONY: help quickstart test lint types bench clean
+
+help:  ## list the targets
+	@sed -nE 's/^([a-z]+):.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name what; do \
+		printf '  make %-12s %s\n' "$$name" "$$what"; done
+
+quickstart: $(VENV)/.installed-quickstart  ## train, judge and search on Python's own documentation (minutes, no downloads but packages)
+	@$(BIN)/python examples/python_docs/quickstart.py
+
+test: $(VENV)/.installed-dev  ## run the whole suite
+	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+lint: $(VENV)/.installed-dev  ## check style and format
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed-dev  ## check types
+	@$(BIN)/mypy
+
+bench: $(VENV)/.installed-dev  ## run every benchmark; each prints a ratio to its peer
+	@set -e; for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+
+clean:  ## remove the environment, caches and built packages; runs/ stays
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.installed-%: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "error: $$($(PYTHON) --version) found, 3.11 or newer is needed: make PYTHON=python3.11" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$*]'
+	@touch $@
