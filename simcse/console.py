@@ -50,9 +50,41 @@ class Parser(ArgumentParser):
             return f"unknown config key {name!r}{nearest(name, known)} (--print_config lists all)"
         if found := re.search(r"(?:Key|[Oo]ption) '([\w.]+)' is not (?:expected|accepted|valid)", message):
             return f"unknown config key {found[1]!r}{nearest(found[1], known)} (--print_config lists all)"
+        if found := re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message):
+            choices = re.findall(r"'([^']+)'", found[2])
+            return f"unknown command {found[1]!r}, expected one of {', '.join(choices)}{nearest(found[1], choices)}"
+        if found := re.search(r'expected "[\w.]+" to be one of \{(.*)\}, but it was not provided', message):
+            return f"no command is given; commands are {', '.join(found[1].split(','))} (--help explains them)"
+        if found := re.search(r"the following arguments are required: ([\w., ]+)", message):
+            missing = [self._as_typed(name) for name in found[1].rstrip(".").split(", ")]
+            return f"required and not given: {', '.join(missing)} (--help explains them)"
         if found := re.search(r'Parser key "([\w.]+)": (.*)', message):
-            return f"--{found[1]}: {found[2]}"
+            return f"--{found[1]}: {_short_type_error(found[2])}"
         return message
+
+    def _as_typed(self, name: str) -> str:
+        """`--model` for the required `index.build.model`; a positional argument without dashes."""
+        parser, parts = self, name.split(".")
+        while below := next(
+            (a.choices for a in parser._actions if isinstance(a.choices, dict) and parts[0] in a.choices), None
+        ):
+            parser = below[parts.pop(0)]
+        rest = ".".join(parts)
+        positional = any(a.dest == rest and not a.option_strings for a in parser._actions)
+        return rest.upper() if positional else f"--{rest}"
+
+
+def _short_type_error(message: str) -> str:
+    """What a value is and should be, from the list of everything that was tried."""
+    if found := re.search(r"Subtypes: \[(.*?)\] Errors: .* Given value: (.*)", message):
+        types = [re.sub(r"<class '(\w+)'>", r"\1", kind) for kind in found[1].split(", ")]
+        return f"found {found[2]!r}, expected {' or '.join('null' if kind == 'NoneType' else kind for kind in types)}"
+    if found := re.search(r"Expected a typing.Literal\[(.*)\]. Got value: (.*)", message):
+        choices = [choice.strip("'\"") for choice in found[1].split(", ")]
+        return f"found {found[2]!r}, expected one of {', '.join(choices)}{nearest(found[2], choices)}"
+    if found := re.search(r"Expected a <class '(\w+)'>. Got value: (.*)", message):
+        return f"found {found[2]!r}, expected {found[1]}"
+    return message
 
 
 def run(command: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
