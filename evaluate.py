@@ -15,7 +15,7 @@ def build_parser() -> Parser:
     """The options, with their help."""
     parser = Parser(
         prog="evaluate.py",
-        description="Judge an encoder on STS, transfer and retrieval tasks, on own files, and by its vectors' geometry.",
+        description="Judge an encoder on STS, transfer, retrieval, own files, and by its vectors' geometry.",
     )
     parser.add_argument("--model", type=str, required=True, help="folder of a model, hub id, or package:NAME")
     parser.add_argument("--pooling", type=str | None, help="instead of what the model says (cls, mean, ...)")

@@ -1,0 +1,133 @@
+"""Cosine against gold: equal to a naive loop, and loud about everything that would make it NaN."""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from simcse.data.pairs import ScoredPairs
+from simcse.errors import DataError, ModelError
+from simcse.evaluation.judge import Once, PairJudge, correlate, embed, evaluate_pairs
+
+
+def word_vectors(texts: list[str], width: int = 16) -> np.ndarray:
+    """An encoder without weights: the sum of a random vector for each word."""
+    return np.stack([np.sum([vector(word, width) for word in text.split()], axis=0) for text in texts])
+
+
+def vector(word: str, width: int) -> np.ndarray:
+    return np.random.default_rng(zlib.crc32(word.encode())).normal(size=width)
+
+
+def pairs(a: list[str], b: list[str], scores: list[float], name: str = "mine") -> ScoredPairs:
+    return ScoredPairs(a, b, np.array(scores), name)
+
+
+THREE = pairs(["a b c", "d e", "a b c"], ["a b d", "f g h", "x y"], [4.0, 1.5, 0.5])
+
+
+def test_scores_equal_a_naive_loop() -> None:
+    cosines = []
+    for a, b in zip(THREE.a, THREE.b, strict=True):
+        u, v = word_vectors([a])[0], word_vectors([b])[0]
+        cosines.append(u @ v / np.sqrt(u @ u) / np.sqrt(v @ v))
+    score = evaluate_pairs(word_vectors, THREE)
+    assert score.n == 3
+    assert score.spearman == pytest.approx(100 * stats.spearmanr(cosines, THREE.scores).statistic)
+    assert score.pearson == pytest.approx(100 * np.corrcoef(cosines, THREE.scores)[0, 1], abs=1e-4)
+    assert PairJudge(THREE)(word_vectors) == {"spearman": score.spearman, "pearson": score.pearson}
+
+
+def test_each_distinct_sentence_is_encoded_once_over_all_sets() -> None:
+    asked: list[str] = []
+
+    def encode(texts: list[str]) -> np.ndarray:
+        asked.extend(texts)
+        return word_vectors(texts)
+
+    other = pairs(["x y", "new one"], ["a b c", "x y"], [1, 2], "other")
+    PairJudge(THREE, other).cosines(encode)
+    assert len(asked) == len(set(asked))
+    assert set(asked) == {*THREE.a, *THREE.b, *other.a, *other.b}
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.floats(1e-12, 1e15), st.integers(0, 9))
+def test_the_length_of_vectors_plays_no_role(scale: float, seed: int) -> None:
+    gold = np.random.default_rng(seed).uniform(0, 5, 12)
+    many = pairs([f"w{i} common" for i in range(12)], [f"v{i} common" for i in range(12)], gold.tolist())
+    plain, scaled = evaluate_pairs(word_vectors, many), evaluate_pairs(lambda t: scale * word_vectors(t), many)
+    assert scaled.pearson == pytest.approx(plain.pearson, abs=1e-3)
+
+
+def test_tensors_of_any_dtype_are_taken() -> None:
+    exact = evaluate_pairs(word_vectors, THREE)
+    for dtype, tolerance in ((torch.float64, 1e-5), (torch.bfloat16, 1.0)):
+        score = evaluate_pairs(lambda t, dtype=dtype: torch.tensor(word_vectors(t), dtype=dtype), THREE)
+        assert score.pearson == pytest.approx(exact.pearson, abs=tolerance)
+
+
+@pytest.mark.parametrize(("value", "what"), [(np.nan, "NaN or infinite"), (np.inf, "NaN or infinite"), (0.0, "zero")])
+def test_a_vector_without_direction_names_set_pair_and_side(value: float, what: str) -> None:
+    def encode(texts: list[str]) -> np.ndarray:
+        vectors = word_vectors(texts)
+        vectors[texts.index("f g h")] = value
+        return vectors
+
+    with pytest.raises(
+        ModelError, match=rf"mine, pair 2, second sentence 'f g h': its vector is {what}.*\(1 of 5 texts"
+    ):
+        evaluate_pairs(encode, THREE)
+
+
+def test_a_wrong_shape_is_told() -> None:
+    for encode in (lambda texts: word_vectors(texts)[0], lambda texts: word_vectors(texts)[1:]):
+        with pytest.raises(ModelError, match=r"the encoder gave shape .* for 5 texts, expected \(5, d\)"):
+            evaluate_pairs(encode, THREE)
+        with pytest.raises(ModelError, match=r"the encoder gave shape"):
+            Once(encode)(["a", "b"])
+
+
+def test_correlations_that_do_not_exist_are_errors() -> None:
+    with pytest.raises(DataError, match="mine: found 1 scored pairs, expected at least 2"):
+        evaluate_pairs(word_vectors, pairs(["a"], ["b"], [1]))
+    with pytest.raises(DataError, match="mine: all 2 gold scores are 3"):
+        evaluate_pairs(word_vectors, pairs(["a", "b"], ["c", "d"], [3, 3]))
+    with pytest.raises(ModelError, match=r"mine: the cosines of all 3 pairs are 1.0.*collapsed"):
+        evaluate_pairs(lambda texts: np.ones((len(texts), 4)), THREE)
+
+
+def test_correlate_is_scipys() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=50), rng.integers(0, 6, 50).astype(float)  # ties
+    spearman, pearson = correlate(x, y, "x")
+    assert spearman == pytest.approx(100 * stats.spearmanr(x, y).statistic)
+    assert pearson == pytest.approx(100 * stats.pearsonr(x, y).statistic)
+
+
+def test_once_remembers_across_calls() -> None:
+    asked: list[str] = []
+
+    def encode(texts: list[str]) -> np.ndarray:
+        asked.extend(texts)
+        return word_vectors(texts)
+
+    once = Once(encode)
+    first = once(["b", "a", "b"])
+    np.testing.assert_array_equal(first, word_vectors(["b", "a", "b"]))
+    np.testing.assert_array_equal(once(["c", "a"]), word_vectors(["c", "a"]))
+    assert asked == ["b", "a", "c"]
+    assert once.encoded == 3
+    assert once.seconds > 0
+
+
+def test_embed_normalises_even_huge_and_tiny_vectors() -> None:
+    unit = embed(lambda texts: np.array([[3e30, 4e30], [3e-30, 4e-30]], dtype=np.float32), ["a", "b"], str)
+    np.testing.assert_allclose(unit, [[0.6, 0.8], [0.6, 0.8]], rtol=1e-6)
+    assert unit.dtype == np.float32
