@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["TokenBatch", "plan_batches"]
+__all__ = ["Plan", "TokenBatch", "TokenLists", "plan_batches"]
 
 
 @dataclass(frozen=True)
@@ -96,31 +98,70 @@ class TokenBatch:
         return TokenBatch(self.ids[before : before + sum(lengths)], lengths)
 
 
+class Plan(NamedTuple):
+    """n sequences in order of length, longest first, cut into batches.
+
+    Attributes:
+        order: (n,) row numbers.
+        cuts: (b + 1,) batch i is order[cuts[i]:cuts[i + 1]].
+    """
+
+    order: np.ndarray
+    cuts: np.ndarray
+
+
 def plan_batches(
-    lengths: Sequence[int] | np.ndarray, *, max_tokens: int, max_sequences: int | None = None
-) -> Iterator[np.ndarray]:
-    """Cut length-sorted rows into batches, each within a token budget and, where there are enough, of one length.
+    lengths: Sequence[int] | np.ndarray, *, max_tokens: int, max_sequences: int | None = None, padded: bool = False
+) -> Plan:
+    """Sort by length and cut into batches within a token budget; longest first, so that too little memory shows at once.
 
     Args:
         lengths: (n,) token counts, in the caller's order.
         max_tokens: the most tokens that a batch may hold; one sequence always goes through, however long.
         max_sequences: the most sequences that a batch may hold.
-
-    Yields:
-        Row numbers of a batch, longest batch first, so that what does not fit in memory fails at once.
+        padded: whether sequences count as long as the longest of their batch.
     """
-    sizes = np.asarray(lengths)
+    sizes = np.asarray(lengths, dtype=np.int64)
     order = np.argsort(-sizes, kind="stable")
-    start = 0
-    while start < len(order):
-        longest = int(sizes[order[start]])
-        room = max(1, max_tokens // max(longest, 1))
-        stop = min(start + min(room, max_sequences or room), len(order))
-        same = start + int(
-            np.searchsorted(-sizes[order[start:stop]], -longest, side="right")
-        )  # end of the equally long
-        # a batch of one length needs no mask and no copies; worth it once the batch is at least half full
-        if same - start >= (stop - start) / 2:
-            stop = same
-        yield order[start:stop]
-        start = stop
+    sizes = sizes[order]
+    ends = np.concatenate(([0], np.cumsum(sizes)))  # (n + 1,) tokens up to each sequence
+    cuts = [0]
+    while (start := cuts[-1]) < len(order):
+        if padded:
+            stop = start + max_tokens // max(int(sizes[start]), 1)
+        else:
+            stop = int(np.searchsorted(ends, ends[start] + max_tokens, side="right")) - 1
+        stop = min(max(stop, start + 1), start + (max_sequences or len(order)), len(order))
+        cuts.append(stop)
+    return Plan(order, np.array(cuts))
+
+
+class TokenLists(NamedTuple):
+    """n token sequences of any lengths, one after another.
+
+    Attributes:
+        ids: (T,) int64 token ids.
+        lengths: (n,) int64.
+    """
+
+    ids: np.ndarray
+    lengths: np.ndarray
+
+    @classmethod
+    def join(cls, parts: Sequence[TokenLists]) -> TokenLists:
+        """One after another."""
+        return cls(np.concatenate([part.ids for part in parts]), np.concatenate([part.lengths for part in parts]))
+
+    def ordered(self, order: np.ndarray) -> TokenLists:
+        """The sequences in another order, or some of them."""
+        starts, sizes = (np.cumsum(self.lengths) - self.lengths)[order], self.lengths[order]
+        ends = np.cumsum(sizes)
+        shift = np.repeat(starts - (ends - sizes), sizes)  # (T,) from place to place
+        return TokenLists(self.ids[np.arange(len(shift)) + shift], sizes)
+
+    def batches(self, cuts: np.ndarray, device: torch.device) -> Iterator[TokenBatch]:
+        """Neighbouring sequences cuts[i]..cuts[i + 1] - 1 as batches."""
+        ends = np.concatenate(([0], np.cumsum(self.lengths)))
+        for first, last in pairwise(cuts):
+            ids = torch.from_numpy(self.ids[ends[first] : ends[last]])
+            yield TokenBatch(ids.to(device, non_blocking=True), tuple(self.lengths[first:last].tolist()))

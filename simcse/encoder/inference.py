@@ -15,8 +15,10 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from simcse.encoder.batching import TokenBatch, plan_batches
+from simcse.encoder.batching import TokenBatch, TokenLists, plan_batches
+from simcse.encoder.packed_forward import pack
 from simcse.encoder.tokenize import Tokenize
+from simcse.encoder.workers import in_parallel, worker_count
 from simcse.errors import ConfigError, ModelError
 from simcse.files import replaced_file
 from simcse.progress import progress
@@ -26,7 +28,11 @@ if TYPE_CHECKING:
 
 __all__ = ["encode", "encode_to"]
 
-TOKENS_PER_BATCH = {"cpu": 4096, "cuda": 65536}
+# on the CPU a batch's activations are to stay in one core's second-level cache
+TOKENS_PER_BATCH = {"cpu": 1024, "cuda": 65536}
+LEAST_TOKENS = 128  # below this a batch does not pay for its way to another core
+PREPACK_FROM = 16  # batches; laying weights out anew takes as long as a batch or two
+TEXTS_PER_SHARE = 256  # tokenized at a time at least
 TEXTS_PER_CHUNK = 16384  # tokenized, sorted by length and encoded together; bounds the memory of encode_to
 
 
@@ -46,12 +52,11 @@ def encode(
     was_training = encoder.training
     encoder.eval()
     try:
-        with torch.inference_mode(), progress(len(texts), show_progress) as advance:
+        with progress(len(texts), show_progress) as advance:
             for start in range(0, len(texts), TEXTS_PER_CHUNK):
                 chunk = texts[start : start + TEXTS_PER_CHUNK]
-                _encode_chunk(
-                    encoder, chunk, tokenize, vectors[start : start + len(chunk)], normalize, batch_size, advance
-                )
+                out = vectors[start : start + len(chunk)]
+                _encode_chunk(encoder, chunk, tokenize, out, normalize, batch_size, advance)
     finally:
         encoder.train(was_training)
     bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
@@ -73,17 +78,34 @@ def _encode_chunk(
     advance: Callable[[int], None],
 ) -> None:
     """Fill `out` (n, d) with the vectors of n texts."""
-    ids, cut = tokenize(texts)
-    encoder.count_truncated(cut, tokenize.max_length)
     device = encoder.device
+    workers = worker_count(device)
+    tokens = _tokenize(texts, tokenize, encoder, workers)
     budget = TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH["cuda"])
-    for rows in plan_batches([len(row) for row in ids], max_tokens=budget, max_sequences=batch_size):
-        batch = TokenBatch.from_lists([ids[row] for row in rows], device)
-        vectors = encoder(batch).float()  # (S, d)
-        if normalize:
-            vectors = F.normalize(vectors, dim=-1)
-        out[rows] = vectors.cpu().numpy()
-        advance(len(rows))
+    budget = min(budget, max(LEAST_TOKENS, -(-len(tokens.ids) // workers)))  # something for each worker
+    prepack = budget if len(tokens.ids) >= PREPACK_FROM * budget else None
+    states = pack(encoder.backbone, prepack=prepack)
+    plan = plan_batches(tokens.lengths, max_tokens=budget, max_sequences=batch_size, padded=states is None)
+    batches = list(tokens.ordered(plan.order).batches(plan.cuts, device))
+
+    @torch.inference_mode()  # holds for a thread, so each batch enters it anew
+    def vectors_of(batch: TokenBatch) -> np.ndarray:
+        vectors = encoder(batch, states).float()  # (S, d)
+        return (F.normalize(vectors, dim=-1) if normalize else vectors).cpu().numpy()
+
+    done = in_parallel(vectors_of, batches, workers)
+    for vectors, first, last in zip(done, plan.cuts[:-1], plan.cuts[1:], strict=True):
+        out[plan.order[first:last]] = vectors
+        advance(last - first)
+
+
+def _tokenize(texts: Sequence[str], tokenize: Tokenize, encoder: SentenceEncoder, workers: int) -> TokenLists:
+    """Token lists of a chunk; what is cut is counted."""
+    share = max(TEXTS_PER_SHARE, -(-len(texts) // workers))
+    shares = [texts[start : start + share] for start in range(0, len(texts), share)]
+    parts = list(in_parallel(tokenize.flat, shares, workers))
+    encoder.count_truncated(sum(cut for _, cut in parts), tokenize.max_length)
+    return TokenLists.join([tokens for tokens, _ in parts])
 
 
 HEADER = 128  # bytes: an .npy header padded to a fixed size, so that the row count can be filled in at the end

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 
+import numpy as np
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
+from simcse.encoder.batching import TokenLists
 from simcse.errors import DataError
 
 __all__ = ["Tokenize"]
@@ -43,6 +46,12 @@ class Tokenize:
             raise DataError(wrong_element(texts)) from None
         cut = sum(1 for encoding in encodings if encoding.overflowing)
         return [encoding.ids for encoding in encodings], cut
+
+    def flat(self, texts: Sequence[str]) -> tuple[TokenLists, int]:
+        """The same as one flat array."""
+        ids, cut = self(texts)
+        lengths = np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))
+        return TokenLists(np.fromiter(chain.from_iterable(ids), dtype=np.int64, count=int(lengths.sum())), lengths), cut
 
     def _slowly(self, texts: Sequence[str]) -> tuple[list[list[int]], int]:
         for text in texts:
