@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from simcse.encoder.dropout import keep_mask, keep_scale
-from simcse.encoder.heads import Heads, attend, attend_backward
+from simcse.encoder.heads import Heads, attend, attend_backward, rows_and_zero
 
 __all__ = ["AttentionBlock", "FeedForwardBlock"]
 
@@ -52,8 +52,7 @@ class AttentionBlock(torch.autograd.Function):
         need, to_query, to_key, to_out = ctx.needs_input_grad, *ctx.scales
         total, grad, *of_norm = add_norm_backward(grad, ctx.norm, gamma, beta)  # (N, D)
         of_out = weight_grads(ctx.master, to_out, grad, context, need[7:9])
-        context_grad = grad.new_empty(len(own) + 1, own.shape[1])
-        context_grad[-1].zero_()  # what padding reads
+        context_grad = rows_and_zero(grad)  # padding reads the zeros
         torch.mm(grad, w_out, out=context_grad[:-1])
         query_grad, key_grad = attend_backward(ctx.plan, context_grad, tuple(gathered), ctx.attention)
         of_query = weight_grads(ctx.master, to_query, query_grad, own, need[1:3])
@@ -128,11 +127,10 @@ def cast(
     if len(weights) == 1 and scales[0] == 1 and weights[0].dtype == dtype:
         return weights[0], biases[0]
     rows, columns = weights[0].shape
-    weight, bias = weights[0].new_empty(len(weights) * rows, columns, dtype=dtype), []
+    weight = weights[0].new_empty(len(weights) * rows, columns, dtype=dtype)
     for scale, w, part in zip(scales, weights, weight.split(rows), strict=True):
         torch.mul(w, scale, out=part)
-    bias = [b * scale for scale, b in zip(scales, biases, strict=True)]
-    return weight, torch.cat(bias).to(dtype)
+    return weight, torch.cat([b * scale for scale, b in zip(scales, biases, strict=True)]).to(dtype)
 
 
 def weight_grads(

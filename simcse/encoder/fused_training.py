@@ -1,4 +1,4 @@
-"""The training pass of BERT-shaped backbones on the CPU: no padding, cheap dropout, few kernels.
+"""The training pass of BERT-like backbones on the CPU: no padding, cheap dropout, few kernels.
 
 The same function of the same weights as Hugging Face's own forward in training mode, up to which random numbers decide
 what is dropped. A backbone that is not exactly of the known shape is left to its own forward.
@@ -13,40 +13,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from simcse.encoder.architecture import Block, Parts, read_parts
 from simcse.encoder.batching import TokenBatch
 from simcse.encoder.blocks import AttentionBlock, FeedForwardBlock
 from simcse.encoder.dropout import keep_mask, keep_scale
-from simcse.encoder.heads import plan_heads
+from simcse.encoder.heads import Heads, plan_heads
 
 __all__ = ["training_states", "trains_fused"]
-
-ARCHITECTURES = {"BertModel", "RobertaModel", "XLMRobertaModel"}
-PARTS = (nn.Linear, nn.LayerNorm, nn.Embedding, nn.Dropout)
 
 
 def trains_fused(backbone: nn.Module) -> bool:
     """Whether `training_states` computes what the backbone's own forward would: its kind, its parts, its state."""
-    config: Any = backbone.config
-    if type(backbone).__name__ not in ARCHITECTURES or not backbone.training or config.hidden_act != "gelu":
-        return False
-    if config.is_decoder or config.chunk_size_feed_forward or getattr(backbone, "is_gradient_checkpointing", False):
-        return False
-    if getattr(config, "position_embedding_type", None) not in (None, "absolute"):
-        return False
     weight = next(backbone.parameters())
     if weight.device.type != "cpu" or compute_dtype(weight) not in (torch.float32, torch.bfloat16):
         return False
-    return all(is_plain(module) for module in (backbone.embeddings, backbone.encoder) for module in module.modules())
-
-
-def is_plain(module: nn.Module) -> bool:
-    """Whether nothing was put in a part's place (adapters, quantised layers) or hooked onto it."""
-    leaf = next(module.children(), None) is None and next(module.parameters(recurse=False), None) is not None
-    if leaf and type(module) not in PARTS:
+    if any(getattr(module, "gradient_checkpointing", False) for module in backbone.modules()):
         return False
-    hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values(), *module._backward_hooks.values())
-    # transformers hooks its own modules for good once hidden states were asked for
-    return all(hook.__module__.startswith("transformers.") for hook in hooks)
+    return read_parts(backbone) is not None
 
 
 def compute_dtype(weight: Tensor) -> torch.dtype:
@@ -72,59 +55,71 @@ def training_states(
     Returns:
         (T, D) each; for the last layer with `first_only`, (S, D).
     """
-    config = backbone.config
-    dtype = compute_dtype(next(backbone.parameters()))
-    blocks = backbone.encoder.layer
-    heads, rate = config.num_attention_heads, blocks[0].attention.self.dropout
-    wanted = {layer % (len(blocks) + 1) for layer in layers}
-    with torch.autocast("cpu", enabled=False):
-        hidden = embed(backbone.embeddings, batch, dtype)  # (T, D)
-        states = {0: hidden}
-        plan = plan_heads(batch, heads, config.hidden_size // heads, active(rate), dtype)
-        asking = None
-        for number, block in enumerate(blocks[: max(wanted)], 1):
-            if first_only and number == len(blocks):
+    parts = read_parts(backbone)
+    assert parts is not None, "ask trains_fused first"
+    dtype, last = compute_dtype(parts.word.weight), len(parts.blocks)
+    wanted = [layer % (last + 1) for layer in layers]
+    with torch.autocast("cpu", enabled=False):  # types are chosen here, a cast for each weight and none for activations
+        hidden = embed(parts, backbone.embeddings.dropout, batch, dtype)  # (T', D)
+        states = [hidden]
+        width = hidden.shape[1] // parts.heads
+        rate = active(backbone.encoder.layer[0].attention.self.dropout)
+        plan = plan_heads(batch, len(hidden), parts.heads, width, rate, dtype)
+        for number, (block, module) in enumerate(zip(parts.blocks, backbone.encoder.layer, strict=True), 1):
+            asking = None
+            if first_only and number == last:
                 asking = batch.starts
-                plan = plan_heads(batch, heads, plan.width, plan.rate, dtype, first=True)
-            hidden = layer_forward(block, hidden, plan, asking)  # (T, D) or (S, D)
-            if number in wanted:
-                states[number] = hidden
-    return [states[layer % (len(blocks) + 1)] for layer in layers]
+                plan = plan_heads(batch, len(hidden), parts.heads, width, rate, dtype, first=True)
+            if number <= max(wanted):
+                hidden = layer_forward(block, module, hidden, plan, asking)  # (T', D) or (S, D)
+                states.append(hidden)
+    return [states[layer] if first_only and layer == last else states[layer][: len(batch.ids)] for layer in wanted]
 
 
-def embed(module: Any, batch: TokenBatch, dtype: torch.dtype) -> Tensor:
-    """(T, D) output of the embedding layer."""
-    word, place, kind = module.word_embeddings, module.position_embeddings, module.token_type_embeddings
-    offset = 0 if place.padding_idx is None else place.padding_idx + 1  # RoBERTa counts from behind the padding index
-    # stacked views repeat the same tokens: look them up once, dropout alone tells the views apart
+def embed(parts: Parts, dropout: nn.Dropout, batch: TokenBatch, dtype: torch.dtype) -> Tensor:
+    """(T', D) output of the embedding layer; zeros behind the last of the T tokens."""
     views = repeats(batch)
-    ids, positions = batch.ids[: len(batch.ids) // views], batch.positions[: len(batch.ids) // views]
-    total = F.embedding(ids, word.weight, word.padding_idx)  # (T / views, D)
-    total = total + F.embedding(positions + offset, place.weight, place.padding_idx) + kind.weight[0]
-    norm, rate = module.LayerNorm, active(module.dropout)
+    tokens = len(batch.ids) // views
+    rows = parts.position_rows(batch.ids, batch.starts, batch.segments)
+    # stacked views repeat the same tokens: look them up once, dropout alone tells the views apart
+    total = F.embedding(batch.ids[:tokens], parts.word.weight, parts.word.padding_idx)  # (T / views, D)
+    total = total + F.embedding(rows[:tokens], parts.position.weight, parts.position.padding_idx)
+    total = total + parts.token_type.weight[0]
+    norm = parts.norm
     hidden = F.layer_norm(total, norm.normalized_shape, norm.weight, norm.bias, norm.eps).to(dtype)
-    hidden = hidden.repeat(views, 1)  # (T, D)
-    keep = keep_mask(hidden.shape, rate, dtype)
-    return hidden if keep is None else hidden * keep.mul_(keep_scale(rate))
+    behind = hidden.new_zeros(rounded_up(len(batch.ids)) - len(batch.ids), hidden.shape[1])
+    hidden = torch.cat([hidden] * views + [behind])  # (T', D)
+    keep = keep_mask(hidden.shape, active(dropout), dtype)
+    return hidden if keep is None else hidden * keep.mul_(keep_scale(active(dropout)))
 
 
 def repeats(batch: TokenBatch) -> int:
     """2 if the second half of the batch is the first half again, else 1."""
     sequences, tokens = len(batch) // 2, len(batch.ids) // 2
-    same = batch.lengths[:sequences] == batch.lengths[sequences:] and torch.equal(batch.ids[:tokens], batch.ids[tokens:])
+    same = batch.lengths[:sequences] == batch.lengths[sequences:] and torch.equal(
+        batch.ids[:tokens], batch.ids[tokens:]
+    )
     return 2 if same else 1
 
 
-def layer_forward(block: Any, hidden: Tensor, plan: Any, asking: Tensor | None) -> Tensor:
-    """One transformer layer."""
-    own, out = block.attention.self, block.attention.output
-    parts = (own.query, own.key, own.value, out.dense, out.LayerNorm)
-    weights = [tensor for part in parts for tensor in (part.weight, part.bias)]
-    hidden = AttentionBlock.apply(hidden, *weights, out.LayerNorm.eps, active(out.dropout), plan, asking)
-    up, down = block.intermediate.dense, block.output
-    parts = (up, down.dense, down.LayerNorm)
-    weights = [tensor for part in parts for tensor in (part.weight, part.bias)]
-    state: Tensor = FeedForwardBlock.apply(hidden, *weights, down.LayerNorm.eps, active(down.dropout))
+def rounded_up(tokens: int) -> int:
+    """The next multiple of 1/32 to 1/64 of the number itself.
+
+    oneDNN compiles each matrix product anew for a number of rows that it has not seen, which takes longer than the
+    product; so few different numbers may occur.
+    """
+    step = max(16, (1 << (tokens - 1).bit_length()) // 32)
+    return -(-tokens // step) * step
+
+
+def layer_forward(block: Block, module: Any, hidden: Tensor, plan: Heads, asking: Tensor | None) -> Tensor:
+    """One transformer layer; `module` knows the rates of dropout, which may be switched off part by part."""
+    linears = (block.query, block.key, block.value, block.attention_out)
+    weights = [tensor for part in (*linears, block.attention_norm) for tensor in (part.weight, part.bias)]
+    rate = active(module.attention.output.dropout)
+    hidden = AttentionBlock.apply(hidden, *weights, block.attention_norm.eps, rate, plan, asking)
+    weights = [tensor for part in (block.up, block.down, block.output_norm) for tensor in (part.weight, part.bias)]
+    state: Tensor = FeedForwardBlock.apply(hidden, *weights, block.output_norm.eps, active(module.output.dropout))
     return state
 
 

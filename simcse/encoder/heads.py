@@ -17,7 +17,7 @@ from torch import Tensor
 from simcse.encoder.batching import TokenBatch
 from simcse.encoder.dropout import keep_mask, keep_scale
 
-__all__ = ["Heads", "Saved", "attend", "attend_backward", "plan_heads"]
+__all__ = ["Heads", "Saved", "attend", "attend_backward", "plan_heads", "rows_and_zero"]
 
 STRIDE = 32
 
@@ -40,15 +40,17 @@ class Group(NamedTuple):
 
 @dataclass(frozen=True)
 class Heads:
-    """Which row of d numbers goes where. N query tokens and T key tokens, H heads; R gathered rows, padding included.
+    """Which row of d numbers goes where. N rows that ask and T rows that are read, H heads; R gathered rows with padding.
+
+    N and T may exceed the tokens: what is there behind the last sequence reads zeros and gets zero gradients.
 
     Attributes:
         groups: the groups of sequences.
         query_rows: (Rq,) rows of the (N * H, d) queries; padding is any row.
         context_rows: (Rq,) the same, but padding is row N * H: a row of zeros.
         key_rows: (2 * Rk,) rows of the (T * 2 * H, d) keys and values, first of all keys, then of all values.
-        query_back: (N * H,) the gathered row of each query.
-        key_back: (T * 2 * H,) the gathered row of each key and value.
+        query_back: (N * H,) the gathered row of each query; Rq, a row of zeros, behind the last sequence.
+        key_back: (T * 2 * H,) the gathered row of each key and value; 2 * Rk, a row of zeros, behind the last sequence.
         rate: of dropout on the attention weights.
     """
 
@@ -80,12 +82,13 @@ class Saved(NamedTuple):
 
 
 def plan_heads(
-    batch: TokenBatch, heads: int, width: int, rate: float, dtype: torch.dtype, *, first: bool = False
+    batch: TokenBatch, rows: int, heads: int, width: int, rate: float, dtype: torch.dtype, *, first: bool = False
 ) -> Heads:
     """Lay out the attention of a batch.
 
     Args:
-        batch: S sequences, T tokens.
+        batch: S sequences.
+        rows: T, no less than the batch has tokens.
         heads: H.
         width: d, of one head.
         rate: of dropout on the attention weights.
@@ -94,13 +97,13 @@ def plan_heads(
     """
     query_tokens, key_tokens, groups = [], [], []
     queries = keys = 0
-    count = len(batch) if first else len(batch.ids)  # N
+    count = len(batch) if first else rows  # N
     for members, longest in by_length(batch.lengths):
-        rows = torch.tensor(members)
+        sequences = torch.tensor(members)
         offsets = torch.arange(longest)  # (Lk,)
-        real = offsets < batch.sizes[rows, None]  # (S', Lk)
-        tokens = torch.where(real, batch.starts[rows, None] + offsets, -1)  # (S', Lk)
-        asking = rows[:, None] if first else tokens  # (S', Lq)
+        real = offsets < batch.sizes[sequences, None]  # (S', Lk)
+        tokens = torch.where(real, batch.starts[sequences, None] + offsets, -1)  # (S', Lk)
+        asking = sequences[:, None] if first else tokens  # (S', Lq)
         query_tokens.append(spread(asking, heads))
         key_tokens.append(spread(tokens, heads))
         matrices = len(members) * heads
@@ -128,7 +131,7 @@ def plan_heads(
         context_rows=torch.where(is_query, query_row, count * heads),
         key_rows=key_rows,
         query_back=inverse(query_row, is_query, count * heads),
-        key_back=inverse(key_rows, is_key.repeat(2), len(batch.ids) * 2 * heads),
+        key_back=inverse(key_rows, is_key.repeat(2), rows * 2 * heads),
         rate=rate,
     )
 
@@ -149,8 +152,8 @@ def spread(tokens: Tensor, heads: int) -> tuple[Tensor, Tensor]:
 
 
 def inverse(rows: Tensor, real: Tensor, size: int) -> Tensor:
-    """Where each of `size` rows went."""
-    back = torch.empty(size, dtype=torch.int64)
+    """Where each of `size` rows went; behind all gathered rows, if nowhere."""
+    back = torch.full((size,), len(rows))
     back[rows[real]] = real.nonzero().squeeze(1)
     return back
 
@@ -169,7 +172,7 @@ def attend(plan: Heads, query: Tensor, key_value: Tensor) -> tuple[Tensor, tuple
     width = plan.width
     queries = query.view(-1, width).index_select(0, plan.query_rows)  # (Rq, d)
     keys, values = key_value.view(-1, width).index_select(0, plan.key_rows).chunk(2)  # (Rk, d)
-    context = torch.empty_like(queries)
+    context = rows_and_zero(queries)
     saved = []
     for group in plan.groups:
         q, k, v = pick(group, queries, keys, values)
@@ -190,9 +193,8 @@ def attend_backward(
     """Gradients of query (N, D) and key_value (T, 2 D), from that of the context: (N + 1, D), its last row zeros."""
     width = plan.width
     grads = context_grad.view(-1, width).index_select(0, plan.context_rows)  # (Rq, d)
-    query_grad = torch.empty_like(grads)
-    key_value_grad = grads.new_empty(len(plan.key_rows), width)
-    key_grad, value_grad = key_value_grad.chunk(2)
+    query_grad, key_value_grad = rows_and_zero(grads), rows_and_zero(grads, len(plan.key_rows))
+    key_grad, value_grad = key_value_grad[:-1].chunk(2)
     for group, (weights, dropped, keep) in zip(plan.groups, saved, strict=True):
         q, k, v = pick(group, *gathered)
         grad = grads[group.queries].view(group.query_shape)  # (G, Lq, d)
@@ -208,6 +210,13 @@ def attend_backward(
         query_grad.index_select(0, plan.query_back).view(tokens, -1),  # (N, D)
         key_value_grad.index_select(0, plan.key_back).view(-1, 2 * context_grad.shape[1]),  # (T, 2 D)
     )
+
+
+def rows_and_zero(like: Tensor, rows: int | None = None) -> Tensor:
+    """Uninitialised rows, as many as `like` has or the number given, and one of zeros behind them."""
+    new = like.new_empty((len(like) if rows is None else rows) + 1, like.shape[1])
+    new[-1].zero_()
+    return new
 
 
 def pick(group: Group, queries: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
