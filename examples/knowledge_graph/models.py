@@ -1,0 +1,129 @@
+"""Six ways to turn (entity, relation) into a query vector that is near the answers.
+
+The bilinear ones score by dot product, the translating ones by distance. Either is one matrix product with all
+entities.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Model(nn.Module):
+    """Tables of entities and relations; dot product of query and answer.
+
+    Args:
+        entities, relations: how many.
+        size: numbers an entity vector; even for ComplEx and RotatE.
+        dropout: rate on entity and on query vectors in training.
+        margin: score of a distance of 0, for the translating models.
+    """
+
+    def __init__(self, entities: int, relations: int, size: int, dropout: float = 0.0, margin: float = 9.0) -> None:
+        super().__init__()
+        self.size, self.margin = size, margin
+        self.entity = nn.Parameter(torch.randn(entities, size) / math.sqrt(size))
+        self.relation = nn.Parameter(self.first_relations(relations))
+        self.dropout = nn.Dropout(dropout)
+
+    def first_relations(self, relations: int) -> Tensor:
+        """(relations, ...) values to start from."""
+        return torch.randn(relations, self.size) / math.sqrt(self.size) + 1.0
+
+    def query(self, entity: Tensor, relation: Tensor) -> Tensor:
+        """(R,) ids and (R,) ids -> (R, size)."""
+        head = self.dropout(F.embedding(entity, self.entity))  # (R, size)
+        return self.dropout(self.relate(head, relation))
+
+    def relate(self, head: Tensor, relation: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def score_all(self, query: Tensor) -> Tensor:
+        """(R, size) -> (R, entities)."""
+        return query @ self.entity.T
+
+    def score_some(self, query: Tensor, columns: Tensor) -> Tensor:
+        """(R, size) and ids (R, K) -> (R, K)."""
+        return torch.einsum("rd,rkd->rk", query, F.embedding(columns, self.entity))
+
+
+class DistMult(Model):
+    """h * r (Yang et al. 2015)."""
+
+    def relate(self, head: Tensor, relation: Tensor) -> Tensor:
+        return head * F.embedding(relation, self.relation)
+
+
+class ComplEx(Model):
+    """h * r in complex numbers, real parts first (Trouillon et al. 2016)."""
+
+    def relate(self, head: Tensor, relation: Tensor) -> Tensor:
+        a, b = head.chunk(2, 1)
+        c, d = F.embedding(relation, self.relation).chunk(2, 1)
+        return torch.cat([a * c - b * d, a * d + b * c], 1)
+
+
+class RESCAL(Model):
+    """h W_r with a matrix for each relation (Nickel et al. 2011)."""
+
+    def first_relations(self, relations: int) -> Tensor:
+        return torch.eye(self.size) + torch.randn(relations, self.size, self.size) / math.sqrt(self.size)
+
+    def relate(self, head: Tensor, relation: Tensor) -> Tensor:
+        return torch.einsum("rd,rde->re", head, self.relation.index_select(0, relation))
+
+
+class TuckER(Model):
+    """h W_r with W_r a mixture, by the relation's vector, of 32 shared matrices (Balazevic et al. 2019)."""
+
+    shared = 32
+
+    def __init__(self, entities: int, relations: int, size: int, dropout: float = 0.0, margin: float = 9.0) -> None:
+        super().__init__(entities, relations, size, dropout, margin)
+        self.core = nn.Parameter(torch.randn(self.shared, size * size) / size)
+
+    def first_relations(self, relations: int) -> Tensor:
+        return torch.randn(relations, self.shared)
+
+    def relate(self, head: Tensor, relation: Tensor) -> Tensor:
+        mixed = (self.relation @ self.core).unflatten(1, (self.size, self.size))  # (relations, size, size)
+        return torch.einsum("rd,rde->re", head, mixed.index_select(0, relation))
+
+
+class TransE(Model):
+    """h + r, scored by margin - Euclidean distance (Bordes et al. 2013)."""
+
+    def first_relations(self, relations: int) -> Tensor:
+        return torch.randn(relations, self.size) / math.sqrt(self.size)
+
+    def relate(self, head: Tensor, relation: Tensor) -> Tensor:
+        return head + F.embedding(relation, self.relation)
+
+    def score_all(self, query: Tensor) -> Tensor:
+        squares = query.square().sum(1, keepdim=True) + self.entity.square().sum(1)  # (R, entities)
+        return self.margin - (squares - 2 * query @ self.entity.T).clamp(min=1e-6).sqrt()
+
+    def score_some(self, query: Tensor, columns: Tensor) -> Tensor:
+        differences = query[:, None] - F.embedding(columns, self.entity)  # (R, K, size)
+        return self.margin - differences.square().sum(2).clamp(min=1e-6).sqrt()
+
+
+class RotatE(TransE):
+    """h turned by the relation's angles, scored as TransE (Sun et al. 2019, who sum moduli over the dimensions)."""
+
+    def first_relations(self, relations: int) -> Tensor:
+        return (2 * torch.rand(relations, self.size // 2) - 1) * math.pi
+
+    def relate(self, head: Tensor, relation: Tensor) -> Tensor:
+        a, b = head.chunk(2, 1)
+        angle = F.embedding(relation, self.relation)
+        return torch.cat([a * angle.cos() - b * angle.sin(), a * angle.sin() + b * angle.cos()], 1)
+
+
+MODELS: dict[str, type[Model]] = {
+    model.__name__: model for model in (ComplEx, DistMult, RESCAL, RotatE, TransE, TuckER)
+}

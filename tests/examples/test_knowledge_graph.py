@@ -1,0 +1,190 @@
+"""The knowledge-graph study on a tiny graph whose missing links are known."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+import torch
+
+from simcse.console import run
+
+STUDY = Path(__file__).parents[2] / "examples" / "knowledge_graph"
+MODULES = ("graph", "models", "train")
+
+
+@pytest.fixture
+def study(monkeypatch: pytest.MonkeyPatch):
+    """The modules of the study, imported as its script imports them."""
+    monkeypatch.syspath_prepend(STUDY)
+    for name in MODULES:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    import graph
+    import models
+
+    import train
+
+    yield graph, models, train
+    for name in MODULES:
+        sys.modules.pop(name, None)
+
+
+def write(path: Path, triples: Iterable[tuple[object, object, object]]) -> None:
+    path.write_text("".join("\t".join(map(str, triple)) + "\n" for triple in triples), encoding="utf-8")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A ring of 12: +1, +2 and +3 around it; some +3 links are missing in training but follow from the others."""
+    triples = [(f"e{i}", f"plus{k}", f"e{(i + k) % 12}") for i, k in itertools.product(range(12), (1, 2, 3))]
+    held_out = {("e0", "plus3", "e3"), ("e5", "plus3", "e8"), ("e8", "plus3", "e11"), ("e10", "plus3", "e1")}
+    splits = {
+        "train": [triple for triple in triples if triple not in held_out],
+        "valid": sorted(held_out)[:2],
+        "test": sorted(held_out)[2:],
+    }
+    for name, rows in splits.items():
+        write(tmp_path / f"{name}.txt", rows)
+    return tmp_path
+
+
+def test_graph_has_reciprocal_triples_and_counts(study, folder: Path) -> None:
+    graph, _, _ = study
+    found = graph.read_graph(str(folder))
+    assert (found.entities, found.relations) == (12, 6)
+    assert {name: len(rows) for name, rows in found.splits.items()} == {"train": 64, "valid": 4, "test": 4}
+    forth, back = found.splits["train"][:32], found.splits["train"][32:]
+    assert torch.equal(forth[:, [2, 0]], back[:, [0, 2]])
+    assert torch.equal(forth[:, 1] + 3, back[:, 1])
+    train = [tuple(row) for row in found.splits["train"].tolist()]
+    assert found.query_counts().tolist() == [sum(t[:2] == row[:2] for t in train) for row in train]
+    assert found.answer_counts().tolist() == [sum(t[2] == entity for t in train) for entity in range(12)]
+
+
+def test_true_answers_are_those_of_all_splits(study, folder: Path) -> None:
+    graph, _, _ = study
+    found = graph.read_graph(str(folder))
+    everything = {tuple(row) for rows in found.splits.values() for row in rows.tolist()}
+    queries = torch.cat([found.splits["test"], found.splits["train"][:7]])
+    rows, columns = found.true_answers(queries)
+    expected = {(i, t) for i, (h, r, _) in enumerate(queries.tolist()) for a, b, t in everything if (a, b) == (h, r)}
+    assert set(zip(rows.tolist(), columns.tolist(), strict=True)) == expected
+
+
+@pytest.mark.parametrize("name", ["ComplEx", "DistMult", "RESCAL", "RotatE", "TransE", "TuckER"])
+def test_all_scores_are_the_scores_of_each(study, name: str) -> None:
+    """The matrix product against the formula, one triple at a time."""
+    _, models, _ = study
+    torch.manual_seed(0)
+    model = models.MODELS[name](7, 4, 6).double().eval()
+    entity, relation = torch.tensor([0, 3, 6]), torch.tensor([1, 0, 3])
+    query = model.query(entity, relation)
+    whole = model.score_all(query)
+    columns = torch.arange(7).expand(3, 7)
+    torch.testing.assert_close(model.score_some(query, columns), whole)
+
+    def formula(h: torch.Tensor, r: int, t: torch.Tensor) -> torch.Tensor:
+        w = model.relation[r]
+        if name in ("ComplEx", "RotatE"):
+            h, t = torch.complex(h[:3], h[3:]), torch.complex(t[:3], t[3:])
+        if name == "ComplEx":
+            return (h * torch.complex(w[:3], w[3:]) * t.conj()).sum().real
+        if name == "RotatE":
+            return model.margin - (h * torch.exp(1j * w) - t).abs().square().sum().sqrt()
+        if name == "TransE":
+            return model.margin - (h + w - t).norm()
+        if name == "DistMult":
+            return (h * w * t).sum()
+        matrix = w if name == "RESCAL" else sum(w[k] * model.core[k].view(6, 6) for k in range(model.shared))
+        return h @ matrix @ t
+
+    expected = [[formula(model.entity[h], r, model.entity[t]) for t in range(7)] for h, r in [(0, 1), (3, 0), (6, 3)]]
+    torch.testing.assert_close(whole, torch.stack([torch.stack(row) for row in expected]))
+
+
+def test_filtered_ranks_by_hand(study, folder: Path) -> None:
+    """Known answers are no competitors, and ties count half: compared with a loop over candidates."""
+    graph, models, train = study
+    found = graph.read_graph(str(folder))
+    torch.manual_seed(0)
+    model = models.DistMult(12, 6, 4)
+    with torch.no_grad():
+        model.entity[5] = model.entity[4]  # a tie
+    everything = {tuple(row) for rows in found.splits.values() for row in rows.tolist()}
+    ranks = []
+    for h, r, t in found.splits["train"].tolist():
+        scores = model.score_all(model.query(torch.tensor([h]), torch.tensor([r]))).tolist()[0]
+        model.eval()
+        others = [c for c in range(12) if c != t and (h, r, c) not in everything]
+        better, equal = (sum(test(scores[c], scores[t]) for c in others) for test in (float.__gt__, float.__eq__))
+        ranks.append(1 + better + equal / 2)
+    result = train.judge(model, found, "train", batch_size=10)
+    assert result["mrr"] == pytest.approx(sum(1 / rank for rank in ranks) / len(ranks))
+    for k in (1, 3, 10):
+        assert result[f"hits@{k}"] == pytest.approx(sum(rank <= k for rank in ranks) / len(ranks))
+
+
+@pytest.mark.parametrize("objective", ["sce", "sce+ls", "sce+bc", "ns-uniform", "ns-frequency", "sans"])
+def test_every_objective_finds_the_missing_links(study, folder: Path, objective: str) -> None:
+    """RotatE on a ring: a rotation by three steps follows from those by one and two."""
+    _, _, train = study
+    output = folder / "results.jsonl"
+    options = {"size": 16, "dropout": 0, "negatives": 6, "batch_size": 16, "lr": 0.03, "epochs": 120, "margin": 3}
+    arguments = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+    train.main(
+        ["--data", str(folder), "--model", "RotatE", "--objective", objective, "--output", str(output), *arguments]
+    )
+    result = json.loads(output.read_text())
+    assert result["objective"] == objective
+    assert result["mrr"] > 0.6  # by chance about 0.3
+
+
+RING = [(i, k, (i + k) % 12) for i in range(12) for k in (1, 2, 3)]
+CHAIN = [(i, k, i + k) for i in range(12) for k in (1, 2, 3) if i + k < 12]  # steps of a ring cannot be translations
+SWAPS = [(i, k, i ^ k) for i in range(8) for k in (1, 2, 4)]  # DistMult cannot tell h from t
+
+
+@pytest.mark.parametrize(
+    ("name", "triples"),
+    [("ComplEx", RING), ("DistMult", SWAPS), ("RESCAL", RING), ("RotatE", RING), ("TransE", CHAIN), ("TuckER", RING)],
+)
+def test_every_model_learns_a_graph_of_its_kind(
+    study, tmp_path: Path, name: str, triples: list[tuple[int, int, int]]
+) -> None:
+    graph, _, train = study
+    for split in ("train", "valid", "test"):
+        write(tmp_path / f"{split}.txt", triples)
+    found = graph.read_graph(str(tmp_path))
+    config = train.KGConfig(data=str(tmp_path), model=name, size=16, dropout=0.0, batch_size=16, lr=0.03, epochs=60)
+    assert train.judge(train.train(config, found), found, "train")["mrr"] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "ComplX"], "error: --model is 'ComplX', expected one of ComplEx, DistMult"),
+        (["--objective", "nce"], "error: --objective is 'nce', expected one of sce, sce+ls"),
+        (["--size", "7"], "error: --size is 7, expected an even number"),
+        (["--objective", "sans", "--negatives", "50"], "error: negatives a row: k is 50, expected 1 to 11"),
+        (["--data", "nowhere"], "error: nowhere/train.txt: no such file; --data takes a folder"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(
+    study, folder: Path, capsys: pytest.CaptureFixture, arguments: list[str], message: str
+) -> None:
+    assert run(study[2].main, ["--data", str(folder), *arguments]) in (1, 2)
+    assert capsys.readouterr().err.startswith(message)
+
+
+def test_a_wrong_line_is_named(study, folder: Path) -> None:
+    from simcse.errors import DataError
+
+    graph, _, _ = study
+    with (folder / "valid.txt").open("a") as file:
+        file.write("a b c\n")
+    with pytest.raises(DataError, match=r"valid\.txt:3: 1 fields, expected 3"):
+        graph.read_graph(str(folder))
