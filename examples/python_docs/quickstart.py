@@ -116,7 +116,8 @@ def ask(folder: Path, corpus: Path) -> list[tuple[str, list[Any]]]:
 
 
 def show_scores(console: Console, before: dict[str, float], after: dict[str, float]) -> None:
-    table = Table(title="Finding a docstring by its name, in modules held out from training", title_justify="left")
+    console.print("\n[bold]Finding a docstring by its name, in modules held out from training[/bold]")
+    table = Table()
     table.add_column()
     for column in ("before", "after", "change"):
         table.add_column(column, justify="right")
