@@ -9,7 +9,7 @@ for hit in index.search(["Who plays?"], top_k=5)[0]:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -86,17 +86,21 @@ class SearchIndex:
             SearchError: no text at all, duplicate ids, or NaN vectors.
             DataError: a file that is missing or damaged; names file and line.
         """
-        if kind not in KINDS:
-            raise ConfigError(f"kind: found {kind!r}{nearest(kind, KINDS)}, expected one of {', '.join(KINDS)}")
-        if not 0 < target_recall <= 1:
-            raise ConfigError(f"target_recall: found {target_recall}, expected a share in (0, 1]")
-        state = State.empty(Identity.of(encode), {"kind": kind, "target_recall": target_recall})
-        index = cls(state, encode)
+        index = cls.empty(encode, kind=kind, target_recall=target_recall)
         index.add(sentences_or_file, ids=ids, metadata=metadata)
         if not len(index):
             where = f"{sentences_or_file}: " if isinstance(sentences_or_file, (str, Path)) else ""
             raise SearchError(f"{where}found no text to index, expected at least one")
         return index
+
+    @classmethod
+    def empty(cls, encode: Encode, *, kind: str = "auto", target_recall: float = 0.95) -> SearchIndex:
+        """An index without texts, in memory; arguments as in `build`."""
+        if kind not in KINDS:
+            raise ConfigError(f"kind: found {kind!r}{nearest(kind, KINDS)}, expected one of {', '.join(KINDS)}")
+        if not 0 < target_recall <= 1:
+            raise ConfigError(f"target_recall: found {target_recall}, expected a share in (0, 1]")
+        return cls(State.empty(Identity.of(encode), {"kind": kind, "target_recall": target_recall}), encode)
 
     @classmethod
     def load(cls, folder: str | Path, encode: Encode | None = None, *, mmap: bool = True) -> SearchIndex:
@@ -161,7 +165,7 @@ class SearchIndex:
         Raises:
             SearchError: an id that is there already or twice in the call; NaN vectors; metadata that is not JSON.
         """
-        return self._insert(documents(sentences_or_file, ids, metadata), upsert=False)
+        return self.add_documents(documents(sentences_or_file, ids, metadata))
 
     def upsert(
         self,
@@ -171,10 +175,19 @@ class SearchIndex:
         metadata: Sequence[Mapping[str, Any] | None] | None = None,
     ) -> list[Id]:
         """As `add`, but a text whose id is there already takes the old one's place."""
-        return self._insert(documents(sentences_or_file, ids, metadata), upsert=True)
+        return self.add_documents(documents(sentences_or_file, ids, metadata), upsert=True)
 
-    def _insert(self, stream: Iterator[Document], *, upsert: bool) -> list[Id]:
-        encode = self._encoder()
+    def add_documents(
+        self, stream: Iterable[Document], *, upsert: bool = False, note: Mapping[str, Any] | None = None
+    ) -> list[Id]:
+        """As `add` and `upsert`, from a stream of (id or None, text, metadata), in chunks of 8,192 texts, all or none.
+
+        Args:
+            stream: read once; see `documents.file_documents`.
+            upsert: whether an id that is there already is replaced, rather than refused.
+            note: JSON values to keep in the index, durable together with the texts; `noted` gives them back.
+        """
+        encode, stream = self._encoder(), iter(stream)
         state = self._state
         added: list[Id] = []
         given: set[Id] = set()
@@ -205,7 +218,14 @@ class SearchIndex:
                 state.vectors.append(vectors)
                 added += keys
             state.store["next_id"] = following
+            if note is not None:
+                state.store["note"] = note
         return added
+
+    @property
+    def noted(self) -> dict[str, Any]:
+        """The last note given to `add_documents`."""
+        return dict(self._state.store["note"] or {})
 
     def delete(self, ids: Iterable[Id]) -> int:
         """Remove texts. Text, id and metadata leave the disk at once; the vectors with the next `compact`, which
@@ -229,6 +249,13 @@ class SearchIndex:
         if len(view.matrix) > COMPACT_AT * view.count:
             self.compact()
         return len(slots)
+
+    def typed_ids(self, texts: Sequence[str]) -> list[Id]:
+        """Ids as they are stored, from ids typed on a command line: `7` is the text "7" if that is one, else the
+        number.
+        """
+        there = self._state.store.slots(texts)
+        return [text if text in there or not text.isdecimal() else int(text) for text in texts]
 
     def search(
         self,

@@ -286,7 +286,7 @@ class State:
             while block := list(islice(rows, COPIED_AT_ONCE)):
                 fresh.store.insert(fresh.vectors.count, [row for _, row in block])
                 fresh.vectors.append(view.matrix[[slot for slot, _ in block]])
-            for key in ("settings", "next_id"):
+            for key in ("settings", "next_id", "note"):
                 fresh.store[key] = view.store[key]
             fresh.vectors.sync()
             fresh._note(generation)

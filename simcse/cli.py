@@ -1,0 +1,113 @@
+"""The `simcse` command: a tree of subcommands over the functions in `simcse.commands`.
+
+A function's signature and docstring are its options and its help. Heavy modules are imported inside the functions, so
+that `simcse --help` is instant.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from simcse.commands import encode, index
+from simcse.console import Parser, run
+
+__all__ = ["main"]
+
+DESCRIPTION = """Encode, compare and search sentences.
+
+A model is trained by train.py and judged by evaluate.py; this command uses it.
+"""
+
+
+class Command(NamedTuple):
+    """A function; which of its arguments are positional (`*` any number, `+` at least one, None one), which are
+    lists.
+    """
+
+    function: Callable[..., None]
+    positional: dict[str, str | None]
+    lists: tuple[str, ...] = ()
+
+
+COMMANDS: dict[str, Command | tuple[str, dict[str, Command]]] = {
+    "encode": Command(encode.encode, {"inputs": "*"}),
+    "similarity": Command(encode.similarity, {"texts": "*"}),
+    "index": (
+        "Build, search and change an index of texts.",
+        {
+            "build": Command(index.build, {}, ("input", "metadata_columns")),
+            "search": Command(index.search, {"index": None, "query": "*"}, ("where",)),
+            "add": Command(index.add, {"index": None}, ("input", "metadata_columns")),
+            "delete": Command(index.delete, {"index": None, "id": "*"}),
+            "compact": Command(index.compact, {"index": None}),
+            "info": Command(index.info, {"index": None}),
+        },
+    ),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Returns:
+        0 done, 1 failed, 2 wrong use; see `simcse.console.run`.
+    """
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    return run(_dispatch, argv)
+
+
+def _dispatch(arguments: Sequence[str]) -> None:
+    chosen = build_parser().parse_args(list(arguments))
+    entry, options = COMMANDS[chosen.command], chosen[chosen.command]
+    if not isinstance(entry, Command):
+        entry, options = entry[1][options.command], options[options.command]
+    entry.function(**{name: value for name, value in vars(options).items() if name != "config"})
+
+
+def build_parser() -> Parser:
+    """The whole tree."""
+    parser = Parser(prog="simcse", description=DESCRIPTION)
+    subcommands = parser.add_subcommands(dest="command", title="commands", metavar="COMMAND")
+    for name, entry in COMMANDS.items():
+        if isinstance(entry, Command):
+            _add(subcommands, name, entry)
+            continue
+        group = Parser(description=entry[0], usage=f"simcse {name} COMMAND ...")
+        subcommands.add_subcommand(name, group, help=entry[0])
+        nested = group.add_subcommands(dest="command", title="commands", metavar="COMMAND")
+        for below, command in entry[1].items():
+            _add(nested, below, command, f"{name} {below}")
+    return parser
+
+
+def _add(subcommands: Any, name: str, command: Command, path: str = "") -> None:
+    from docstring_parser import parse
+
+    function = command.function
+    described = parse(function.__doc__ or "")
+    helps = {parameter.arg_name: " ".join((parameter.description or "").split()) for parameter in described.params}
+    signature = inspect.signature(function).parameters.values()
+    needed = [f"--{p.name} {p.name.upper()}" for p in signature if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
+    places = [f"[{n.upper()} ...]" if count == "*" else n.upper() for n, count in command.positional.items()]
+    parser = Parser(
+        description=f"{described.short_description} {described.long_description or ''}",
+        usage=" ".join(["simcse", path or name, *places, *needed, "[options]"]),
+    )
+    subcommands.add_subcommand(name, parser, help=described.short_description)
+    for argument, count in command.positional.items():
+        action = parser.add_argument(argument, nargs=count, help=helps[argument], metavar=argument.upper())
+        action.required = count != "*"
+    for argument in command.lists:
+        parser.add_argument(f"--{argument}", nargs="+", type=str, default=[], help=helps[argument])
+    switches = [p.name for p in signature if p.default is False]
+    for argument in switches:
+        parser.add_argument(f"--{argument}", action="store_true", help=helps[argument])
+    parser.add_function_arguments(function, skip={*command.positional, *command.lists, *switches})
+    parser.add_argument("--config", action="config", help="YAML file of these options")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,141 @@
+"""`simcse encode` and `simcse similarity`."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from simcse.commands.shared import Format, as_text, load_encoder, print_json, sources
+from simcse.errors import ConfigError, DataError
+
+__all__ = ["encode", "similarity"]
+
+PAIRS_AT_ONCE = 4096
+
+
+def encode(
+    inputs: list[str],
+    *,
+    model: str,
+    output: str = "-",
+    column: str | None = None,
+    pooling: str | None = None,
+    max_length: int | None = None,
+    batch_size: int | None = None,
+    normalize: bool = True,
+    resume: bool = True,
+    device: str = "auto",
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
+) -> None:
+    """Turn texts into vectors.
+
+    Reads a text a line (txt, or - for standard input) or a column of csv, tsv, jsonl or parquet files, and writes a
+    numpy array (n, d) of float32, row i for text i. Memory stays constant with --output FILE, and a killed run goes on
+    where it was.
+
+    Args:
+        inputs: files of texts; standard input where none is named
+        model: folder of a checkpoint, hub id, or package:NAME
+        output: the .npy file to write; - is standard output, for pipes
+        column: the column that holds the text; default text, or the only one
+        pooling: cls, mean, first_last_mean or top2_mean; default what the checkpoint says
+        max_length: tokens kept of each text; default what the checkpoint says
+        batch_size: the most texts in a forward pass; default by tokens
+        normalize: scale vectors to length 1
+        resume: go on with an unfinished output of the same model and texts
+        device: auto, cpu, cuda, cuda:1, ...
+        dtype: precision of the weights; auto is bf16 where the device computes in it
+    """
+    import numpy as np
+
+    from simcse.data.readers import read_texts
+
+    if output == "-" and sys.stdout.isatty():
+        raise ConfigError("--output: an array is nothing to read; name a file, such as vectors.npy, or pipe it on")
+    if output != "-" and not output.endswith(".npy"):
+        raise ConfigError(f"--output: found {output}, expected a name that ends in .npy")
+    files = sources(inputs)
+    texts = itertools.chain.from_iterable([read_texts(file, column=column) for file in files])
+    first = next(texts, None)
+    if first is None:
+        raise DataError(f"{', '.join(files)}: found no text, expected at least one")
+    texts = itertools.chain([first], texts)
+    encoder = load_encoder(model, device, dtype, pooling=pooling, max_length=max_length)
+    shown = sys.stderr.isatty()
+    if output == "-":
+        vectors = encoder.encode(list(texts), normalize=normalize, batch_size=batch_size, show_progress=shown)
+        np.save(sys.stdout.buffer, vectors)
+        sys.stdout.flush()
+        return
+    total = None if "-" in files else _count(files)
+    rows = encoder.encode_to(
+        output, texts, resume=resume, normalize=normalize, batch_size=batch_size, total=total, show_progress=shown
+    )
+    print(f"{output}: {rows} vectors of dimension {encoder.dimension}", file=sys.stderr)
+
+
+def _count(files: list[str]) -> int | None:
+    from simcse.search.jobs import count_rows
+
+    return count_rows(files)
+
+
+def similarity(
+    texts: list[str],
+    *,
+    model: str,
+    pairs: str | None = None,
+    format: Format = "auto",
+    device: str = "auto",
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
+) -> None:
+    """Cosine similarity of texts.
+
+    Two texts give one number. More give a line for each text after the first: its cosine with the first, and the text.
+    --pairs FILE gives a line for each pair.
+
+    Args:
+        texts: two texts or more
+        model: folder of a checkpoint, hub id, or package:NAME
+        pairs: instead of texts, a file of pairs: the first two columns of a csv, tsv, jsonl or parquet file; - is
+            standard input, two texts a line with a tab between them
+        format: text, or json (an object a line); auto is text on a terminal, and json where output is piped
+        device: auto, cpu, cuda, cuda:1, ...
+        dtype: precision of the weights; auto is bf16 where the device computes in it
+    """
+    if (pairs is None) == (not texts):
+        raise ConfigError("similarity: expected either two or more texts, or --pairs FILE")
+    if pairs is None and len(texts) < 2:
+        raise ConfigError("similarity: found 1 text, expected two or more")
+    rows = _read_pairs(pairs) if pairs is not None else iter([(texts[0], other) for other in texts[1:]])
+    head = list(itertools.islice(rows, 1))
+    if not head:
+        raise DataError(f"{pairs}: found no pair, expected at least one")
+    encoder = load_encoder(model, device, dtype)
+    rows, readable = itertools.chain(head, rows), as_text(format)
+    while chunk := list(itertools.islice(rows, PAIRS_AT_ONCE)):
+        vectors = encoder.encode([text for pair in chunk for text in pair])  # (2n, d)
+        cosines = (vectors[::2] * vectors[1::2]).sum(1).clip(-1, 1)  # (n,)
+        for (a, b), cosine in zip(chunk, cosines.tolist(), strict=True):
+            if not readable:
+                print_json({"a": a, "b": b, "score": round(cosine, 6)})
+            elif len(texts) > 2:
+                print(f"{cosine:7.4f}  {b}")
+            else:
+                print(f"{cosine:.4f}")
+
+
+def _read_pairs(source: str) -> Iterator[tuple[str, str]]:
+    from simcse.data.tables import delimited_rows, format_of, named_rows
+
+    path = Path(source)
+    piped = source == "-"
+    rows = delimited_rows(path, "tsv") if piped or format_of(path) == "txt" else named_rows(path)[1]
+    for number, values in rows:
+        if len(values) < 2 or not all(isinstance(value, str) for value in values[:2]):
+            expected = "two texts with a tab between them" if piped else "two columns of text"
+            raise DataError(f"{'standard input' if piped else path}:{number}: found {values!r}, expected {expected}")
+        yield values[0], values[1]

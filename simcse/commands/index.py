@@ -1,0 +1,228 @@
+"""`simcse index build|search|add|delete|compact|info`."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any, Literal
+
+from simcse.commands.shared import Format, as_text, load_encoder, open_index, print_hits, print_json, sources
+from simcse.errors import ConfigError
+
+__all__ = ["add", "build", "compact", "delete", "info", "search"]
+
+Dtype = Literal["auto", "fp32", "bf16", "fp16"]
+QUERIES_AT_ONCE = 1024
+
+
+def build(
+    input: list[str],
+    *,
+    model: str,
+    output: str,
+    text_column: str | None = None,
+    id_column: str | None = None,
+    metadata_columns: list[str] | None = None,
+    kind: str = "auto",
+    target_recall: float = 0.95,
+    overwrite: bool = False,
+    device: str = "auto",
+    dtype: Dtype = "auto",
+) -> None:
+    """Build an index from files of texts.
+
+    A txt file, or - for standard input, has a text a line. Of csv, tsv, jsonl and parquet files the column text (or the
+    only one) is the text, id or _id the id, and the others become metadata to filter by. Memory stays constant, and the
+    same command after a kill goes on where it was.
+
+    Args:
+        input: files of texts; standard input where none is named
+        model: folder of a checkpoint, hub id, or package:NAME
+        output: folder of the new index
+        text_column: the column that holds the text
+        id_column: the column that holds the id
+        metadata_columns: columns to keep as metadata; default all others
+        kind: auto picks by count, memory and measured recall; flat compares every vector
+        target_recall: share of the true 10 nearest that an approximate index must find
+        overwrite: replace an index that is there already, when the new one is done
+        device: auto, cpu, cuda, cuda:1, ...
+        dtype: precision of the weights; auto is bf16 where the device computes in it
+    """
+    from simcse.progress import progress
+    from simcse.search.jobs import build_from_files, count_rows
+
+    files = sources(input, "--input")
+    encoder = load_encoder(model, device, dtype)
+    with progress(count_rows(files), sys.stderr.isatty(), "indexing") as advance:
+        index = build_from_files(
+            files, output, encoder.encode, kind=kind, target_recall=target_recall, overwrite=overwrite, advance=advance,
+            text_column=text_column, id_column=id_column, metadata_columns=metadata_columns or None,
+        )  # fmt: skip
+    print(f"{output}: {len(index)} texts, dimension {index.dimension}", file=sys.stderr)
+
+
+def search(
+    index: str,
+    query: list[str],
+    *,
+    queries: str | None = None,
+    top_k: int = 5,
+    min_score: float | None = None,
+    where: list[str] | None = None,
+    format: Format = "auto",
+    model: str | None = None,
+    device: str = "auto",
+    dtype: Dtype = "auto",
+) -> None:
+    """Find the texts most similar to queries.
+
+    On a terminal, each hit is a line: cosine, id, text. Where output is piped, or with --format json, each query is a
+    line of JSON: {"query": ..., "hits": [{"text": ..., "score": ..., "id": ..., "metadata": {...}}, ...]}.
+
+    Args:
+        index: folder of the index
+        query: texts to search for
+        queries: a file of queries, one a line, or the column text of csv, tsv, jsonl, parquet; - is standard input
+        top_k: hits for each query, at most
+        min_score: the least cosine of a hit
+        where: metadata that hits must have: lang=en, lang=en|de, year>=2000, year!=1999; all must hold
+        format: text, or json; auto is text on a terminal, and json where output is piped
+        model: the encoder that built the index; default the name in its manifest
+        device: auto, cpu, cuda, cuda:1, ...
+        dtype: precision of the weights; auto is bf16 where the device computes in it
+    """
+    from simcse.data.readers import read_texts
+
+    if query and queries is not None:
+        raise ConfigError("--queries: expected either queries as arguments or a file of them, not both")
+    stream = iter(query) if query else iter(read_texts(sources([queries] if queries else [], "QUERY")[0]))
+    conditions = _conditions(where or ())
+    opened, readable = open_index(index, model, device, dtype), as_text(format)
+    while chunk := list(islice(stream, QUERIES_AT_ONCE)):
+        for text, hits in zip(chunk, opened.search(chunk, top_k, min_score, where=conditions), strict=True):
+            print_hits(text, hits, readable, headed=len(chunk) > 1)
+
+
+def _conditions(texts: Sequence[str]) -> dict[str, Any]:
+    """`lang=en|de year>=2000` as `{"lang": ["en", "de"], "year": {">=": 2000}}`."""
+    where: dict[str, Any] = {}
+    for text in texts:
+        found = re.fullmatch(r"([^!<>=]+)(!=|<=|>=|=|<|>)(.*)", text)
+        if found is None:
+            raise ConfigError(f"--where: found {text!r}, expected FIELD=VALUE, FIELD=A|B, or one of != < <= > >=")
+        field, sign, value = found.groups()
+        condition = [_value(v) for v in value.split("|")] if sign == "=" else {sign: _value(value)}
+        if isinstance(condition, dict) and isinstance(where.get(field, {}), dict):
+            condition = where.get(field, {}) | condition
+        elif field in where:
+            raise ConfigError(f"--where: found two conditions on {field!r}; write several values as {field}=A|B")
+        where[field] = condition
+    return where
+
+
+def _value(text: str) -> Any:
+    """JSON where it can be (numbers, true, null), else text."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def add(
+    index: str,
+    input: list[str],
+    *,
+    upsert: bool = False,
+    text_column: str | None = None,
+    id_column: str | None = None,
+    metadata_columns: list[str] | None = None,
+    model: str | None = None,
+    device: str = "auto",
+    dtype: Dtype = "auto",
+) -> None:
+    """Add files of texts to an index, all or none.
+
+    Args:
+        index: folder of the index
+        input: files of texts, as for index build; standard input where none is named
+        upsert: replace texts whose id is there already, rather than refuse them
+        text_column: the column that holds the text
+        id_column: the column that holds the id
+        metadata_columns: columns to keep as metadata; default all others
+        model: the encoder that built the index; default the name in its manifest
+        device: auto, cpu, cuda, cuda:1, ...
+        dtype: precision of the weights; auto is bf16 where the device computes in it
+    """
+    from simcse.progress import progress
+    from simcse.search.jobs import count_rows, stream_files
+
+    files = sources(input, "--input")
+    opened = open_index(index, model, device, dtype)
+    columns = {"text_column": text_column, "id_column": id_column, "metadata_columns": metadata_columns or None}
+    with progress(count_rows(files), sys.stderr.isatty(), "adding") as advance:
+        stream = stream_files(files, **columns)
+        added = opened.add_documents(_counted(stream, advance), upsert=upsert)
+    print(f"{index}: added {len(added)}, now {len(opened)} texts", file=sys.stderr)
+
+
+def _counted(stream: Iterator[Any], advance: Any) -> Iterator[Any]:
+    for item in stream:
+        yield item
+        advance(1)
+
+
+def delete(index: str, id: list[str], *, ids: str | None = None) -> None:
+    """Delete texts by their ids, all or none.
+
+    Args:
+        index: folder of the index
+        id: ids to delete
+        ids: a file of ids, one a line; - is standard input
+    """
+    from simcse.data.readers import read_texts
+    from simcse.search.index import SearchIndex
+
+    wanted = [*id, *(text.strip() for text in read_texts(ids) if text.strip())] if ids is not None else list(id)
+    if not wanted:
+        raise ConfigError("ID: expected ids to delete, or --ids FILE")
+    opened = SearchIndex.load(index)
+    deleted = opened.delete(opened.typed_ids(wanted))
+    print(f"{index}: deleted {deleted}, now {len(opened)} texts", file=sys.stderr)
+
+
+def compact(index: str) -> None:
+    """Drop what is deleted from all files of an index, in one step.
+
+    Args:
+        index: folder of the index
+    """
+    from simcse.search.index import SearchIndex
+
+    opened = SearchIndex.load(index)
+    opened.compact()
+    print(f"{index}: {len(opened)} texts", file=sys.stderr)
+
+
+def info(index: str, *, verify: bool = False, format: Format = "auto") -> None:
+    """Facts about an index: encoder, count, dimension, kind and more.
+
+    Args:
+        index: folder of the index
+        verify: read everything and compare checksums
+        format: text, or json; auto is text on a terminal, and json where output is piped
+    """
+    from simcse.search.index import SearchIndex
+
+    opened = SearchIndex.load(index)
+    if verify:
+        opened.verify()
+    facts = opened.info | ({"verified": True} if verify else {})
+    if not as_text(format):
+        print_json(facts)
+        return
+    for name, value in facts.items():
+        text = ", ".join(value) if isinstance(value, list) else value
+        print(f"{name:<12} {'-' if text in (None, '') else text}")

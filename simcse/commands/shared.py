@@ -1,0 +1,80 @@
+"""What several commands need. Names imported for types alone stand here, not beside the commands, whose annotations are
+resolved when the options are made.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from simcse.errors import ConfigError
+
+if TYPE_CHECKING:
+    from simcse.encoder.model import SentenceEncoder
+    from simcse.search.index import Hit, SearchIndex
+
+__all__ = ["Format", "as_text", "load_encoder", "open_index", "print_hits", "print_json", "sources"]
+
+Format = Literal["auto", "text", "json"]
+
+
+def load_encoder(model: str, device: str, dtype: str, **options: Any) -> SentenceEncoder:
+    """The encoder that `--model`, `--device` and `--dtype` name; a folder's name is made absolute, as indexes keep
+    it.
+    """
+    from simcse.encoder.model import SentenceEncoder
+
+    name = str(Path(model).resolve()) if Path(model).is_dir() else model
+    return SentenceEncoder.from_pretrained(name, device=device, dtype=dtype, **options)
+
+
+def sources(inputs: Sequence[str], option: str = "INPUT") -> list[str]:
+    """The files to read; standard input if none is named and something is piped in.
+
+    Raises:
+        ConfigError: nothing is named and standard input is a terminal.
+    """
+    if inputs:
+        return list(inputs)
+    if sys.stdin.isatty():
+        raise ConfigError(f"{option}: no file is named and nothing is piped in; name files, or - for standard input")
+    return ["-"]
+
+
+def as_text(choice: Format) -> bool:
+    """Whether to print for a reader rather than for a program: by default, if stdout is a terminal."""
+    return choice == "text" or (choice == "auto" and sys.stdout.isatty())
+
+
+def print_json(values: Any) -> None:
+    """One JSON object on a line of its own."""
+    print(json.dumps(values, ensure_ascii=False))
+
+
+def open_index(folder: str, model: str | None, device: str, dtype: str) -> SearchIndex:
+    """The index in a folder with the encoder that `--model` names, by default the one in its manifest."""
+    from simcse.search.index import SearchIndex
+
+    name = SearchIndex.load(folder).info["encoder"]
+    return SearchIndex.load(folder, load_encoder(model or name, device, dtype).encode)
+
+
+def print_hits(query: str, hits: list[Hit], readable: bool, headed: bool) -> None:
+    """The hits of a query: lines that fit the terminal, or one JSON object; `headed` puts the query above the lines."""
+    if not readable:
+        found = [{"text": h.text, "score": round(h.score, 6), "id": h.id, "metadata": h.metadata} for h in hits]
+        print_json({"query": query, "hits": found})
+        return
+    if headed:
+        print(f"{query}")
+    columns = shutil.get_terminal_size((80, 24)).columns
+    width = max((len(str(hit.id)) for hit in hits), default=0)
+    for hit in hits:
+        line = f"{hit.score:7.4f}  {hit.id!s:>{width}}  {' '.join(hit.text.split())}"
+        print(line if len(line) <= columns else f"{line[: columns - 3]}...")
+    if not hits:
+        print("   no hit")
