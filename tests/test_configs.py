@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from simcse.console import Parser
 from simcse.encoder.model import SentenceEncoder
+from simcse.training.build import build_batches, build_loss, build_model
 from simcse.training.config import TrainConfig
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
@@ -95,3 +97,43 @@ def test_the_packaged_model_is_found(path: Path) -> None:
     encoder = SentenceEncoder.from_pretrained(config.model.name, pooling=config.model.pooling, device="cpu")
     assert encoder.pooling == config.model.pooling
     assert encoder.encode(["a cat"]).shape == (1, 384)
+
+
+def training_file(folder: Path, config: TrainConfig, sentences: list[str]) -> Path:
+    """A file of the kind that the recipe names: text, pairs or triplets."""
+    header = {"nli": "sent0,sent1,hard_neg", "train.csv": "anchor,positive"}
+    columns = next((names for key, names in header.items() if key in config.data.train), None)
+    path = folder / ("train.csv" if columns else "train.txt")
+    count = 1 + columns.count(",") if columns else 1
+    table = [",".join(sentences[i + j] for j in range(count)) for i in range(16)]
+    path.write_text("\n".join([columns, *table] if columns else table) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=names(CONFIGS))
+def test_trains_a_tiny_backbone(
+    path: Path, tiny_bert: Path, tiny_roberta: Path, sentences: list[str], tmp_path: Path
+) -> None:
+    """A step of the recipe on 8 rows: as many views as the data has, a finite loss, a gradient in every weight.
+
+    The head belongs where the paper has it: supervised it is saved with the encoder, unsupervised it is not.
+    """
+    config = load(path)
+    name = tiny_roberta if "roberta" in config.model.name else tiny_bert
+    file = training_file(tmp_path, config, sentences)
+    config = load(path, "--model.name", str(name), "--data.train", str(file), "--batch_size", "8")
+    model = build_model(config).train()
+    batch = build_batches(config, model.encoder, torch.device("cpu")).batch_of(0)
+    assert batch.views == (3 if "sup" in path.stem and "unsup" not in path.stem else 2)
+    assert (model.head is not None, model.encoder.projection is not None) == {
+        "none": (False, False),
+        "train": (True, False),
+        "always": (False, True),
+    }[config.model.projection]
+
+    loss = build_loss(config)(batch, model(batch.tokens, batch.views))
+    loss.backward()
+    assert torch.isfinite(loss)
+    # but for the keys' biases: they shift all scores of a query alike, so that softmax does not see them
+    weights = {key: weight for key, weight in model.named_parameters() if not key.endswith("key.bias")}
+    assert [key for key, weight in weights.items() if weight.grad is None or not weight.grad.any()] == []
