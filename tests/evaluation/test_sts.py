@@ -154,10 +154,11 @@ KNOWN_GOOD = {  # all-MiniLM-L6-v2, measured by an independent script; agrees wi
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("pooling", KNOWN_GOOD)
-def test_minilm_gives_the_known_good_rows(data_dir: Path, minilm: Path, pooling: str) -> None:
+# in bf16, which auto takes where the device computes in it, the cls row moves by up to 0.1
+@pytest.mark.parametrize(("pooling", "dtype"), [("mean", "auto"), ("cls", "fp32")])
+def test_minilm_gives_the_known_good_rows(data_dir: Path, minilm: Path, pooling: str, dtype: str) -> None:
     from simcse import SentenceEncoder
 
-    encoder = SentenceEncoder.from_pretrained(minilm, pooling=pooling, device="cpu")
+    encoder = SentenceEncoder.from_pretrained(minilm, pooling=pooling, device="cpu", dtype=dtype)
     scores = evaluate_sts(encoder.encode, data_dir, list(KNOWN_GOOD[pooling]))
     assert {name: score.spearman for name, score in scores.items()} == pytest.approx(KNOWN_GOOD[pooling], abs=0.05)
