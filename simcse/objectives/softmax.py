@@ -55,7 +55,9 @@ class LabelSmoothed:
 
     def __call__(self, scores: Scores) -> Tensor:
         """The mean over the rows, a scalar."""
-        even = _mean_over_valid(scores)  # (R,)
+        if scores.valid is None:  # torch's own is faster, and infinite on a masked logit
+            return F.cross_entropy(scores.logits, scores.target, label_smoothing=self.smoothing)
+        even = scores.logits.masked_fill(~scores.valid, 0.0).sum(1) / scores.valid.count_nonzero(1)  # (R,)
         expected = (1 - self.smoothing) * scores.positive + self.smoothing * even  # (R,)
         return (scores.masked.logsumexp(1) - expected).mean()
 
@@ -133,10 +135,3 @@ class Margin:
         target = torch.where(cosine > -math.cos(self.margin), turned, beyond) / scores.temperature  # (R,)
         logits = scores.masked.scatter(1, scores.target[:, None], target[:, None])  # (R, C)
         return F.cross_entropy(logits, scores.target)
-
-
-def _mean_over_valid(scores: Scores) -> Tensor:
-    """(R,) mean score of the valid candidates."""
-    if scores.valid is None:
-        return scores.logits.mean(1)
-    return scores.logits.masked_fill(~scores.valid, 0.0).sum(1) / scores.valid.count_nonzero(1)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from simcse.errors import ConfigError
+from simcse.errors import ConfigError, DataError
 from simcse.objectives.table import Scores
 
 __all__ = ["sampled_scores", "vocabulary_scores"]
@@ -68,7 +68,7 @@ def sampled_scores(
 
     Raises:
         ConfigError: tensors that do not fit.
-        DataError: a row whose noise is all hits.
+        DataError: a target or noise outside the table, or a row whose noise is all hits.
     """
     _check(queries, table, target)
     R = queries.shape[0]
@@ -76,6 +76,10 @@ def sampled_scores(
         raise ConfigError(f"noise: found {tuple(noise.shape)} {noise.dtype}, expected (k,) or ({R}, k) torch.int64")
     own = target[:, None]  # (R, 1)
     columns = torch.cat([own, noise.expand(R, -1)], 1)  # (R, 1 + k)
+    if bool((outside := (columns < 0) | (columns >= len(table))).any()):
+        row, column = (int(index) for index in outside.nonzero()[0])
+        found = f"{'noise' if column else 'target'} is {int(columns[row, column])}"
+        raise DataError(f"row {row}: {found}, expected a row of the table from 0 to {len(table) - 1}")
     with torch.autocast(queries.device.type, enabled=False):
         exact = _exact(queries)
         if noise.ndim == 2:

@@ -14,7 +14,7 @@ import torch
 from simcse.console import run
 
 STUDY = Path(__file__).parents[2] / "examples" / "knowledge_graph"
-MODULES = ("graph", "models", "train")
+MODULES = ("graph", "models", "link_prediction", "study")
 
 
 @pytest.fixture
@@ -24,11 +24,10 @@ def study(monkeypatch: pytest.MonkeyPatch):
     for name in MODULES:
         monkeypatch.delitem(sys.modules, name, raising=False)
     import graph
+    import link_prediction
     import models
 
-    import train
-
-    yield graph, models, train
+    yield graph, models, link_prediction
     for name in MODULES:
         sys.modules.pop(name, None)
 
@@ -111,14 +110,13 @@ def test_filtered_ranks_by_hand(study, folder: Path) -> None:
     graph, models, train = study
     found = graph.read_graph(str(folder))
     torch.manual_seed(0)
-    model = models.DistMult(12, 6, 4)
+    model = models.DistMult(12, 6, 4).eval()
     with torch.no_grad():
         model.entity[5] = model.entity[4]  # a tie
     everything = {tuple(row) for rows in found.splits.values() for row in rows.tolist()}
     ranks = []
     for h, r, t in found.splits["train"].tolist():
         scores = model.score_all(model.query(torch.tensor([h]), torch.tensor([r]))).tolist()[0]
-        model.eval()
         others = [c for c in range(12) if c != t and (h, r, c) not in everything]
         better, equal = (sum(test(scores[c], scores[t]) for c in others) for test in (float.__gt__, float.__eq__))
         ranks.append(1 + better + equal / 2)
@@ -178,6 +176,25 @@ def test_mistakes_are_told_in_one_line(
 ) -> None:
     assert run(study[2].main, ["--data", str(folder), *arguments]) in (1, 2)
     assert capsys.readouterr().err.startswith(message)
+
+
+def test_the_study_goes_on_where_it_stopped(study, folder: Path, capsys: pytest.CaptureFixture) -> None:
+    import study as whole
+
+    output = folder / "results.jsonl"
+    arguments = ["--data", str(folder), "--output", str(output), "--size", "8", "--epochs", "2", "--models", "TransE"]
+    whole.main([*arguments, "--objectives", "sce"])
+    first = output.read_text()
+    capsys.readouterr()
+    whole.main([*arguments, "--objectives", "sce", "sce+ls"])
+    assert output.read_text().startswith(first)
+    assert [json.loads(line)["objective"] for line in output.read_text().splitlines()] == ["sce", "sce+ls"]
+    rows = capsys.readouterr().out.splitlines()[2:]
+    assert [row.split(" | ")[:2] for row in rows] == [["| TransE", "sce"], ["| TransE", "sce+ls"]]
+    assert sum("**" in row for row in rows) >= 1
+    output.write_text("{")
+    assert run(whole.main, arguments) == 1
+    assert "results.jsonl:1: no JSON" in capsys.readouterr().err
 
 
 def test_a_wrong_line_is_named(study, folder: Path) -> None:

@@ -1,6 +1,6 @@
 """Link prediction by softmax and by negative sampling (Kamigaito and Hayashi 2021).
 
-    python examples/knowledge_graph/train.py --data FB15k-237 --model ComplEx --objective sce
+    python examples/knowledge_graph/link_prediction.py --data FB15k-237 --model ComplEx --objective sce
 
 Prints filtered MRR and Hits@1/3/10, and adds a line of JSON to `--output`.
 """
@@ -155,6 +155,14 @@ def judge(model: Model, graph: Graph, split: str = "test", batch_size: int = 102
     return {"mrr": float((1 / rank).mean()), **hits}
 
 
+def add_line(path: Path, config: KGConfig, result: dict[str, float], seconds: float) -> dict[str, object]:
+    """Add settings and result to a file of JSON lines; returns what it added."""
+    record = {**asdict(config), **result, "seconds": round(seconds)}
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+    return record
+
+
 def main(argv: list[str]) -> None:
     parser = Parser(description="Link prediction by softmax and by negative sampling.")
     parser.add_class_arguments(KGConfig, as_group=False)
@@ -164,9 +172,7 @@ def main(argv: list[str]) -> None:
     result = judge(train(config, graph), graph)
     print("  ".join(f"{name} {value:.3f}" for name, value in result.items()))
     if config.output:
-        record = {**asdict(config), **result, "seconds": round(time.perf_counter() - start)}
-        with Path(config.output).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        add_line(Path(config.output), config, result, time.perf_counter() - start)
 
 
 if __name__ == "__main__":

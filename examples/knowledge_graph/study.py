@@ -1,0 +1,97 @@
+"""All models by all objectives on one graph, as a table.
+
+    python examples/knowledge_graph/study.py --data FB15k-237 --output fb15k-237.jsonl --epochs 20
+
+A run that is in the output file already, with the same settings, is not run again: stop and go on as you like.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from graph import read_graph
+from link_prediction import OBJECTIVES, KGConfig, add_line, judge, train
+from models import MODELS
+
+from simcse.console import Parser, run
+from simcse.errors import DataError
+
+log = logging.getLogger("knowledge_graph")
+
+# Stiff models need no dropout and larger steps; distances start near 1.4, so they need room to grow.
+SETTINGS: dict[str, dict[str, float]] = {
+    "TransE": {"dropout": 0.0, "lr": 3e-3},
+    "RotatE": {"dropout": 0.0, "lr": 3e-3},
+    "RESCAL": {"lr": 1e-3},
+    "TuckER": {"lr": 1e-3},
+    "ComplEx": {"lr": 3e-3},
+    "DistMult": {"lr": 3e-3},
+}
+
+
+def read_results(path: Path) -> list[dict[str, object]]:
+    """Raises DataError for a line that is no JSON."""
+    results = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines() if path.is_file() else [], 1):
+        try:
+            results.append(json.loads(line))
+        except json.JSONDecodeError:
+            raise DataError(
+                f"{path}:{number}: no JSON, expected a result of link_prediction.py; remove the line"
+            ) from None
+    return results
+
+
+def table(results: list[dict[str, object]]) -> str:
+    """Markdown: a row for each model and objective, best MRR of each model in bold."""
+    lines = [
+        "| model | objective | MRR | Hits@1 | Hits@3 | Hits@10 | epochs | minutes |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for model in MODELS:
+        rows = [result for result in results if result["model"] == model]
+        rows.sort(key=lambda row: list(OBJECTIVES).index(str(row["objective"])))
+        best = max((row["mrr"] for row in rows), default=None)
+        for row in rows:
+            mrr = f"**{row['mrr']:.3f}**" if row["mrr"] == best else f"{row['mrr']:.3f}"
+            hits = " | ".join(f"{row[f'hits@{k}']:.3f}" for k in (1, 3, 10))
+            minutes = f"{float(str(row['seconds'])) / 60:.0f}"
+            lines.append(f"| {model} | {row['objective']} | {mrr} | {hits} | {row['epochs']} | {minutes} |")
+    return "\n".join(lines)
+
+
+def main(argv: list[str]) -> None:
+    parser = Parser(description="All models by all objectives on one graph.")
+    parser.add_argument("--data", required=True, help="folder with train.txt, valid.txt and test.txt")
+    parser.add_argument("--output", required=True, help="file of JSON lines to add results to")
+    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS), help="which")
+    parser.add_argument("--objectives", nargs="+", choices=list(OBJECTIVES), default=list(OBJECTIVES), help="which")
+    parser.add_argument("--size", type=int, default=128, help="numbers an entity vector")
+    parser.add_argument("--epochs", type=int, default=20, help="passes over the training triples")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    options = parser.parse_args(argv)
+    path = Path(options.output)
+    results = read_results(path)
+    graph = read_graph(options.data)
+    for model in options.models:
+        for objective in options.objectives:
+            shared = {"data": options.data, "size": options.size, "epochs": options.epochs, "device": options.device}
+            config = KGConfig(model=model, objective=objective, **shared, **SETTINGS[model])
+            settings = {name: value for name, value in asdict(config).items() if name not in ("device", "output")}
+            if any(settings.items() <= result.items() for result in results):
+                continue
+            log.info("%s %s", model, objective)
+            start = time.perf_counter()
+            found = judge(train(config, graph), graph)
+            results.append(add_line(path, config, found, time.perf_counter() - start))
+    print(table(results))
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    sys.exit(run(main))
