@@ -113,7 +113,7 @@ class Plan(NamedTuple):
 def plan_batches(
     lengths: Sequence[int] | np.ndarray, *, max_tokens: int, max_sequences: int | None = None, padded: bool = False
 ) -> Plan:
-    """Sort by length and cut into batches within a token budget; longest first, so that too little memory shows at once.
+    """Sort by length, longest first (too little memory shows at once), and cut into batches within a token budget.
 
     Args:
         lengths: (n,) token counts, in the caller's order.
