@@ -1,8 +1,8 @@
 """The two halves of a post-LN transformer layer, each one autograd node with its backward pass written out.
 
 A node saves the few tensors its backward needs and runs one matrix product for each weight and each input. Weights are
-cast to the type of the activations once a forward pass. Scales that would cost a pass over the activations (1 / sqrt(d),
-dropout's 1 / P(keep)) ride on the cast weights instead, and go onto the small weight gradients.
+cast to the type of the activations once a forward pass. Scales that would cost a pass over the activations, 1 / sqrt(d)
+and dropout's 1 / P(keep), ride on the cast weights instead, and go onto the small weight gradients.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ class AttentionBlock(torch.autograd.Function):
     """x (T, D) -> LayerNorm(x + dropout(attention(x))), for all tokens or for some of them."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, x: Tensor, wq: Tensor, bq: Tensor, wk: Tensor, bk: Tensor, wv: Tensor, bv: Tensor, wo: Tensor,
         bo: Tensor, gamma: Tensor, beta: Tensor, eps: float, rate: float, plan: Heads, asking: Tensor | None,
     ) -> Tensor:  # fmt: skip
-        """(N, D) states. `rate` is of dropout on the block's output; `asking` (N,) are the tokens that ask, None: all."""
+        """(N, D). `rate` is of dropout on the block's output; `asking` (N,) are the tokens that ask; None: all."""
         ctx.scales = ((plan.width**-0.5,), (1.0, plan.scale), (keep_scale(rate),))
         w_query, b_query = cast(x.dtype, ctx.scales[0], [wq], [bq])
         w_key, b_key = cast(x.dtype, ctx.scales[1], [wk, wv], [bk, bv])
@@ -45,11 +45,12 @@ class AttentionBlock(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, grad: Tensor) -> Gradients:  # type: ignore[override]
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Gradients:
         """Gradients of x and of the ten weights."""
         x, own, context, *gathered, w_query, w_key, w_out, gamma, beta = ctx.saved_tensors
-        need, to_query, to_key, to_out = ctx.needs_input_grad, *ctx.scales
+        need = ctx.needs_input_grad
+        to_query, to_key, to_out = ctx.scales
         total, grad, *of_norm = add_norm_backward(grad, ctx.norm, gamma, beta)  # (N, D)
         of_out = weight_grads(ctx.master, to_out, grad, context, need[7:9])
         context_grad = rows_and_zero(grad)  # padding reads the zeros
@@ -71,7 +72,7 @@ class FeedForwardBlock(torch.autograd.Function):
     """x (N, D) -> LayerNorm(x + dropout(down(gelu(up(x)))))."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, x: Tensor, w_up: Tensor, b_up: Tensor, w_down: Tensor, b_down: Tensor, gamma: Tensor, beta: Tensor,
         eps: float, rate: float,
     ) -> Tensor:  # fmt: skip
@@ -86,8 +87,8 @@ class FeedForwardBlock(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, grad: Tensor) -> Gradients:  # type: ignore[override]
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Gradients:
         """Gradients of x and of the six weights."""
         x, hidden, active, w_up, w_down, gamma, beta = ctx.saved_tensors
         need = ctx.needs_input_grad
@@ -128,7 +129,7 @@ def cast(
         return weights[0], biases[0]
     rows, columns = weights[0].shape
     weight = weights[0].new_empty(len(weights) * rows, columns, dtype=dtype)
-    for scale, w, part in zip(scales, weights, weight.split(rows), strict=True):
+    for scale, w, part in zip(scales, weights, weight.chunk(len(scales)), strict=True):
         torch.mul(w, scale, out=part)
     return weight, torch.cat([b * scale for scale, b in zip(scales, biases, strict=True)]).to(dtype)
 
@@ -145,19 +146,12 @@ def weight_grads(
         x: (N, in) their input.
         need: whether each of the weights and biases wants a gradient.
     """
-    rows = grad.shape[1] // len(scales)
-    weights = (grad.t() @ x).split(rows) if any(need[::2]) else [None] * len(scales)
-    biases = grad.sum(0).split(rows) if any(need[1::2]) else [None] * len(scales)
-    out: list[Tensor | None] = []
-    for scale, pair, wanted in zip(
-        scales, zip(weights, biases, strict=True), zip(need[::2], need[1::2], strict=True), strict=True
-    ):
-        for part, want in zip(pair, wanted, strict=True):
-            out.append(rescaled(part, scale, dtype) if want and part is not None else None)
-    return tuple(out)
-
-
-def rescaled(grad: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
-    """The gradient in the master's type, contiguous and with memory of its own, times the scale."""
-    own = grad.to(dtype) if grad.dtype != dtype else grad
-    return own if scale == 1 else own * scale
+    of_weights: Sequence[Tensor] = (grad.t() @ x).chunk(len(scales)) if any(need[::2]) else ()
+    of_biases: Sequence[Tensor] = grad.sum(0).chunk(len(scales)) if any(need[1::2]) else ()
+    grads: list[Tensor | None] = [None] * len(need)
+    for first, parts in enumerate((of_weights, of_biases)):
+        for number, (part, scale) in enumerate(zip(parts, scales, strict=False)):
+            if need[2 * number + first]:
+                own = part.to(dtype)
+                grads[2 * number + first] = own if scale == 1 else own * scale
+    return tuple(grads)

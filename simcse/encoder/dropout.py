@@ -1,8 +1,8 @@
 """Dropout masks at a quarter of a random draw an element.
 
-torch's own dropout on the CPU spends one draw of the Mersenne Twister an element, a fifth of a whole training step. Here
-one 64-bit draw gives four 16-bit lanes. They come from torch's default generator, so that `torch.manual_seed`,
-`torch.get_rng_state` and different seeds on different ranks work as with any dropout.
+torch's own dropout on the CPU spends one draw of the Mersenne Twister an element, a fifth of a training step.
+Here one 64-bit draw gives four 16-bit lanes. It comes from torch's default generator, so that
+`torch.manual_seed`, `torch.get_rng_state` and different seeds on different ranks work as with any dropout.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def keep_mask(shape: Sequence[int], rate: float, dtype: torch.dtype) -> Tensor |
     Args:
         shape: of the mask.
         rate: in [0, 1).
-        dtype: of the mask; that of the tensor it multiplies, since mixed types (a bool mask) multiply many times slower.
+        dtype: that of the tensor it multiplies: mixed types, such as a mask of bools, multiply many times slower.
     """
     if not rate:
         return None

@@ -117,10 +117,12 @@ def layer_forward(block: Block, module: Any, hidden: Tensor, plan: Heads, asking
     linears = (block.query, block.key, block.value, block.attention_out)
     weights = [tensor for part in (*linears, block.attention_norm) for tensor in (part.weight, part.bias)]
     rate = active(module.attention.output.dropout)
-    hidden = AttentionBlock.apply(hidden, *weights, block.attention_norm.eps, rate, plan, asking)
+    hidden = AttentionBlock.apply(  # type: ignore[no-untyped-call]
+        hidden, *weights, block.attention_norm.eps, rate, plan, asking
+    )
     weights = [tensor for part in (block.up, block.down, block.output_norm) for tensor in (part.weight, part.bias)]
-    state: Tensor = FeedForwardBlock.apply(hidden, *weights, block.output_norm.eps, active(module.output.dropout))
-    return state
+    rate = active(module.output.dropout)
+    return FeedForwardBlock.apply(hidden, *weights, block.output_norm.eps, rate)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def active(dropout: nn.Dropout) -> float:

@@ -40,7 +40,7 @@ class Group(NamedTuple):
 
 @dataclass(frozen=True)
 class Heads:
-    """Which row of d numbers goes where. N rows that ask and T rows that are read, H heads; R gathered rows with padding.
+    """Which row of d numbers goes where. N rows ask, T rows are read, H heads; Rq and Rk rows gathered, with padding.
 
     N and T may exceed the tokens: what is there behind the last sequence reads zeros and gets zero gradients.
 
