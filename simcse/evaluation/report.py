@@ -99,6 +99,7 @@ class Report:
 
     def to_terminal(self) -> str:
         """Tables of at most 80 columns, without colour codes."""
+        from rich.box import SIMPLE_HEAD
         from rich.console import Console
         from rich.table import Table
         from rich.text import Text
@@ -107,7 +108,7 @@ class Report:
         with console.capture() as capture:
             console.print(Text(self.model, overflow="fold"))
             for title, columns, rows in self._tables():
-                table = Table(title=title, title_justify="left")
+                table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
                 for i, column in enumerate(columns):
                     table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
                 for row in rows:

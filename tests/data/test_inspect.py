@@ -17,7 +17,8 @@ from simcse.errors import DataError
 def test_defects_are_counted_with_their_lines(tmp_path: Path) -> None:
     texts = [
         "a plain sentence", "a plain sentence", "", "bell \x07 rings", "caf\u00c3\u00a9 au lait", "lost \ufffd byte",
-        "<b>bold</b> and &amp; more", "x" * 2001, "?! ...", "1 < 2 and 3 > 2", "a plain sentence", "naïve Ångström — fine",
+        "<b>bold</b> and &amp; more", "x" * 2001, "?! ...", "1 < 2 and 3 > 2",
+        "a plain sentence", "naïve Ångström — fine",
     ]  # fmt: skip
     path = tmp_path / "texts.txt"
     path.write_text("\n".join(texts) + "\n", encoding="utf-8")

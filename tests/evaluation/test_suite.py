@@ -1,0 +1,131 @@
+"""One call from names and files to a report, and the report in its three forms."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from simcse.errors import ConfigError, DataError
+from simcse.evaluation.report import Report, TaskResult
+from simcse.evaluation.sts import SEVEN
+from simcse.evaluation.suite import evaluate
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> dict[str, Path]:
+    """A user's own files."""
+    files = {name: tmp_path / name for name in ("pairs.tsv", "pairs.jsonl", "qa.csv", "stsb.csv")}
+    files["pairs.tsv"].write_text("a b\ta c\t3\nd e\tf g\t1\na b\ta b\t5\n")
+    files["pairs.jsonl"].write_text('{"a": "a b", "b": "a c", "score": 3}\n{"a": "x", "b": "y z", "score": 0.5}\n')
+    files["qa.csv"].write_text("question,answer\nwhat b,a b\nwho d,d e\n")
+    files["stsb.csv"].write_text("g\tf\ty\t1\t5.0\ta b\ta b\ng\tf\ty\t2\t1.0\ta b\td e\n")
+    return files
+
+
+def test_everything_at_once(senteval: Path, own: dict[str, Path], word_vectors: Callable) -> None:
+    asked: list[str] = []
+    encoded: list[str] = []
+
+    def encode(texts: list[str]) -> np.ndarray:
+        encoded.extend(texts)
+        return word_vectors(texts)
+
+    tasks = ["sts", "geometry", *map(str, own.values())]
+    report = evaluate(encode, tasks, senteval, model="words", settings={"dtype": "fp64"}, on_task=asked.append)
+    assert len(encoded) == len(set(encoded))  # once over all tasks
+    assert [r.name for r in report.results] == [
+        *SEVEN, "STS-B-dev", "pairs.tsv", "pairs.jsonl", "stsb.csv", "qa",
+    ]  # fmt: skip
+    kinds = {result.name: result.kind for result in report.results}
+    assert kinds["pairs.jsonl"] == kinds["stsb.csv"] == "pairs"
+    assert kinds["qa"] == "retrieval"
+    assert report.average == pytest.approx(np.mean([r.metrics["spearman"] for r in report.results[:7]]))
+    assert asked[0] == ", ".join([*SEVEN, "STS-B-dev"])
+
+    written = json.loads(json.dumps(report.to_dict()))
+    assert written["model"] == "words"
+    assert written["protocol"]["aggregation"] == "all"
+    assert written["protocol"]["dtype"] == "fp64"
+    assert written["tasks"]["STS12"]["n"] == 40
+    assert written["tasks"]["STS12"]["spearman"] == report.results[0].metrics["spearman"]
+    assert set(written["tasks"]["STS12"]["subsets"]["MSRpar"]) == {"spearman", "pearson", "n"}
+    assert written["average_of"] == list(SEVEN)
+    assert {"alignment", "uniformity"} <= set(written["geometry"])
+    assert {"torch", "numpy", "scipy", "python"} <= set(written["versions"])
+    assert written["speed"]["sentences"] == len(encoded)
+
+
+def test_names_may_be_groups_tasks_and_spellings(senteval: Path, word_vectors: Callable) -> None:
+    report = evaluate(word_vectors, ["stsb-dev", "STS-B-dev", "sts16"], senteval)
+    assert [result.name for result in report.results] == ["STS-B-dev", "STS16"]
+    assert report.average_of == ["STS16"]
+
+
+def test_wrong_names_are_told_before_anything_is_encoded(senteval: Path, own: dict[str, Path], tmp_path: Path) -> None:
+    def never(texts: list[str]) -> np.ndarray:
+        raise AssertionError("encoded before all tasks were read")
+
+    with pytest.raises(ConfigError, match=r"--tasks tranfser: no such task or file; did you mean 'transfer'"):
+        evaluate(never, ["sts", "tranfser"], senteval)
+    with pytest.raises(ConfigError, match=r"--tasks STS12 needs --data_dir"):
+        evaluate(never, ["sts"], None)
+    with pytest.raises(DataError, match=r"paris\.tsv: no such file; did you mean 'pairs\.tsv'"):
+        evaluate(never, ["sts", str(tmp_path / "paris.tsv")], senteval)
+    with pytest.raises(DataError, match=r"MR/rt-polarity\.neg: not found"):
+        evaluate(never, ["sts", "transfer"], senteval)
+    with pytest.raises(DataError, match=r"scifact/corpus\.jsonl: no such file"):
+        evaluate(never, ["scifact"], senteval)
+
+
+@pytest.fixture
+def report() -> Report:
+    """One result of each kind."""
+    results = [
+        TaskResult("STS12", "sts", {"spearman": 72.368, "pearson": 81.0}, 3108, "pairs", "test", "all, 5 sub-sets"),
+        TaskResult("STS-B", "sts", {"spearman": 82.05, "pearson": 82.0}, 1379, "pairs", "test", "cosine"),
+        TaskResult("MRPC", "transfer", {"accuracy": 75.1, "f1": 82.0}, 1725, "rows", "test", "given split"),
+        TaskResult("MR", "transfer", {"accuracy": 80.1}, 10662, "rows", "all", "10-fold"),
+        TaskResult(
+            "scifact", "retrieval",
+            {"ndcg@10": 0.645, "mrr@10": 0.6, "recall@1": 0.5, "recall@10": 0.8, "recall@100": 0.9, "map": 0.6},
+            300, "queries", "test", "5,183 docs",
+        ),
+    ]  # fmt: skip
+    return Report("a/" + "long-" * 20 + "name", {"aggregation": "all"}, results, {"alignment": 0.25}, averaged=SEVEN)
+
+
+def test_the_table_fits_eighty_columns_and_says_the_protocol(report: Report) -> None:
+    text = report.to_terminal()
+    assert max(map(len, text.splitlines())) <= 80
+    line = next(line for line in text.splitlines() if "STS12" in line)
+    for part in ("test", "all, 5 sub-sets", "3,108", "72.37"):
+        assert part in line
+    assert "average of 2" in text
+    assert "77.21" in text
+    assert "nDCG@10" in text
+    assert "0.645" in text
+
+
+def test_markdown_has_the_same_rows(report: Report) -> None:
+    text = report.to_markdown()
+    assert "| STS12 | test | all, 5 sub-sets | 3,108 | 72.37 | 81.00 |" in text
+    assert "| MR | all | 10-fold | 10,662 | 80.10 |  |" in text
+    assert "| alignment | 0.250 |" in text
+
+
+def test_reports_are_written_whole_or_not_at_all(report: Report, tmp_path: Path) -> None:
+    assert report.write(tmp_path / "new" / "out") == [
+        tmp_path / "new/out/report.json", tmp_path / "new/out/report.md",
+    ]  # fmt: skip
+    assert json.loads((tmp_path / "new/out/report.json").read_text()) == report.to_dict()
+    report.write(tmp_path / "new/out/report.json")
+    assert sorted(path.name for path in (tmp_path / "new/out").iterdir()) == ["report.json", "report.md"]
+    with pytest.raises(ConfigError, match=r"unknown extension \.csv; expected \.json, \.md or a folder"):
+        report.write(tmp_path / "report.csv")
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(ConfigError, match="is a file, expected a folder"):
+        report.write(tmp_path / "taken")
