@@ -78,28 +78,15 @@ def training_states(
 
 def embed(parts: Parts, dropout: nn.Dropout, batch: TokenBatch, dtype: torch.dtype) -> Tensor:
     """(T', D) output of the embedding layer; zeros behind the last of the T tokens."""
-    views = repeats(batch)
-    tokens = len(batch.ids) // views
     rows = parts.position_rows(batch.ids, batch.starts, batch.segments)
-    # stacked views repeat the same tokens: look them up once, dropout alone tells the views apart
-    total = F.embedding(batch.ids[:tokens], parts.word.weight, parts.word.padding_idx)  # (T / views, D)
-    total = total + F.embedding(rows[:tokens], parts.position.weight, parts.position.padding_idx)
+    total = F.embedding(batch.ids, parts.word.weight, parts.word.padding_idx)  # (T, D)
+    total = total + F.embedding(rows, parts.position.weight, parts.position.padding_idx)
     total = total + parts.token_type.weight[0]
     norm = parts.norm
     hidden = F.layer_norm(total, norm.normalized_shape, norm.weight, norm.bias, norm.eps).to(dtype)
-    behind = hidden.new_zeros(rounded_up(len(batch.ids)) - len(batch.ids), hidden.shape[1])
-    hidden = torch.cat([hidden] * views + [behind])  # (T', D)
+    hidden = F.pad(hidden, (0, 0, 0, rounded_up(len(hidden)) - len(hidden)))  # (T', D)
     keep = keep_mask(hidden.shape, active(dropout), dtype)
     return hidden if keep is None else hidden * keep.mul_(keep_scale(active(dropout)))
-
-
-def repeats(batch: TokenBatch) -> int:
-    """2 if the second half of the batch is the first half again, else 1."""
-    sequences, tokens = len(batch) // 2, len(batch.ids) // 2
-    same = batch.lengths[:sequences] == batch.lengths[sequences:] and torch.equal(
-        batch.ids[:tokens], batch.ids[tokens:]
-    )
-    return 2 if same else 1
 
 
 def rounded_up(tokens: int) -> int:
