@@ -19,8 +19,11 @@ def main(argv: Sequence[str]) -> None:
     config = TrainConfig(**options)
 
     from simcse.training.run import train  # behind --help and wrong options, which need no torch
+    from simcse.training.summary import summary
 
-    train(config)
+    report = train(config)
+    if report:
+        print(summary(report))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from simcse.data.pairs import read_scored_pairs
 from simcse.data.readers import read_texts, read_training
 from simcse.encoder.model import SentenceEncoder, has_native_bf16
 from simcse.errors import ConfigError, DataError, nearest
+from simcse.evaluation.sts import SEVEN, load_task
 from simcse.objectives import OBJECTIVES, SCORES, build_objective
 from simcse.training.config import DataConfig, TrainConfig
 from simcse.training.distributed import gather, local_world, rank, world
@@ -57,8 +58,8 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
             f"--batch_size {config.batch_size} does not divide by {world()} processes; the next that does is "
             f"{-(-config.batch_size // world()) * world()}"
         )
-    if accelerator.device.type == "cpu":
-        # accelerate's launcher gives a process one thread unless told otherwise
+    if accelerator.device.type == "cpu" and "ACCELERATE_DYNAMO_BACKEND" in os.environ:
+        # under accelerate's launcher, which gives a process one thread unless told otherwise
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_world()))
     return accelerator
 
@@ -152,6 +153,9 @@ def build_trainer(config: TrainConfig, accelerator: Accelerator) -> Trainer:
     model = build_model(config, run)
     batches = build_batches(config, model.encoder, accelerator.device)
     judge = build_judge(config.data)
+    if config.data.test:
+        for task in SEVEN:  # a missing file is better found now than after the last step
+            load_task(task, config.data.test)
     model.to(accelerator.device)
     if batches.columns[0] == batches.columns[1]:
         check_dropout(model.train(), batches.batch_of(0))

@@ -12,7 +12,11 @@ from typing import Any
 import numpy as np
 from accelerate import Accelerator
 
+from simcse.encoder.model import SentenceEncoder
 from simcse.errors import ConfigError
+from simcse.evaluation.report import versions
+from simcse.evaluation.sts import SEVEN
+from simcse.evaluation.suite import evaluate
 from simcse.files import replaced_file
 from simcse.training.bar import training_bar
 from simcse.training.build import build_accelerator, build_trainer
@@ -62,17 +66,22 @@ def make_report(config: TrainConfig, trainer: Trainer) -> dict[str, Any]:
     best = {key: value for key, value in trainer.best.items() if key != "step"}
     report: dict[str, Any] = {
         "model": str(trainer.run.best),
-        "protocol": f"best of the judgements every {config.eval_every} steps, by {trainer.judge.metric} on dev"
-        if trainer.judge
-        else "not judged: no --data.dev",
+        "protocol": {"selection": "the last step, as there is no --data.dev"},
         "tasks": {},
         "geometry": {key: best[key] for key in GEOMETRY if key in best},
-        "versions": {name: version(name) for name in ("simcse", "torch", "transformers", "accelerate")},
+        "versions": versions() | {"accelerate": version("accelerate")},
     }
     if trainer.judge:
         scores = {key: value for key, value in best.items() if key not in GEOMETRY}
         report["tasks"][Path(str(config.data.dev)).name] = {**scores, "n": trainer.judge.n}
+        report["protocol"] = {"selection": f"best of every {config.eval_every} steps, by {trainer.judge.metric} on dev"}
         report |= {"before": trainer.run.first_judgement(), "best_step": trainer.best.get("step")}
+    if config.data.test:
+        encoder = SentenceEncoder.from_pretrained(trainer.run.best, dtype="fp32")
+        tested = evaluate(encoder.encode, SEVEN, config.data.test).to_dict()
+        report["tasks"] |= tested["tasks"]
+        report["protocol"] |= tested["protocol"]
+        report["average"] = tested["average"]
     return report
 
 
@@ -103,15 +112,22 @@ def summarize(config: TrainConfig, reports: list[dict[str, Any]]) -> dict[str, A
     """Mean, sample standard deviation, least and greatest of each score over the seeds."""
     tasks: dict[str, Any] = {}
     for task, scores in reports[0]["tasks"].items():
-        for metric in scores:
-            values = np.array([report["tasks"][task][metric] for report in reports], dtype=np.float64)
-            spread = {"mean": values.mean(), "std": values.std(ddof=1), "min": values.min(), "max": values.max()}
-            same = metric == "n"
-            tasks.setdefault(task, {})[metric] = scores[metric] if same else {k: float(v) for k, v in spread.items()}
+        tasks[task] = {"n": scores["n"]}
+        for metric in (name for name, value in scores.items() if isinstance(value, float)):
+            tasks[task][metric] = spread_of([report["tasks"][task][metric] for report in reports])
+    averages = [report["average"] for report in reports if "average" in report]
     return {
         "model": str(Path(config.output_dir)),
-        "protocol": f"{reports[0]['protocol']}; {len(reports)} seeds from {config.seed}: mean, sample deviation, range",
+        "protocol": reports[0]["protocol"] | {"seeds": [config.seed + i for i in range(len(reports))]},
         "tasks": tasks,
+        **({"average": spread_of(averages)} if averages else {}),
         "seeds": {f"seed-{config.seed + i}": report["tasks"] for i, report in enumerate(reports)},
         "versions": reports[0]["versions"],
     }
+
+
+def spread_of(values: list[float]) -> dict[str, float]:
+    """Mean, sample standard deviation, least and greatest."""
+    each = np.array(values, dtype=np.float64)
+    spread = {"mean": each.mean(), "std": each.std(ddof=1), "min": each.min(), "max": each.max()}
+    return {key: float(value) for key, value in spread.items()}

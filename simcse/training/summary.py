@@ -1,0 +1,76 @@
+"""A finished run in a short table of 80 columns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["summary"]
+
+NAMES = {
+    "spearman": "Spearman x 100",
+    "pearson": "Pearson x 100",
+    "mrr@10": "MRR@10, %",
+    "recall@1": "recall@1, %",
+    "recall@10": "recall@10, %",
+    "alignment": "alignment (lower: closer)",
+    "uniformity": "uniformity (lower: more even)",
+}
+
+
+def summary(report: dict[str, Any]) -> str:
+    """The content of report.json, of one run or of several seeds, for the terminal."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=None)
+    several = "seeds" in report
+    for name in ("task", "measure", *(("mean", "spread", "range") if several else ("before", "after"))):
+        table.add_column(name, justify="left" if name in ("task", "measure") else "right", overflow="fold")
+    for row in seed_rows(report) if several else run_rows(report):
+        table.add_row(*row)
+    console = Console(width=80, color_system=None, legacy_windows=False)
+    with console.capture() as capture:
+        console.print(table)
+        where = "the runs and their mean lie in" if several else "the best encoder lies in"
+        console.print(Text(f"{where} {report['model']}", overflow="fold"))
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())
+
+
+def run_rows(report: dict[str, Any]) -> list[list[str]]:
+    """Each measure before and after."""
+    before = report.get("before", {})
+    rows = []
+    for task, scores in report["tasks"].items():
+        shown = {key: value for key, value in scores.items() if key in NAMES}
+        if "subsets" not in scores and before.keys() >= shown.keys():
+            shown |= report["geometry"]
+            rows += [[task, NAMES[key], number(before.get(key)), number(value)] for key, value in shown.items()]
+        else:
+            rows.append([task, NAMES["spearman"], "", number(scores["spearman"])])
+    if report.get("average") is not None:
+        rows.append(["average of 7", NAMES["spearman"], "", number(report["average"])])
+    return rows
+
+
+def seed_rows(report: dict[str, Any]) -> list[list[str]]:
+    """Each measure's mean, deviation and range over the seeds."""
+    rows = [
+        (task, key, scores[key])
+        for task, scores in report["tasks"].items()
+        for key in NAMES
+        if isinstance(scores.get(key), dict)
+    ]
+    if "average" in report:
+        rows.append(("average of 7", "spearman", report["average"]))
+    return [
+        [task, NAMES[key], number(s["mean"]), f"+- {number(s['std'])}", f"{number(s['min'])} to {number(s['max'])}"]
+        for task, key, s in rows
+    ]
+
+
+def number(value: float | None) -> str:
+    """Two decimals, three for what is small."""
+    if value is None:
+        return ""
+    return f"{value:.2f}" if abs(value) >= 10 else f"{value:.3f}"

@@ -1,0 +1,237 @@
+"""Whole runs on a tiny encoder: they learn, resume to the bit, report, and stop where they must."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import WORDS, build_encoder
+
+from simcse import ConfigError, DataError, ModelError, SentenceEncoder
+from simcse.training.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
+from simcse.training.run import train
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A made-up language to learn: the positive says each word of the anchor by another word, the third is unrelated."""
+    folder = tmp_path_factory.mktemp("data")
+    rng = random.Random(0)
+    lexicon = dict(zip(WORDS, rng.sample(WORDS, len(WORDS)), strict=True))
+    rows = []
+    for _ in range(160):
+        words, others = rng.sample(WORDS, 5), rng.sample(WORDS, 5)
+        rows.append((" ".join(words), " ".join(lexicon[word] for word in words), " ".join(others)))
+    (folder / "text.txt").write_text("".join(f"{a}\n" for a, _, _ in rows))
+    (folder / "pairs.csv").write_text("anchor,positive\n" + "".join(f"{a},{b}\n" for a, b, _ in rows[:128]))
+    (folder / "triplets.csv").write_text("sent0,sent1,hard_neg\n" + "".join(f"{a},{b},{c}\n" for a, b, c in rows[:128]))
+    scored = [(a, b, 5) for a, b, _ in rows[128:]] + [(a, c, 1) for a, _, c in rows[128:]]
+    (folder / "dev.tsv").write_text("".join(f"{a}\t{b}\t{s}\n" for a, b, s in scored))
+    (folder / "queries.csv").write_text("query,document\n" + "".join(f"{a},{b}\n" for a, b, _ in rows[128:]))
+    (folder / "corpus.txt").write_text("".join(f"{b}\n" for _, b, _ in rows))
+    return folder
+
+
+@pytest.fixture
+def config(tiny_bert: Path, files: Path, tmp_path: Path) -> TrainConfig:
+    return TrainConfig(
+        model=ModelConfig(name=str(tiny_bert), pooling="mean", projection="none"),
+        data=DataConfig(train=str(files / "pairs.csv"), dev=str(files / "dev.tsv")),
+        optim=OptimConfig(lr=3e-3),
+        output_dir=str(tmp_path / "run"),
+        batch_size=32,
+        max_steps=12,
+        eval_every=6,
+        save_every=4,
+        log_every=1,
+        precision="fp32",
+    )
+
+
+def log_of(config: TrainConfig) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (Path(config.output_dir) / "log.jsonl").read_text().splitlines()]
+
+
+def test_a_run_learns_and_leaves_everything(config: TrainConfig) -> None:
+    report = train(config)
+    folder = Path(config.output_dir)
+    assert {path.name for path in folder.iterdir()} == {"best", "config.yaml", "last", "log.jsonl", "report.json"}
+    assert json.loads((folder / "report.json").read_text()) == report
+    scores = report["tasks"]["dev.tsv"]
+    assert scores["n"] == 64
+    assert scores["spearman"] > report["before"]["spearman"] + 15
+    assert report["geometry"].keys() == {"alignment", "uniformity"}
+    losses = [line["loss"] for line in log_of(config) if "loss" in line]
+    assert len(losses) == 12
+    assert sum(losses[-3:]) < 0.7 * sum(losses[:3])
+    assert yaml.safe_load((folder / "config.yaml").read_text()) == config.as_dict()
+    from simcse.data.pairs import read_scored_pairs
+    from simcse.evaluation.judge import evaluate_pairs
+
+    best = SentenceEncoder.from_pretrained(folder / "best", device="cpu", dtype="fp32")
+    again = evaluate_pairs(best.encode, read_scored_pairs(str(config.data.dev)))
+    assert again.spearman == pytest.approx(scores["spearman"], abs=1e-3)
+
+
+class KilledError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("projection", ["train", "always"])
+@pytest.mark.parametrize("killed_at", [4, 7])
+def test_a_killed_run_goes_on_to_the_bit(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, projection: str, killed_at: int
+) -> None:
+    """Dropout on. Killed behind step 7, it goes on from step 4; the steps between are done again, the same."""
+    config = replace(config, model=replace(config.model, projection=projection))
+    whole = replace(config, output_dir=config.output_dir + "-whole")
+    train(whole)
+    from simcse.training import trainer
+
+    seen = trainer.seed_step
+
+    def kill(seed: int, step: int) -> None:
+        if step == killed_at + 1:
+            raise KilledError
+        seen(seed, step)
+
+    monkeypatch.setattr(trainer, "seed_step", kill)
+    with pytest.raises(KilledError):
+        train(config)
+    monkeypatch.setattr(trainer, "seed_step", seen)
+    report = train(replace(config, resume="auto"))
+    assert report["training"]["first_step"] == 5
+    steps = [line["step"] for line in log_of(config) if "loss" in line]
+    assert steps == list(range(1, 13))
+    losses = [[line["loss"] for line in log_of(run) if "loss" in line] for run in (config, whole)]
+    assert losses[0] == losses[1]
+    weights = [
+        SentenceEncoder.from_pretrained(Path(run.output_dir) / "last", dtype="fp32").state_dict()
+        for run in (config, whole)
+    ]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+def test_resume_asks_for_the_same_run(config: TrainConfig) -> None:
+    train(replace(config, max_steps=4))
+    with pytest.raises(ConfigError, match=r"holds another run; go on with it by --resume auto"):
+        train(config)
+    with pytest.raises(ConfigError, match=r"--max_steps is 12, but the run in .* was started with 4"):
+        train(replace(config, resume="auto"))
+    with pytest.raises(ConfigError, match=r"--resume .*nowhere: no trainer.pt there"):
+        train(replace(config, resume="nowhere", output_dir=config.output_dir + "-2"))
+    (Path(config.output_dir) / "last" / "trainer.pt").write_bytes(b"damaged")
+    with pytest.raises(ModelError, match=r"trainer\.pt: cannot be read"):
+        train(replace(config, max_steps=4, resume="auto"))
+
+
+def test_texts_need_dropout(config: TrainConfig, files: Path, tmp_path: Path) -> None:
+    calm = build_encoder(tmp_path / "calm", dropout=0.0)
+    config = replace(
+        config,
+        model=ModelConfig(name=str(calm), pooling="cls"),
+        data=replace(config.data, train=str(files / "text.txt")),
+    )
+    with pytest.raises(ConfigError, match=r"--model\.dropout: the backbone has no active dropout"):
+        train(config)
+    assert not Path(config.output_dir).exists()
+    train(replace(config, model=replace(config.model, dropout=0.1), max_steps=1))  # the remedy works
+
+
+def test_triplets_and_an_always_head(config: TrainConfig, files: Path) -> None:
+    config = replace(
+        config,
+        model=replace(config.model, projection="always"),
+        data=replace(config.data, train=str(files / "triplets.csv")),
+        hard_negative_weight=2.0,
+        micro_batch_size=8,
+    )
+    report = train(config)
+    assert report["tasks"]["dev.tsv"]["spearman"] > report["before"]["spearman"]
+    assert SentenceEncoder.from_pretrained(Path(config.output_dir) / "best").projection is not None
+
+
+def test_retrieval_judge(config: TrainConfig, files: Path) -> None:
+    data = replace(config.data, dev=str(files / "queries.csv"), dev_corpus=str(files / "corpus.txt"))
+    report = train(replace(config, data=data))
+    scores = report["tasks"]["queries.csv"]
+    assert scores.keys() == {"mrr@10", "recall@1", "recall@10", "n"}
+    assert 0 <= scores["recall@1"] <= scores["mrr@10"] <= scores["recall@10"] <= 100
+    wrong = replace(data, dev_corpus=str(files / "text.txt"))
+    with pytest.raises(DataError, match=r"queries\.csv: row 1: its document is not among the 160"):
+        train(replace(config, data=wrong, output_dir=config.output_dir + "-2"))
+
+
+def test_a_loss_that_is_no_number_names_step_and_rows(config: TrainConfig, tiny_bert: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "nan"
+    shutil.copytree(tiny_bert, folder)
+    from safetensors.torch import load_file, save_file
+
+    state = load_file(folder / "model.safetensors")
+    state["encoder.layer.1.output.dense.bias"][0] = float("nan")
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    config = replace(config, model=replace(config.model, name=str(folder)), data=replace(config.data, dev=None))
+    with pytest.raises(ModelError, match=r"step 1: the loss is nan; rows \d+, .* \(32 in all\)"):
+        train(config)
+
+
+def test_seeds_report_mean_and_spread(config: TrainConfig) -> None:
+    config = replace(config, seeds=3, max_steps=3)
+    summary = train(config)
+    scores = summary["tasks"]["dev.tsv"]["spearman"]
+    each = [summary["seeds"][f"seed-{seed}"]["dev.tsv"]["spearman"] for seed in (42, 43, 44)]
+    assert scores["mean"] == pytest.approx(sum(each) / 3)
+    assert (scores["min"], scores["max"]) == (min(each), max(each))
+    assert scores["std"] == pytest.approx(torch.tensor(each, dtype=torch.float64).std().item())
+    assert len(set(each)) > 1  # seeds do make a difference
+    shutil.rmtree(Path(config.output_dir) / "seed-44")
+    assert train(replace(config, resume="auto"))["tasks"] == summary["tasks"]  # only the third is run again
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"data": DataConfig()}, ConfigError, r"--data\.train is empty"),
+        ({"data": DataConfig(train="nowhere.txt")}, DataError, r"nowhere\.txt"),
+        ({"batch_size": 129}, DataError, r"128 rows are fewer than --batch_size 129"),
+        ({"max_length": 65}, ConfigError, r"--max_length is 65: .* takes at most 64 tokens"),
+        ({"scores": "info_nec"}, ConfigError, r"--scores 'info_nec' is not one of .* did you mean 'info_nce'"),
+        ({"objective": "sofmax"}, ConfigError, r"objective.*'sofmax'"),
+        ({"objective_args": {"smoothing": 0.1}}, ConfigError, r"softmax: unknown option 'smoothing'"),
+        ({"precision": "fp16"}, ConfigError, r"--precision fp16 needs an accelerator"),
+        ({"trackers": ["tensorbord"]}, ConfigError, r"--trackers: 'tensorbord' .* did you mean 'tensorboard'"),
+        ({"model": ModelConfig(name="./nowhere")}, ModelError, r"'\./nowhere': no such folder"),
+        ({"seeds": 2, "resume": "x/last"}, ConfigError, r"--resume x/last names one run"),
+    ],
+)
+def test_wrong_options_leave_nothing_behind(
+    config: TrainConfig, change: dict[str, object], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message) as caught:
+        train(replace(config, **change))  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+    assert not Path(config.output_dir).exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"temperature": 0.0}, r"--temperature is 0\.0: must be above 0"),
+        ({"hard_negative_weight": -1.0}, r"--hard_negative_weight is -1\.0"),
+        ({"epochs": 0}, r"--epochs is 0: at least 1"),
+        ({"micro_batch_size": 0}, r"--micro_batch_size is 0"),
+        ({"optim": OptimConfig(lr=float("nan"))}, r"--optim\.lr is nan"),
+        ({"optim": OptimConfig(warmup=1.0)}, r"--optim\.warmup is 1\.0"),
+        ({"model": ModelConfig(dropout=1.0)}, r"--model\.dropout is 1\.0"),
+    ],
+)
+def test_values_out_of_range(change: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        TrainConfig(**change)  # type: ignore[arg-type]
