@@ -19,8 +19,17 @@ from torch import Tensor
 from simcse.errors import ConfigError
 from simcse.objectives.table import Scores, keep_negatives
 
-__all__ = ["SCORES", "Gather", "Scores", "Similarity", "info_nce", "keep_negatives", "nt_xent", "queue_scores"]
-__all__ += ["symmetric_info_nce"]
+__all__ = [
+    "SCORES",
+    "Gather",
+    "Scores",
+    "Similarity",
+    "info_nce",
+    "keep_negatives",
+    "nt_xent",
+    "queue_scores",
+    "symmetric_info_nce",
+]
 
 Gather = Callable[[Tensor], Tensor]
 """Takes this process's rows (n, ...) and returns everyone's (world * n, ...) in rank order, with gradient."""
@@ -188,9 +197,8 @@ class _Batch:
     def _block(self, anchor: int, positive: int, whole: bool) -> Scores:
         V, B, _ = self.own.shape
         N = self.everyone[positive].shape[0]
-        candidates = [view for view in range(V) if whole or view != anchor]
-        if not whole:  # the target comes first in either direction
-            candidates.sort(key=lambda view: view != positive)
+        hard = range(2, V)
+        candidates = [0, 1, *hard] if whole else [positive, *hard]
         rows = torch.arange(B, device=self.own.device)
         column = {view: place * N + self.rank * B + rows for place, view in enumerate(candidates)}  # of the own rows
 
@@ -199,7 +207,7 @@ class _Batch:
         with torch.autocast(self.own.device.type, enabled=False):
             logits = (self.own[anchor] / self.temperature) @ torch.cat(vectors).T  # (B, C)
         if self.log_weight:
-            for view in range(2, V):
+            for view in hard:
                 logits[rows, column[view]] += self.log_weight
 
         valid = self._distinct(anchor, positive, candidates, logits)  # (B, C)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import FrozenInstanceError, dataclass, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -284,3 +285,10 @@ def test_public_names_are_sorted_and_there() -> None:
     assert objectives.__all__ == sorted(objectives.__all__, key=lambda name: (not name.isupper(), name))
     assert all(hasattr(objectives, name) for name in objectives.__all__)
     assert list(OBJECTIVES) == sorted(OBJECTIVES)
+
+
+def test_the_documentation_explains_every_name() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "objectives.md").read_text(encoding="utf-8")
+    described = {line.split("`")[1] for line in text.splitlines() if line.startswith("| `")}
+    assert set(OBJECTIVES) | set(objectives.SCORES) <= described
+    assert (Path(__file__).parents[2] / "docs" / "figures" / "objectives-convexity.svg").is_file()

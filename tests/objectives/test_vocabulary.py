@@ -70,3 +70,7 @@ def test_wrong_tensors_are_named() -> None:
         vocabulary_scores(QUERIES, TABLE, torch.tensor([0, 9, 3, 3]))
     with pytest.raises(DataError, match="row 2 has no valid negative among its 3 candidates"):
         sampled_scores(QUERIES, TABLE, TARGET, torch.tensor([[1, 2], [3, 4], [3, 3], [3, 5]]))
+    with pytest.raises(DataError, match="row 2: noise is 9, expected a row of the table from 0 to 8"):
+        sampled_scores(QUERIES, TABLE, TARGET, torch.tensor([[1, 2], [3, 4], [3, 9], [3, 5]]))
+    with pytest.raises(DataError, match="row 1: target is -1, expected a row of the table from 0 to 8"):
+        sampled_scores(QUERIES, TABLE, torch.tensor([0, -1, 3, 3]), torch.tensor([1, 2]))
