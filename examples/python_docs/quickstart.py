@@ -1,9 +1,10 @@
-"""The whole road on Python's own documentation: corpus, training, judging before and after, index, three questions.
+"""The whole road on Python's own documentation, as the commands that a user types for data of his own.
 
     python examples/python_docs/quickstart.py
     python examples/python_docs/quickstart.py --config configs/quickstart-unsup.yaml --least_gain 2
 
-Run again, it takes up an interrupted training, and does not repeat a finished one. It fails if training did not help.
+Corpus, training with a judgement before and after, index, three questions. Run again, it takes up an interrupted
+training, and does not repeat a finished one. It fails if training did not help.
 """
 
 from __future__ import annotations
@@ -17,31 +18,26 @@ import sysconfig
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import make_corpus
 import yaml
-from rich.console import Console
-from rich.table import Table
 
 from simcse.console import Parser, run
-from simcse.errors import SimCSEError
+from simcse.errors import ConfigError, SimCSEError
 
 __all__ = ["check_gain", "main"]
 
 ROOT = Path(__file__).resolve().parents[2]
-METRICS = {
-    "mrr@10": "MRR@10",
-    "recall@1": "recall@1",
-    "recall@10": "recall@10",
-    "alignment": "alignment (less is better)",
-    "uniformity": "uniformity (less is better)",
-}
 QUESTIONS = (
     "delete a folder and everything in it",
     "how do I know whether a thread is still running?",
     "send an email over an encrypted connection",
 )
+# what a name typed in a shell stands for in this environment, whether it is activated or not
+PROGRAMS = {
+    "python": [sys.executable],
+    "accelerate": [sys.executable, "-m", "accelerate.commands.accelerate_cli"],
+    "simcse": [sys.executable, "-c", "import sys; from simcse.cli import main; sys.exit(main())"],
+}
 
 
 def main(argv: Sequence[str]) -> None:
@@ -53,101 +49,79 @@ def main(argv: Sequence[str]) -> None:
     options = parser.parse_args(list(argv))
     started = time.perf_counter()
     os.chdir(ROOT)  # the paths in configs/ are relative to it
-    recipe = yaml.safe_load(Path(options.config).read_text(encoding="utf-8"))
-    corpus, folder = Path(recipe["data"]["dev_corpus"]), Path(recipe["output_dir"])
+    corpus, folder = places(Path(options.config))
+    index = folder / "index"
 
-    step(f"python examples/python_docs/make_corpus.py --output {corpus.parent}")
-    if status := make_corpus.main(["--output", str(corpus.parent), "--source", str(options.source)]):
+    source = [] if options.source == sysconfig.get_path("stdlib") else ["--source", options.source]
+    step("python", "examples/python_docs/make_corpus.py", "--output", corpus.parent, *source)
+    again = ["--resume", "auto"] if folder.exists() else []
+    step("accelerate", "launch", "train.py", "--config", options.config, *again)
+    check_gain(folder, options.least_gain)
+    step("simcse", "index", "build", "--model", folder / "best", "--output", index, "--overwrite", "--input", corpus)
+    step("simcse", "index", "search", index, *QUESTIONS, "--top_k", "3", "--format", "text")
+    show_way_on(folder, options.config, time.perf_counter() - started)
+
+
+def places(config: Path) -> tuple[Path, Path]:
+    """Corpus file and run folder of a recipe.
+
+    Raises:
+        ConfigError: there is no such file, or it names no corpus.
+    """
+    if not config.is_file():
+        raise ConfigError(f"--config {config}: no such file; paths are relative to {ROOT}")
+    recipe = yaml.safe_load(config.read_text(encoding="utf-8"))
+    try:
+        return Path(recipe["data"]["dev_corpus"]), Path(recipe["output_dir"])
+    except (KeyError, TypeError):
+        raise ConfigError(
+            f"--config {config}: expected data.dev_corpus and output_dir, as in quickstart.yaml"
+        ) from None
+
+
+def step(program: str, *arguments: str | Path) -> None:
+    """Show a command on stderr and run it; a command that fails has told why, and ends the road with its status."""
+    words = [str(argument) for argument in arguments]
+    print(f"\n$ {shlex.join([program, *words])}", file=sys.stderr, flush=True)
+    if status := subprocess.run([*PROGRAMS[program], *words], check=False).returncode:
         raise SystemExit(status)
-    launch(["train.py", "--config", options.config, *(["--resume", "auto"] if folder.exists() else [])])
-    [after] = (report := json.loads((folder / "report.json").read_text(encoding="utf-8")))["tasks"].values()
-    before, after = report["before"], {**after, **report["geometry"]}
-    check_gain(before["mrr@10"], after["mrr@10"], options.least_gain, folder)
-    step(f"build the index over {corpus}")
-    answers = ask(folder, corpus)
-
-    console = Console()
-    show_scores(console, before, after)
-    for question, hits in answers:
-        show_hits(console, question, hits)
-    show_way_on(console, folder, options.config, time.perf_counter() - started)
 
 
-def step(what: str) -> None:
-    """Tell on stderr what comes next, as a command that could be typed."""
-    print(f"$ {what}", file=sys.stderr, flush=True)
-
-
-def launch(arguments: list[str]) -> None:
-    """Run `accelerate launch ARGUMENTS` in this environment; an error there has been told there."""
-    step(f"accelerate launch {shlex.join(arguments)}")
-    status = subprocess.run([sys.executable, "-m", "accelerate.commands.launch", *arguments], check=False).returncode
-    if status:
-        raise SystemExit(status)
-
-
-def check_gain(before: float, after: float, least: float, folder: Path) -> None:
-    """Raise unless the score rose as training is known to make it rise.
+def check_gain(folder: Path, least: float) -> None:
+    """Tell how far the score rose, or raise unless it rose as training is known to make it rise.
 
     Args:
-        before: MRR@10 x 100 of the encoder that training started from.
-        after: of the trained one.
+        folder: of the run, whose report.json has MRR@10 x 100 before and after.
         least: points between them.
-        folder: of the run, for the error.
 
     Raises:
         SimCSEError: training did not help, or not enough.
     """
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    [task] = report["tasks"].values()
+    before, after = report["before"]["mrr@10"], task["mrr@10"]
     if not after - before >= least:  # NaN fails, too
         raise SimCSEError(
             f"{folder}: MRR@10 went from {before:.1f} to {after:.1f}, expected at least {before + least:.1f}: training "
             f"did not help; {folder / 'log.jsonl'} has the loss of each step"
         )
+    rise = f"{before:.1f} before, {after:.1f} after"
+    print(f"MRR@10 of finding a docstring by its name, in modules held out: {rise}", flush=True)
 
 
-def ask(folder: Path, corpus: Path) -> list[tuple[str, list[Any]]]:
-    """Index all docstrings with the best encoder, save the index, and search it."""
-    from simcse import SearchIndex, SentenceEncoder
-
-    encoder = SentenceEncoder.from_pretrained(folder / "best")
-    index = SearchIndex.build(corpus, encoder.encode)
-    index.save(folder / "index")
-    return list(zip(QUESTIONS, index.search(list(QUESTIONS), top_k=3), strict=True))
-
-
-def show_scores(console: Console, before: dict[str, float], after: dict[str, float]) -> None:
-    console.print("\n[bold]Finding a docstring by its name, in modules held out from training[/bold]")
-    table = Table()
-    table.add_column()
-    for column in ("before", "after", "change"):
-        table.add_column(column, justify="right")
-    for key, label in METRICS.items():
-        digits = 2 if key in ("alignment", "uniformity") else 1
-        cells = (f"{before[key]:.{digits}f}", f"{after[key]:.{digits}f}", f"{after[key] - before[key]:+.{digits}f}")
-        table.add_row(label, *cells)
-    console.print(table)
-
-
-def show_hits(console: Console, question: str, hits: list[Any]) -> None:
-    console.print(f"\n[bold]{question}[/bold]")
-    for hit in hits:
-        text = hit.text if len(hit.text) <= 72 else f"{hit.text[:71]}…"
-        console.print(f"  {hit.score:.2f}  {hit.id}: {text}", markup=False, highlight=False, soft_wrap=True)
-
-
-def show_way_on(console: Console, folder: Path, config: str, seconds: float) -> None:
-    lines = (
-        f"\nDone in {seconds:.0f} s. What lies where:",
-        f"  {folder / 'best'}         the trained encoder",
-        f"  {folder / 'index'}        the index over all docstrings",
-        f"  {folder / 'report.json'}  the scores; log.jsonl has every step",
-        "What to type next:",
-        f'  simcse index search {folder / "index"} "read a file line by line"',
-        "  accelerate launch train.py --config configs/minilm-sup.yaml --data.train YOUR.csv --output_dir runs/mine",
-        f"  rm -r {folder}  # to train anew, with other values in {config}",
-    )
-    for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+def show_way_on(folder: Path, config: str, seconds: float) -> None:
+    """Where everything lies, and what to type next."""
+    activate = Path(os.path.relpath(sys.prefix)) / "bin" / "activate"
+    print(f"""
+Done in {seconds:.0f} s. What lies where:
+  {folder / "best"}         the trained encoder
+  {folder / "index"}        the index over all docstrings
+  {folder / "report.json"}  the scores; log.jsonl has every step
+What to type next:
+  source {activate}
+  simcse index search {folder / "index"} "read a file line by line"
+  accelerate launch train.py --config configs/minilm-sup.yaml --data.train YOUR.csv --output_dir runs/mine
+  rm -r {folder}  # to train anew, with other values in {config}""")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -218,12 +219,30 @@ def test_a_failed_write_leaves_nothing(maker: ModuleType, tmp_path: Path, capsys
 
 @pytest.mark.parametrize("after", [30.0, 25.0, 34.9, float("nan")])
 def test_a_training_that_does_not_help_fails(road: ModuleType, after: float, tmp_path: Path) -> None:
+    """From 30 points, 35 is just enough of a gain of 5; anything less is not."""
     from simcse.errors import SimCSEError
 
-    road.check_gain(30.0, 35.0, 5.0, tmp_path)
+    def report(score: float) -> None:
+        scores = {"tasks": {"heldout.csv": {"mrr@10": score}}, "before": {"mrr@10": 30.0}}
+        (tmp_path / "report.json").write_text(json.dumps(scores), encoding="utf-8")
+
+    report(35.0)
+    road.check_gain(tmp_path, 5.0)
+    report(after)
     with pytest.raises(SimCSEError, match="training did not help") as error:
-        road.check_gain(30.0, after, 5.0, tmp_path)
+        road.check_gain(tmp_path, 5.0)
     assert "\n" not in str(error.value)
+
+
+def test_a_wrong_recipe_is_told_in_a_line(
+    road: ModuleType, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert road.run(road.main, ["--config", str(tmp_path / "none.yaml")]) == 2
+    assert capfd.readouterr().err.startswith(f"error: --config {tmp_path / 'none.yaml'}: no such file")
+    (tmp_path / "half.yaml").write_text("data: {train: x.csv}\n", encoding="utf-8")
+    assert road.run(road.main, ["--config", str(tmp_path / "half.yaml")]) == 2
+    assert "expected data.dev_corpus and output_dir" in capfd.readouterr().err
 
 
 def test_the_whole_road(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,9 +266,10 @@ def test_the_whole_road(tmp_path: Path, capfd: pytest.CaptureFixture[str], monke
 
     assert road.run(road.main, [*options, "--least_gain", "0.5"]) == 0
     shown = capfd.readouterr()
-    assert "MRR@10" in shown.out
+    assert "MRR@10 of finding a docstring by its name, in modules held out" in shown.out
     assert "uniformity" in shown.out
-    assert all(question in shown.out for question in road.QUESTIONS)
+    assert all(question in shown.err for question in road.QUESTIONS)
+    assert len(re.findall(r"^ *-?\d\.\d+ +\S+ +\S", shown.out, flags=re.M)) == 3 * len(road.QUESTIONS)  # hits
     assert f"accelerate launch train.py --config {tmp_path / 'recipe.yaml'}" in shown.err
     assert (tmp_path / "run" / "best" / "config.json").is_file()
     log = (tmp_path / "run" / "log.jsonl").read_bytes()
