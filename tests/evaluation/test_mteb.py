@@ -1,0 +1,83 @@
+"""mteb on tasks built here: its scores are those of our own judge and of trec_eval's definitions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+
+import datasets
+import numpy as np
+import pytest
+
+from simcse.data.pairs import ScoredPairs
+from simcse.errors import ModelError
+from simcse.evaluation.judge import evaluate_pairs
+from simcse.evaluation.mteb import MtebEncoder
+
+pytestmark = [
+    pytest.mark.skipif(find_spec("mteb") is None, reason="mteb is not installed"),
+    pytest.mark.filterwarnings("ignore"),  # mteb's own deprecations, which move from version to version
+]
+
+A = ["a man plays", "a cat sleeps", "two dogs run", "rain in the city", "an old book"]
+B = ["a man sings", "a cat sleeps", "the sun", "rain and snow", "a young man"]
+SCORES = [3.0, 5.0, 0.2, 2.6, 0.9]
+
+
+def sts_task() -> object:
+    from mteb.abstasks.sts import AbsTaskSTS
+    from mteb.abstasks.task_metadata import TaskMetadata
+
+    class LocalSTS(AbsTaskSTS):
+        metadata = TaskMetadata(
+            name="LocalSTS", description="five pairs", dataset={"path": "local/sts", "revision": "1"}, type="STS",
+            category="t2t", modalities=["text"], eval_splits=["test"], eval_langs=["eng-Latn"],
+            main_score="cosine_spearman", date=("2024-01-01", "2024-01-02"), domains=[], task_subtypes=[],
+            license=None, annotations_creators=None, dialect=[], sample_creation=None, bibtex_citation="",
+        )  # fmt: skip
+
+        def load_data(self, **_: object) -> None:
+            rows = datasets.Dataset.from_dict({"sentence1": A, "sentence2": B, "score": SCORES})
+            self.dataset = datasets.DatasetDict({"test": rows})
+            self.data_loaded = True
+
+    return LocalSTS()
+
+
+def test_mtebs_score_is_our_judges(word_vectors: Callable) -> None:
+    import mteb
+
+    encoder = MtebEncoder(word_vectors, name="runs/x/best", revision="0123")
+    result = mteb.evaluate(encoder, sts_task(), cache=None, co2_tracker=False, show_progress_bar=False)
+    [task] = result.task_results
+    [scores] = task.scores["test"]
+    ours = evaluate_pairs(word_vectors, ScoredPairs(A, B, np.array(SCORES), "local"))
+    assert 100 * scores["cosine_spearman"] == pytest.approx(ours.spearman, abs=1e-3)
+    assert 100 * scores["cosine_pearson"] == pytest.approx(ours.pearson, abs=1e-3)
+    assert (result.model_name, result.model_revision) == ("local/best", "0123")
+
+
+def test_a_real_encoder_is_taken_directly(tiny_bert) -> None:
+    import mteb
+
+    from simcse import SentenceEncoder
+
+    encoder = SentenceEncoder.from_pretrained(tiny_bert, pooling="mean", device="cpu", dtype="fp32")
+    model = MtebEncoder(encoder.encode, name="me/tiny", revision=encoder.fingerprint, max_tokens=encoder.max_length)
+    assert isinstance(model, mteb.models.EncoderProtocol)
+    result = mteb.evaluate(model, sts_task(), cache=None, co2_tracker=False, show_progress_bar=False)
+    ours = evaluate_pairs(encoder.encode, ScoredPairs(A, B, np.array(SCORES), "local"))
+    [scores] = result.task_results[0].scores["test"]
+    assert 100 * scores["cosine_spearman"] == pytest.approx(ours.spearman, abs=1e-3)
+    assert (result.model_name, result.model_revision) == ("me/tiny", encoder.fingerprint)
+
+
+def test_text_is_all_it_takes(word_vectors: Callable) -> None:
+    model = MtebEncoder(word_vectors, name="x", revision="1")
+    np.testing.assert_allclose(
+        model.encode([{"text": ["a", "b"]}, {"text": ["c"]}]), word_vectors(["a", "b", "c"]), 1e-5
+    )
+    with pytest.raises(ModelError, match="local/x encodes text only; this task has image"):
+        model.encode([{"image": [1]}])
+    assert float(model.similarity(np.eye(2), np.eye(2))[0, 1]) == 0
+    assert model.similarity_pairwise(np.eye(2), np.eye(2)).tolist() == [1, 1]
