@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from simcse.commands import encode, index
+from simcse.commands import encode, index, serve
 from simcse.console import Parser, run
 
 __all__ = ["main"]
@@ -46,6 +46,7 @@ COMMANDS: dict[str, Command | tuple[str, dict[str, Command]]] = {
             "info": Command(index.info, {"index": None}),
         },
     ),
+    "serve": Command(serve.serve, {"index": None}),
 }
 
 

@@ -1,0 +1,92 @@
+"""`simcse serve`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import Literal
+
+from simcse.commands.shared import load_encoder
+from simcse.errors import ConfigError
+
+__all__ = ["serve"]
+
+log = logging.getLogger(__name__)
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def serve(
+    index: str,
+    *,
+    model: str | None = None,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    token: str | None = None,
+    device: str = "auto",
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
+    map_points: int = 5000,
+    max_body: int = 1_048_576,
+    max_text: int = 10_000,
+    max_texts: int = 128,
+    max_top_k: int = 100,
+    max_queue: int = 1024,
+    max_batch: int = 64,
+    max_wait_ms: float = 2.0,
+    timeout: float = 30.0,
+) -> None:
+    """Serve an index over HTTP, with a page to use it.
+
+    The page is at /, the interface at /docs, its OpenAPI document at /openapi.json, a health check at /healthz and
+    counters for Prometheus at /metrics. Ctrl-C or SIGTERM stops it when the requests at hand are answered.
+
+    Args:
+        index: folder of the index
+        model: the encoder that built the index; default the name in its manifest
+        host: address to listen on; 0.0.0.0 is every one of this machine
+        port: port to listen on; 0 takes a free one
+        token: what clients must send as Authorization, Bearer TOKEN; better given as the variable SIMCSE_TOKEN, which
+            lists of processes do not show; default none is needed
+        device: auto, cpu, cuda, cuda:1, ...
+        dtype: precision of the weights; auto is bf16 where the device computes in it
+        map_points: texts on the map of the corpus, at most
+        max_body: bytes of a request
+        max_text: characters of a text
+        max_texts: texts in a request
+        max_top_k: hits that may be asked for
+        max_queue: texts that may wait; beyond, requests are refused with status 429
+        max_batch: texts encoded together; 1 switches batching off
+        max_wait_ms: milliseconds that the first text of a batch waits for others
+        timeout: seconds that a request may take
+    """
+    from simcse.search.index import SearchIndex
+    from simcse.serving.limits import Limits
+    from simcse.serving.server import bound, run_server
+
+    limits = Limits(
+        max_body=max_body, max_text=max_text, max_texts=max_texts, max_top_k=max_top_k, max_queue=max_queue,
+        max_batch=max_batch, max_wait_ms=max_wait_ms, timeout=timeout,
+    )  # fmt: skip
+    if map_points < 1:
+        raise ConfigError(f"--map_points: found {map_points}, expected at least 1")
+    token = _checked_token(token if token is not None else os.environ.get("SIMCSE_TOKEN"))
+    try:
+        from simcse.serving.app import create_app
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"serve needs the package {error.name}: pip install 'simcse[serve]'") from error
+    if host not in LOOPBACK and token is None:
+        log.warning("--host %s without --token: whoever reaches this port can read the whole index", host)
+    with bound(host, port) as listener:
+        name = model or SearchIndex.load(index).info["encoder"]
+        encoder = load_encoder(name, device, dtype)
+        opened = SearchIndex.load(index, encoder.encode)
+        app = create_app(opened, encoder, limits=limits, token=token, map_points=map_points)
+        told = f"{index}: {len(opened)} texts"
+        run_server(app, listener, lambda url: print(f"{told} at {url}", file=sys.stderr, flush=True))
+
+
+def _checked_token(token: str | None) -> str | None:
+    if token is not None and (not token or not token.isascii() or not token.isprintable() or " " in token):
+        raise ConfigError("--token: found an empty one, blanks or other than ASCII in it; expected letters and digits")
+    return token

@@ -1,0 +1,47 @@
+"""Vectors back out of an index: of some of its texts, or of given ids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from simcse.search.identity import Matrix
+from simcse.search.index import SearchIndex
+from simcse.search.store import Id
+
+__all__ = ["Sample", "sample_of", "vectors_of"]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Rows of an index: ids and texts, n each, and their unit vectors (n, d)."""
+
+    ids: list[Id]
+    texts: list[str]
+    vectors: Matrix
+
+
+def sample_of(index: SearchIndex, size: int, seed: int = 0) -> Sample:
+    """At most `size` texts, drawn without replacement; all of them, in order, where there are no more.
+
+    Args:
+        index: to draw from.
+        size: how many.
+        seed: the same index and seed give the same sample.
+    """
+    view = index._state.current()
+    slots = np.arange(len(view.matrix)) if view.live is None else np.flatnonzero(view.live)
+    if len(slots) > size:
+        slots = np.sort(np.random.default_rng(seed).choice(slots, size, replace=False))
+    rows = view.store.fetch(slots.tolist())
+    there = sorted(rows)  # one may have been deleted just now
+    return Sample([rows[slot][0] for slot in there], [rows[slot][1] for slot in there], np.array(view.matrix[there]))
+
+
+def vectors_of(index: SearchIndex, ids: Sequence[Id]) -> dict[Id, Matrix]:
+    """Unit vector (d,) of each id; ids that are not there are left out."""
+    view = index._state.current()
+    slots = view.store.slots(list(ids))
+    return {key: np.array(view.matrix[slot]) for key, slot in slots.items() if slot < len(view.matrix)}

@@ -1,0 +1,99 @@
+"""A batch of texts to encode, some of them to search for: the work between the queue and the responses."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from simcse.errors import SimCSEError
+from simcse.search.identity import Encode, Matrix, unit_vectors
+from simcse.search.index import Hit, SearchIndex
+from simcse.serving.metrics import Metrics
+
+__all__ = ["Answer", "Answers", "Search", "Task"]
+
+
+@dataclass(frozen=True)
+class Search:
+    """What to search for with a text's vector; see `SearchIndex.search`."""
+
+    top_k: int
+    min_score: float | None = None
+    where: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A text to encode, and to search for if `search` says how."""
+
+    text: str
+    search: Search | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Unit vector (d,) of the text, and its hits."""
+
+    vector: Matrix
+    hits: list[Hit]
+
+
+class Answers:
+    """Batch in, answers out: each distinct text is encoded once, searches with equal filters run as one.
+
+    Args:
+        index: to search.
+        encode: list of n texts -> (n, d) vectors.
+        metrics: to note times and sizes in.
+    """
+
+    def __init__(self, index: SearchIndex, encode: Encode, metrics: Metrics) -> None:
+        self._index, self._encode, self._metrics = index, encode, metrics
+
+    def __call__(self, tasks: Sequence[Task]) -> list[Answer | Exception]:
+        """An answer for each task; an exception where its search is wrong.
+
+        Raises:
+            SimCSEError: the texts cannot be encoded.
+        """
+        begin = time.perf_counter()
+        rows = {text: row for row, text in enumerate(dict.fromkeys(task.text for task in tasks))}
+        distinct = unit_vectors(self._encode, list(rows), self._index.dimension)  # (u, d)
+        vectors = distinct[[rows[task.text] for task in tasks]]  # (n, d)
+        encoded = time.perf_counter()
+        answers: list[Answer | Exception] = [Answer(vector, []) for vector in vectors]
+        for numbers in _groups(tasks):
+            self._search([tasks[n] for n in numbers], vectors[numbers], numbers, answers)
+        self._metrics.batch_texts.observe(len(tasks))
+        self._metrics.encode_seconds.observe(encoded - begin)
+        self._metrics.search_seconds.observe(time.perf_counter() - encoded)
+        return answers
+
+    def _search(
+        self, tasks: Sequence[Task], vectors: Matrix, numbers: list[int], answers: list[Answer | Exception]
+    ) -> None:
+        """Fill in the hits of tasks whose filters are equal: searched for the largest top_k, then cut for each."""
+        wanted = [task.search for task in tasks if task.search is not None]
+        try:
+            found = self._index.search_vectors(vectors, max(one.top_k for one in wanted), where=wanted[0].where or None)
+        except SimCSEError as error:
+            for n in numbers:
+                answers[n] = error
+            return
+        for n, vector, hits, one in zip(numbers, vectors, found, wanted, strict=True):
+            least = -np.inf if one.min_score is None else one.min_score
+            answers[n] = Answer(vector, [hit for hit in hits[: one.top_k] if hit.score >= least])
+
+
+def _groups(tasks: Sequence[Task]) -> list[list[int]]:
+    """Numbers of the tasks to search for, those with equal filters together."""
+    groups: dict[str, list[int]] = {}
+    for number, task in enumerate(tasks):
+        if task.search is not None:
+            groups.setdefault(json.dumps(task.search.where, sort_keys=True), []).append(number)
+    return list(groups.values())

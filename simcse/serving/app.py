@@ -1,0 +1,262 @@
+"""The service: an index and its encoder behind HTTP, and the page that uses it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
+
+from simcse import __version__
+from simcse.encoder.model import SentenceEncoder
+from simcse.errors import ConfigError, SearchError, SimCSEError
+from simcse.search.identity import Matrix
+from simcse.search.index import Hit, SearchIndex
+from simcse.serving.answers import Answer, Answers, Search, Task
+from simcse.serving.batcher import ClosedError, MicroBatcher, QueueFullError
+from simcse.serving.corpus_map import CorpusMap
+from simcse.serving.facts import facts_of
+from simcse.serving.guard import Guard
+from simcse.serving.limits import Limits
+from simcse.serving.metrics import CONTENT_TYPE, Metrics
+from simcse.serving.schemas import (
+    EncodeRequest,
+    EncodeResponse,
+    ErrorResponse,
+    PlaceRequest,
+    PlaceResponse,
+    SearchRequest,
+    SearchResponse,
+    SimilarityRequest,
+    SimilarityResponse,
+)
+
+__all__ = ["create_app"]
+
+log = logging.getLogger(__name__)
+
+STATIC = Path(__file__).parent / "static"
+ABOUT = "Search an index of texts by meaning, compare texts, and turn them into vectors."
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorResponse, "description": why}
+    for status, why in {
+        401: "no token, or a wrong one",
+        413: "the body is too large",
+        422: "a value is wrong or out of its bounds",
+        429: "too many texts wait already: try again in a second",
+        503: "stopping, or not answered in time",
+    }.items()
+}
+
+
+class Service:
+    """An index, its encoder, and the queue before them."""
+
+    def __init__(self, index: SearchIndex, encoder: SentenceEncoder, limits: Limits, map_points: int) -> None:
+        self.index, self.encoder, self.limits = index, encoder, limits
+        self.metrics = Metrics(waiting=lambda: len(self.batcher), texts=lambda: len(index))
+        self.batcher = MicroBatcher[Task, Answer](
+            Answers(index, encoder.encode, self.metrics),
+            max_batch=limits.max_batch,
+            max_wait=limits.max_wait_ms / 1000,
+            max_queue=limits.max_queue,
+        )
+        self.map = CorpusMap(index, map_points)
+
+    async def answers(self, texts: Sequence[str], search: Search | None = None) -> list[Answer]:
+        """Encode texts together with those of other requests, and search for them if `search` says how.
+
+        Raises:
+            ConfigError: too many or too long texts, a blank one to search for, top_k above its bound.
+            QueueFullError, ClosedError, TimeoutError: there is no time for them.
+        """
+        self._check(texts, search)
+        async with asyncio.timeout(self.limits.timeout):
+            return await self.batcher.submit([Task(text, search) for text in texts])
+
+    async def vectors(self, texts: Sequence[str]) -> Matrix:
+        """Unit vectors (n, d) of n texts; raises as `answers`."""
+        return np.stack([answer.vector for answer in await self.answers(texts)])
+
+    def _check(self, texts: Sequence[str], search: Search | None) -> None:
+        limits = self.limits
+        if len(texts) > limits.max_texts:
+            raise ConfigError(f"found {len(texts)} texts, expected at most {limits.max_texts}; send several requests")
+        for number, text in enumerate(texts):
+            if len(text) > limits.max_text:
+                raise ConfigError(
+                    f"text {number}: found {len(text)} characters, expected at most {limits.max_text}; split it"
+                )
+            if search is not None and not text.strip():
+                raise ConfigError(f"query {number}: found a blank text, expected one with words")
+        if search is not None and search.top_k > limits.max_top_k:
+            raise ConfigError(f"top_k: found {search.top_k}, expected 1 to {limits.max_top_k}")
+
+
+def create_app(
+    index: SearchIndex,
+    encoder: SentenceEncoder,
+    *,
+    limits: Limits | None = None,
+    token: str | None = None,
+    map_points: int = 5000,
+) -> FastAPI:
+    """The ASGI app.
+
+    Args:
+        index: to search.
+        encoder: the one that built it.
+        limits: default `Limits()`.
+        token: what clients must send as `Authorization: Bearer TOKEN`; default nothing.
+        map_points: texts on the map, at most.
+    """
+    service = Service(index, encoder, limits or Limits(), map_points)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        service.batcher.start()
+        await asyncio.to_thread(service.map.points)
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(service.batcher.close)
+
+    app = FastAPI(
+        title="simcse", description=ABOUT, version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None
+    )
+    _add_api(app, service)
+    _add_map(app, service)
+    _add_operations(app, service)
+    _add_page(app)
+    _add_errors(app)
+    paths = frozenset(path for route in app.routes if isinstance(path := getattr(route, "path", None), str))
+    app.add_middleware(Guard, limits=service.limits, token=token, metrics=service.metrics, paths=paths)
+    return app
+
+
+def _add_api(app: FastAPI, service: Service) -> None:
+    @app.post("/api/search", response_model=SearchResponse, responses=REFUSALS, summary="Find similar texts")
+    async def search(request: SearchRequest) -> Response:
+        begin = time.perf_counter()
+        queries = [request.query] if isinstance(request.query, str) else request.query
+        if not queries:
+            raise ConfigError("query: found none, expected at least one text")
+        wanted = Search(request.top_k, request.min_score, request.where)
+        try:
+            answers = await service.answers(queries, wanted)
+        except SearchError as error:
+            if not request.where:
+                raise
+            raise ConfigError(f"where: {error}") from error
+        results = [
+            {"query": query, "hits": [_hit(hit) for hit in answer.hits]}
+            for query, answer in zip(queries, answers, strict=True)
+        ]
+        return JSONResponse({"results": results, "seconds": round(time.perf_counter() - begin, 6)})
+
+    @app.post("/api/similarity", response_model=SimilarityResponse, responses=REFUSALS, summary="Compare texts")
+    async def similarity(request: SimilarityRequest) -> Response:
+        vectors = await service.vectors([*request.a, *(request.b or [])])  # (n_a + n_b, d)
+        rows = vectors[: len(request.a)]  # (n_a, d)
+        columns = rows if request.b is None else vectors[len(request.a) :]  # (n_b, d)
+        return JSONResponse({"scores": _listed(np.clip(rows @ columns.T, -1, 1), 6)})
+
+    @app.post("/api/encode", response_model=EncodeResponse, responses=REFUSALS, summary="Turn texts into vectors")
+    async def encode(request: EncodeRequest) -> Response:
+        vectors = await service.vectors(request.texts)  # (n, d)
+        return JSONResponse(
+            {"vectors": _listed(vectors, 7), "dimension": vectors.shape[1], "model": service.encoder.name}
+        )
+
+
+def _hit(hit: Hit) -> dict[str, Any]:
+    return {"text": hit.text, "score": round(hit.score, 6), "id": hit.id, "metadata": hit.metadata}
+
+
+def _listed(values: Matrix, digits: int) -> Any:
+    return np.round(values.astype(np.float64), digits).tolist()
+
+
+def _add_map(app: FastAPI, service: Service) -> None:
+    @app.get("/api/map", summary="The corpus on a plane")
+    def corpus_map() -> Response:
+        return JSONResponse(service.map.points())
+
+    @app.post("/api/map/place", response_model=PlaceResponse, responses=REFUSALS, summary="Find texts on the plane")
+    async def place(request: PlaceRequest) -> Response:
+        if len(request.ids) > service.limits.max_top_k:
+            raise ConfigError(f"ids: found {len(request.ids)}, expected at most {service.limits.max_top_k}")
+        vectors = await service.vectors(request.texts) if request.texts else None
+        found, texts = await asyncio.to_thread(service.map.place, request.ids, vectors)
+        return JSONResponse({"ids": list(found), "positions": list(found.values()), "texts": texts})
+
+
+def _add_operations(app: FastAPI, service: Service) -> None:
+    @app.get("/api/info", summary="Facts about encoder, index and limits")
+    def info() -> Response:
+        return JSONResponse(facts_of(service.index, service.encoder, service.limits))
+
+    @app.get("/healthz", summary="Whether the service works")
+    async def healthz() -> Response:
+        alive = service.batcher.alive
+        return JSONResponse({"status": "ok" if alive else "stopping"}, 200 if alive else 503)
+
+    @app.get("/metrics", summary="Counters for Prometheus")
+    def metrics() -> Response:
+        return Response(bytes(service.metrics), headers={"content-type": CONTENT_TYPE})
+
+
+def _add_page(app: FastAPI) -> None:
+    def page(name: str) -> Callable[[], Any]:
+        async def send() -> Response:
+            return FileResponse(STATIC / name, headers={"cache-control": "no-cache"})
+
+        return send
+
+    app.get("/", include_in_schema=False)(page("index.html"))
+    app.get("/docs", include_in_schema=False)(page("docs.html"))
+    app.get("/favicon.ico", include_in_schema=False)(page("icon.svg"))
+    app.mount("/static", StaticFiles(directory=STATIC), name="static")
+
+
+def _add_errors(app: FastAPI) -> None:
+    def refuse(status: int, detail: str, **headers: str) -> Response:
+        return JSONResponse({"detail": " ".join(detail.split())}, status, headers or None)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"][1:])
+        return refuse(422, f"{place or 'body'}: {first['msg']} (/docs shows what is expected)")
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> Response:
+        return refuse(error.status_code, error.detail, **(error.headers or {}))
+
+    @app.exception_handler(ConfigError)
+    async def wrong(request: Request, error: ConfigError) -> Response:
+        return refuse(422, str(error))
+
+    @app.exception_handler(SimCSEError)
+    async def failed(request: Request, error: SimCSEError) -> Response:
+        log.error("%s: %s", request.url.path, error)
+        return refuse(500, str(error))
+
+    @app.exception_handler(QueueFullError)
+    async def busy(request: Request, error: QueueFullError) -> Response:
+        return refuse(429, "too many texts wait already; try again in a second", **{"retry-after": "1"})
+
+    @app.exception_handler(ClosedError)
+    @app.exception_handler(TimeoutError)
+    async def late(request: Request, error: Exception) -> Response:
+        return refuse(503, "the service is stopping" if isinstance(error, ClosedError) else "not answered in time")

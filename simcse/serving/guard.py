@@ -1,0 +1,137 @@
+"""What every request passes before its handler sees it: token, size, time; what every response carries."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from simcse.serving.limits import Limits
+from simcse.serving.metrics import Metrics
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+__all__ = ["Guard"]
+
+log = logging.getLogger(__name__)
+
+# the page loads nothing from elsewhere, and nothing elsewhere can frame it
+HEADERS = [
+    (
+        b"content-security-policy",
+        b"default-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    ),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+]
+NEEDS_TOKEN = ("/api/", "/metrics", "/openapi.json")
+
+
+class Guard:
+    """Middleware around the app.
+
+    Args:
+        app: what it guards.
+        limits: of the body and of time.
+        token: what `Authorization: Bearer` must say for all but `/healthz` and the page's own files; None: nothing.
+        metrics: to count requests in.
+        paths: that are counted by name; any other counts as `other`.
+    """
+
+    def __init__(
+        self, app: ASGIApp, limits: Limits, token: str | None, metrics: Metrics, paths: frozenset[str]
+    ) -> None:
+        self._app, self._limits, self._metrics, self._paths = app, limits, metrics, paths
+        self._expected = None if token is None else f"Bearer {token}".encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request; one that must not reach the app is answered here."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begin, status = time.perf_counter(), 500
+        path = scope["path"] if scope["path"] in self._paths else "other"
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], *HEADERS]
+            await send(message)
+
+        try:
+            refused = self._refusal(scope)
+            if refused is None:
+                body, refused = await self._read(scope, receive)
+            if refused is not None:
+                await _respond(send_with_headers, *refused)
+                return
+            await self._app(scope, _replay(body, receive), send_with_headers)
+        finally:
+            self._metrics.requests.labels(path, str(status)).inc()
+            self._metrics.request_seconds.labels(path).observe(time.perf_counter() - begin)
+
+    def _refusal(self, scope: Scope) -> tuple[int, str] | None:
+        """Status and reason, where the headers alone are enough to refuse."""
+        headers = dict(scope["headers"])
+        if self._expected is not None and scope["path"].startswith(NEEDS_TOKEN):
+            given = headers.get(b"authorization", b"")
+            if not hmac.compare_digest(given, self._expected):
+                return 401, f"{'wrong' if given else 'no'} token; send the header Authorization: Bearer TOKEN"
+        length = headers.get(b"content-length", b"0")
+        if length.isdigit() and int(length) > self._limits.max_body:
+            return 413, self._too_large(f"{int(length)} bytes")
+        return None
+
+    async def _read(self, scope: Scope, receive: Receive) -> tuple[bytes, tuple[int, str] | None]:
+        """The whole body, or why it was refused; a body without a length is refused once it is too long."""
+        if scope["method"] in ("GET", "HEAD"):
+            return b"", None
+        parts, size = [], 0
+        try:
+            async with asyncio.timeout(self._limits.timeout):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        return b"", (400, "the body ended early")
+                    part = message.get("body", b"")
+                    size += len(part)
+                    if size > self._limits.max_body:
+                        return b"", (413, self._too_large("more"))
+                    parts.append(part)
+                    if not message.get("more_body"):
+                        return b"".join(parts), None
+        except TimeoutError:
+            return b"", (408, f"the body did not come within {self._limits.timeout:g} seconds")
+
+    def _too_large(self, found: str) -> str:
+        return f"body: found {found}, expected at most {self._limits.max_body} bytes; send fewer texts at a time"
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """A `receive` that gives the body that was read, then goes on as before."""
+    given = False
+
+    async def replayed() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replayed
+
+
+async def _respond(send: Send, status: int, detail: str) -> None:
+    body = json.dumps({"detail": detail}).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    if status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    if status in (408, 413):
+        headers.append((b"connection", b"close"))  # the rest of the body is not read
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

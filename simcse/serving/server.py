@@ -1,0 +1,103 @@
+"""Running the app: a socket of its own, one process, a graceful stop."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from simcse.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+__all__ = ["bound", "run_server"]
+
+log = logging.getLogger(__name__)
+
+BACKLOG = 2048  # connections that the system keeps waiting
+CONNECTIONS = 2048  # at a time; more are answered with 503
+SECONDS_TO_FINISH = 10
+
+
+@contextmanager
+def bound(host: str, port: int) -> Iterator[socket.socket]:
+    """A socket that owns an address; port 0 takes a free one. It listens once `run_server` has it.
+
+    Raises:
+        ConfigError: the port is in use, may not be taken, or the host is none of this machine.
+    """
+    if not 0 <= port <= 65535:
+        raise ConfigError(f"--port: found {port}, expected 0 to 65535")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except (OSError, UnicodeError) as error:
+        raise ConfigError(f"--host: found {host!r}, expected a name or address of this machine") from error
+    with socket.socket(family, kind, protocol) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with _explained(host, port):
+            listener.bind(address)
+        yield listener
+
+
+@contextmanager
+def _explained(host: str, port: int) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigError(f"--port: {port} is in use on {host}; give another, or 0 for any free one") from error
+        if error.errno == errno.EACCES:
+            raise ConfigError(f"--port: no permission to use {port}; give one from 1024 on") from error
+        reason = error.strerror or error
+        raise ConfigError(f"--host: cannot listen on {host} ({reason}); give an address of this machine") from error
+
+
+def run_server(app: FastAPI, listener: socket.socket, ready: Callable[[str], None]) -> None:
+    """Serve until SIGINT or SIGTERM; requests that are being answered then are finished.
+
+    Args:
+        app: what answers.
+        listener: from `bound`.
+        ready: called with the URL once connections are taken.
+
+    Raises:
+        ConfigError: another process took the port since it was bound.
+    """
+    import uvicorn
+
+    host, port = listener.getsockname()[:2]
+    with _explained(host, port):
+        listener.listen(BACKLOG)
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+    class Server(uvicorn.Server):
+        @contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            # uvicorn raises the signal again when it is done, which would end a graceful stop with a failure
+            def stop(number: int, frame: FrameType | None) -> None:
+                log.info("stopping")
+                self.handle_exit(number, frame)
+
+            before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+            try:
+                yield
+            finally:
+                for number, handler in before.items():
+                    signal.signal(number, handler)
+
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            if self.started:
+                ready(url)
+
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, server_header=False, limit_concurrency=CONNECTIONS,
+        timeout_graceful_shutdown=SECONDS_TO_FINISH,
+    )  # fmt: skip
+    Server(config).run(sockets=[listener])
