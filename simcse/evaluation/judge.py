@@ -14,7 +14,7 @@ from simcse.data.pairs import ScoredPairs
 from simcse.data.tables import shown
 from simcse.errors import DataError, ModelError
 
-__all__ = ["Encode", "Once", "PairJudge", "PairScore", "correlate", "embed", "evaluate_pairs"]
+__all__ = ["Encode", "Once", "PairJudge", "PairScore", "Timed", "correlate", "embed", "evaluate_pairs"]
 
 Encode = Callable[[list[str]], Any]
 """Texts to vectors: `encode(list of n) -> (n, d)` array or tensor, normalised or not."""
@@ -36,12 +36,8 @@ def embed(encode: Encode, texts: Sequence[str], where: Callable[[int], str]) -> 
     Raises:
         ModelError: another shape than (n, d); a vector with NaN or infinity, or of length zero.
     """
-    raw = encode(list(texts))
-    if hasattr(raw, "detach"):  # a tensor: numpy knows neither bfloat16 nor the accelerator's memory
-        raw = raw.detach().float().cpu().numpy()
-    vectors = np.asarray(raw, dtype=np.float32)
-    if vectors.ndim != 2 or len(vectors) != len(texts):
-        raise ModelError(f"the encoder gave shape {vectors.shape} for {len(texts)} texts, expected ({len(texts)}, d)")
+    vectors = _array(encode(list(texts))).astype(np.float32, copy=False)
+    _check_shape(vectors, len(texts))
     lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))  # (n,) no float32 overflow
     wrong = np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0)))
     if len(wrong):
@@ -148,11 +144,8 @@ def evaluate_pairs(encode: Encode, pairs: ScoredPairs) -> PairScore:
     return PairScore(*correlate(cosines, pairs.scores, pairs.name), n=len(pairs))
 
 
-class Once:
-    """An encoder that remembers: whatever asks for it, a distinct text is encoded once.
-
-    Args:
-        encode: the encoder.
+class Timed:
+    """An encoder with a clock.
 
     Attributes:
         seconds: spent in the encoder.
@@ -161,25 +154,40 @@ class Once:
 
     def __init__(self, encode: Encode) -> None:
         self._encode = encode
+        self.seconds = 0.0
+        self.encoded = 0
+
+    def __call__(self, texts: list[str]) -> NDArray[Any]:
+        start = time.perf_counter()
+        vectors = _array(self._encode(texts))  # on an accelerator, the copy waits for the work
+        self.seconds += time.perf_counter() - start
+        self.encoded += len(texts)
+        return vectors
+
+
+class Once:
+    """An encoder that remembers: whatever asks for it, a distinct text is encoded once. All vectors stay in memory."""
+
+    def __init__(self, encode: Encode) -> None:
+        self._encode = encode
         self._row: dict[str, int] = {}
         self._vectors: NDArray[Any] | None = None
-        self.seconds = 0.0
-
-    @property
-    def encoded(self) -> int:
-        return len(self._row)
 
     def __call__(self, texts: list[str]) -> NDArray[Any]:
         new = [text for text in dict.fromkeys(texts) if text not in self._row]
         if new or self._vectors is None:
-            start = time.perf_counter()
-            raw = self._encode(new)
-            vectors = raw.detach().float().cpu().numpy() if hasattr(raw, "detach") else np.asarray(raw)
-            self.seconds += time.perf_counter() - start
-            if vectors.ndim != 2 or len(vectors) != len(new):
-                raise ModelError(
-                    f"the encoder gave shape {vectors.shape} for {len(new)} texts, expected ({len(new)}, d)"
-                )
+            vectors = _array(self._encode(new))
+            _check_shape(vectors, len(new))
             self._vectors = vectors if self._vectors is None else np.concatenate([self._vectors, vectors])
             self._row |= {text: row for row, text in enumerate(new, len(self._row))}
         return self._vectors[[self._row[text] for text in texts]]
+
+
+def _array(raw: Any) -> NDArray[Any]:
+    """Numpy knows neither bfloat16 nor an accelerator's memory, so tensors come over as float32."""
+    return np.asarray(raw.detach().float().cpu().numpy() if hasattr(raw, "detach") else raw)
+
+
+def _check_shape(vectors: NDArray[Any], n: int) -> None:
+    if vectors.ndim != 2 or len(vectors) != n:
+        raise ModelError(f"the encoder gave shape {vectors.shape} for {n} texts, expected ({n}, d)")

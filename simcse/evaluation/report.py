@@ -165,7 +165,7 @@ class Report:
             return []
         speed = self.speed
         return [
-            f"{speed['sentences']:,.0f} distinct sentences encoded in {speed['seconds']:.1f} s: "
+            f"{speed['sentences']:,.0f} sentences encoded, distinct ones once, in {speed['seconds']:.1f} s: "
             f"{speed['sentences_per_second']:,.0f} sentences/s"
         ]
 

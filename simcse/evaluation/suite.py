@@ -14,7 +14,7 @@ from simcse.data.tables import check_file, delimited_rows, format_of, named_rows
 from simcse.errors import ConfigError, DataError, nearest
 from simcse.evaluation import retrieval, sts, transfer
 from simcse.evaluation.geometry import evaluate_geometry
-from simcse.evaluation.judge import Encode, Once, evaluate_pairs
+from simcse.evaluation.judge import Encode, Once, Timed, evaluate_pairs
 from simcse.evaluation.report import Report, TaskResult
 
 __all__ = ["GROUPS", "evaluate", "task_names"]
@@ -74,7 +74,8 @@ def evaluate(
         ModelError: a vector that is NaN, infinite or zero; names task and row.
     """
     plan = _read(tasks, None if data_dir is None else Path(data_dir))
-    once = Once(encode)
+    timed = Timed(encode)
+    once = Once(timed)  # STS tasks and geometry share sentences; corpora are too large to be kept
     results: list[TaskResult] = []
     if plan.sts:
         on_task(", ".join(plan.sts))
@@ -90,14 +91,14 @@ def evaluate(
         geometry = dataclasses.asdict(evaluate_geometry(once, plan.geometry))
     for data in plan.transfer:
         on_task(data.task.name)
-        results.append(_transfer_result(once, data))
+        results.append(_transfer_result(timed, data))
     for collection in plan.collections:
         on_task(collection.name)
-        results.append(_retrieval_result(once, collection))
+        results.append(_retrieval_result(timed, collection))
     protocol = {"aggregation": aggregation, "similarity": "cosine", **(settings or {})}
     if plan.sts:
         protocol["sts_text"] = "as in SentEval's files (lower-cased and tokenised, SICK and Japanese raw)"
-    return Report(model, protocol, results, geometry, averaged=sts.SEVEN, speed=_speed(once))
+    return Report(model, protocol, results, geometry, averaged=sts.SEVEN, speed=_speed(timed))
 
 
 def _read(tasks: Sequence[str], data_dir: Path | None) -> Plan:
@@ -109,8 +110,8 @@ def _read(tasks: Sequence[str], data_dir: Path | None) -> Plan:
         elif name.upper() in transfer.TASKS:
             plan.transfer.append(transfer.load_transfer(name, _needed(data_dir, name)))
         elif name == "geometry":
-            [pairs] = sts.load_task(GEOMETRY_ON, _needed(data_dir, name))
-            plan.geometry = pairs
+            loaded = plan.sts.get(GEOMETRY_ON) or sts.load_task(GEOMETRY_ON, _needed(data_dir, name))
+            [plan.geometry] = loaded
         elif name in GROUPS["retrieval"]:
             plan.collections.append(retrieval.load_beir(_beir_folder(_needed(data_dir, name), name)))
         elif own.is_dir():
@@ -188,8 +189,6 @@ def _retrieval_result(encode: Encode, collection: retrieval.Collection) -> TaskR
     )  # fmt: skip
 
 
-def _speed(once: Once) -> dict[str, float]:
-    if not once.encoded:
-        return {}
-    rate = once.encoded / max(once.seconds, 1e-9)
-    return {"sentences": once.encoded, "seconds": once.seconds, "sentences_per_second": rate}
+def _speed(timed: Timed) -> dict[str, float]:
+    rate = timed.encoded / max(timed.seconds, 1e-9)
+    return {"sentences": timed.encoded, "seconds": timed.seconds, "sentences_per_second": rate}

@@ -13,7 +13,7 @@ from scipy import stats
 
 from simcse.data.pairs import ScoredPairs
 from simcse.errors import DataError, ModelError
-from simcse.evaluation.judge import Once, PairJudge, correlate, embed, evaluate_pairs
+from simcse.evaluation.judge import Once, PairJudge, Timed, correlate, embed, evaluate_pairs
 
 
 def word_vectors(texts: list[str], width: int = 16) -> np.ndarray:
@@ -118,13 +118,14 @@ def test_once_remembers_across_calls() -> None:
         asked.extend(texts)
         return word_vectors(texts)
 
-    once = Once(encode)
+    timed = Timed(encode)
+    once = Once(timed)
     first = once(["b", "a", "b"])
     np.testing.assert_array_equal(first, word_vectors(["b", "a", "b"]))
     np.testing.assert_array_equal(once(["c", "a"]), word_vectors(["c", "a"]))
     assert asked == ["b", "a", "c"]
-    assert once.encoded == 3
-    assert once.seconds > 0
+    assert timed.encoded == 3
+    assert timed.seconds > 0
 
 
 def test_embed_normalises_even_huge_and_tiny_vectors() -> None:

@@ -21,7 +21,7 @@ def own(tmp_path: Path) -> dict[str, Path]:
     files = {name: tmp_path / name for name in ("pairs.tsv", "pairs.jsonl", "qa.csv", "stsb.csv")}
     files["pairs.tsv"].write_text("a b\ta c\t3\nd e\tf g\t1\na b\ta b\t5\n")
     files["pairs.jsonl"].write_text('{"a": "a b", "b": "a c", "score": 3}\n{"a": "x", "b": "y z", "score": 0.5}\n')
-    files["qa.csv"].write_text("question,answer\nwhat b,a b\nwho d,d e\n")
+    files["qa.csv"].write_text("question,answer\nwhat q,q one\nwho r,r two\n")
     files["stsb.csv"].write_text("g\tf\ty\t1\t5.0\ta b\ta b\ng\tf\ty\t2\t1.0\ta b\td e\n")
     return files
 
