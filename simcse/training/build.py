@@ -121,6 +121,7 @@ def build_loss(config: TrainConfig) -> LossOf:
         SCORES[config.scores],
         temperature=config.temperature,
         hard_negative_weight=config.hard_negative_weight,
+        similarity=config.similarity,
         gather=gather,
     )
 

@@ -115,8 +115,11 @@ class TrainConfig:
     objective_args: dict[str, Any] = field(default_factory=dict)
     """Arguments of the objective, such as {smoothing: 0.1}."""
 
+    similarity: Literal["cosine", "dot"] = "cosine"
+    """Of two vectors (paper, table D.1: cosine; Contrastive Tension: dot, with temperature 1)."""
+
     temperature: float = 0.05
-    """Divides the cosines (paper, table D.1: 0.05)."""
+    """Divides the similarities (paper, table D.1: 0.05)."""
 
     hard_negative_weight: float = 1.0
     """Alpha, the weight of an anchor's own hard negative in the denominator (paper, table D.2: 1)."""
