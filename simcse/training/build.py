@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -17,11 +17,12 @@ from simcse.data.readers import read_texts, read_training
 from simcse.encoder.model import SentenceEncoder, has_native_bf16
 from simcse.errors import ConfigError, DataError, nearest
 from simcse.evaluation.sts import SEVEN, load_task
-from simcse.objectives import OBJECTIVES, SCORES, build_objective
+from simcse.objectives import OBJECTIVES, SCORES, build_objective, queue_scores
 from simcse.training.config import DataConfig, TrainConfig
 from simcse.training.distributed import gather, local_world, rank, world
 from simcse.training.judge import Judge, RetrievalDev, ScoredDev
 from simcse.training.model import ContrastiveModel
+from simcse.training.momentum import MomentumQueue
 from simcse.training.run_dir import RunDir
 from simcse.training.trainer import LossOf, Schedule, Trainer, weight_groups
 from simcse.training.watch import check_dropout
@@ -106,7 +107,7 @@ def build_batches(config: TrainConfig, encoder: SentenceEncoder, device: torch.d
     )
 
 
-def build_loss(config: TrainConfig) -> LossOf:
+def build_loss(config: TrainConfig, queue: MomentumQueue | None = None) -> LossOf:
     """Scores, then the objective.
 
     Raises:
@@ -117,17 +118,26 @@ def build_loss(config: TrainConfig) -> LossOf:
             f"--scores {config.scores!r} is not one of {', '.join(SCORES)}{nearest(config.scores, SCORES)}"
         )
     objective = build_objective(config.objective, **config.objective_args)
-    layout = partial(
-        SCORES[config.scores],
-        temperature=config.temperature,
-        hard_negative_weight=config.hard_negative_weight,
-        similarity=config.similarity,
-        gather=gather,
-    )
+    if queue is not None and objective.needs_counts:
+        raise ConfigError(f"--objective {config.objective} needs counts, which a --model.queue of past keys has not")
+    options: dict[str, Any] = {
+        "temperature": config.temperature,
+        "hard_negative_weight": config.hard_negative_weight,
+        "similarity": config.similarity,
+        "gather": gather,
+    }
 
     def loss_of(batch: Batch, views: Tensor) -> Tensor:
-        keys = batch.keys if config.data.mask_equal_texts else None
-        return objective(layout(views, keys=keys, rank=rank(), log_frequency=batch.log_frequency))
+        masked = config.data.mask_equal_texts
+        own: dict[str, Any] = {
+            "keys": batch.keys if masked else None,
+            "rank": rank(),
+            "log_frequency": batch.log_frequency,
+        }
+        if queue is None:
+            return objective(SCORES[config.scores](views, **own, **options))
+        past: dict[str, Any] = {"queue": queue.vectors, "queue_keys": queue.keys if masked else None}
+        return objective(queue_scores(views, **past, **own, **options))
 
     return loss_of
 
@@ -150,7 +160,7 @@ def build_judge(data: DataConfig) -> Judge | None:
 def build_trainer(config: TrainConfig, accelerator: Accelerator) -> Trainer:
     """Everything, checked as far as possible before anything is written; the run folder is opened last."""
     run = RunDir(config.output_dir, config.as_dict(), config.resume, writes=accelerator.is_main_process)
-    loss_of = build_loss(config)
+    build_loss(config)  # wrong options before the weights are read
     model = build_model(config, run)
     batches = build_batches(config, model.encoder, accelerator.device)
     judge = build_judge(config.data)
@@ -160,6 +170,7 @@ def build_trainer(config: TrainConfig, accelerator: Accelerator) -> Trainer:
     model.to(accelerator.device)
     if batches.columns[0] == batches.columns[1]:
         check_dropout(model.train(), batches.batch_of(0))
+    queue = MomentumQueue(model, config.model.queue, config.model.momentum) if config.model.queue else None
     optimizer = torch.optim.AdamW(weight_groups(model, config.optim.weight_decay), lr=config.optim.lr, fused=True)
     prepared, optimizer = accelerator.prepare(model, optimizer)
     schedule = Schedule(
@@ -173,7 +184,7 @@ def build_trainer(config: TrainConfig, accelerator: Accelerator) -> Trainer:
         log_every=config.log_every,
         seed=config.seed,
     )
-    trainer = Trainer(accelerator, prepared, optimizer, batches, loss_of, judge, run, schedule)
+    trainer = Trainer(accelerator, prepared, optimizer, batches, build_loss(config, queue), judge, run, schedule, queue)
     run.open()
     if run.start is not None:
         trainer.resume()

@@ -31,6 +31,12 @@ class ModelConfig:
     dropout: float | None = None
     """Rate put in place of every dropout rate of the backbone, in [0, 1); null keeps the checkpoint's (0.1 in BERT)."""
 
+    queue: int = 0
+    """Past keys kept as further negatives, of a momentum copy of the model (ESimCSE: 2.5 x batch_size); 0: none."""
+
+    momentum: float = 0.995
+    """Share of the momentum copy that stays at each step, in [0, 1) (ESimCSE, section 3.2)."""
+
 
 @dataclass
 class DataConfig:
@@ -166,6 +172,11 @@ class TrainConfig:
             raise ConfigError(f"--optim.warmup is {self.optim.warmup}: a share of all steps, at least 0 and below 1")
         if self.model.dropout is not None and not 0 <= self.model.dropout < 1:
             raise ConfigError(f"--model.dropout is {self.model.dropout}: a rate, at least 0 and below 1")
+        at_least("model.queue", self.model.queue, 0)
+        if not 0 <= self.model.momentum < 1:
+            raise ConfigError(f"--model.momentum is {self.model.momentum}: a share, at least 0 and below 1")
+        if self.model.queue and self.scores != "info_nce":
+            raise ConfigError(f"--model.queue needs --scores info_nce, and these are {self.scores!r}")
         if self.data.dev_corpus and not self.data.dev:
             raise ConfigError("--data.dev_corpus is given without --data.dev, the file of (query, document) pairs")
 

@@ -30,6 +30,11 @@ class ContrastiveModel(nn.Module):
         self.encoder = encoder
         self.head = head if projection == "train" else None
 
+    @property
+    def dimension(self) -> int:
+        """D of the views."""
+        return self.encoder.dimension if self.head is None else self.head.linear.out_features
+
     def forward(self, tokens: TokenBatch, views: int) -> Tensor:
         """B * V sequences, the views of a row side by side, in one forward pass -> (V, B, D).
 

@@ -18,6 +18,7 @@ from simcse.training.distributed import mean_over_processes, rank
 from simcse.training.judge import Judge
 from simcse.training.large_batch import backward
 from simcse.training.model import ContrastiveModel
+from simcse.training.momentum import MomentumQueue
 from simcse.training.run_dir import RunDir
 from simcse.training.watch import LossWatch
 
@@ -70,6 +71,7 @@ class Trainer:
         judge: scores the encoder on the first process, or None.
         run: the folder.
         schedule: how far, how fast, how often.
+        queue: past keys, where they are further negatives.
         step: steps done.
         best: the best judgement so far, with its step.
     """
@@ -82,6 +84,7 @@ class Trainer:
     judge: Judge | None
     run: RunDir
     schedule: Schedule
+    queue: MomentumQueue | None = None
     step: int = 0
     best: dict[str, float] = field(default_factory=dict)
 
@@ -108,6 +111,8 @@ class Trainer:
                 norm = self.accelerator.clip_grad_norm_(self.model.parameters(), schedule.clip or float("inf"))
                 self.optimizer.step()
                 self.optimizer.zero_grad()
+                if self.queue:
+                    self.queue.update(self._plain, batch)
                 meter.add(loss, self.batches.batch_size)
                 last = self.step == schedule.steps
                 if last or self.step % schedule.log_every == 0:  # sync point: reads the loss
@@ -143,6 +148,8 @@ class Trainer:
             self._plain.head.load_state_dict(state["head"])
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
+        if self.queue:
+            self.queue.load_state_dict(state["queue"])
         self.step, self.best = state["step"], state["best"]
 
     @property
@@ -175,6 +182,7 @@ class Trainer:
             "best": self.best,
             "optimizer": self.optimizer.state_dict(),
             "head": head.state_dict() if head is not None else None,
+            "queue": self.queue.state_dict() if self.queue else None,
             "scaler": scaler.state_dict() if scaler is not None else None,
         }
         self.run.save_last(self._plain.encoder.write, state)

@@ -20,7 +20,7 @@ from simcse.training.run import train
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A made-up language to learn: the positive says each word of the anchor by another word, the third is unrelated."""
+    """A made-up language to learn: the positive says each word by another word, the third is unrelated."""
     folder = tmp_path_factory.mktemp("data")
     rng = random.Random(0)
     lexicon = dict(zip(WORDS, rng.sample(WORDS, len(WORDS)), strict=True))
@@ -83,13 +83,13 @@ class KilledError(Exception):
     pass
 
 
-@pytest.mark.parametrize("projection", ["train", "always"])
+@pytest.mark.parametrize(("projection", "queue"), [("train", 0), ("always", 0), ("train", 80)])
 @pytest.mark.parametrize("killed_at", [4, 7])
 def test_a_killed_run_goes_on_to_the_bit(
-    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, projection: str, killed_at: int
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, projection: str, queue: int, killed_at: int
 ) -> None:
     """Dropout on. Killed behind step 7, it goes on from step 4; the steps between are done again, the same."""
-    config = replace(config, model=replace(config.model, projection=projection))
+    config = replace(config, model=replace(config.model, projection=projection, queue=queue))
     whole = replace(config, output_dir=config.output_dir + "-whole")
     train(whole)
     from simcse.training import trainer
