@@ -31,7 +31,7 @@ types: $(VENV)/.installed-dev  ## check types
 	@$(BIN)/mypy
 
 bench: $(VENV)/.installed-dev  ## run every benchmark; each prints a ratio to its peer
-	@set -e; for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+	@set -e; for script in $$(grep -l '^if __name__ ==' benchmarks/*.py); do echo "== $$script"; $(BIN)/python "$$script"; done
 
 clean:  ## remove the environment, caches and built packages; runs/ stays
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

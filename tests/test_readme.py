@@ -1,0 +1,86 @@
+"""What the first screen shows works as shown; what the documents name is there."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "examples/python_docs/README.md"]
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def test_the_session_gives_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six lines; a value behind `#` is what the line evaluates to."""
+    monkeypatch.chdir(tmp_path)
+    [session] = re.findall(r"```python\n(.*?)```", read("README.md"), flags=re.S)
+    lines = session.strip().splitlines()
+    assert len(lines) == 6
+    values: dict[str, Any] = {}
+    checked = 0
+    for line in lines:
+        code, _, said = (part.strip() for part in line.partition("  # "))
+        if said and said[0] in "['":
+            found = eval(code, values)
+            expected = ast.literal_eval(said)
+            assert found == expected if isinstance(expected, str) else np.allclose(found, expected, atol=1e-6)
+            checked += 1
+        else:
+            exec(code, values)
+    assert checked == 2
+    assert (tmp_path / "index").is_dir()
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_links_lead_somewhere(name: str) -> None:
+    for target in re.findall(r"\]\(([^)#:]+)\)", read(name)):
+        assert ((ROOT / name).parent / target).exists(), target
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_files_of_the_project_are_there(name: str) -> None:
+    for path in re.findall(r"\b((?:configs|examples|docs)/[\w/-]+\.(?:yaml|py|md))", read(name)):
+        assert (ROOT / path).is_file(), path
+
+
+def test_the_map_of_rooms_is_true() -> None:
+    """Each file that the map names is in its room, and each room is on the map."""
+    block = read("docs/architecture.md").split("```")[1]
+    room = Path("simcse")
+    rooms: set[str] = set()
+    for line in block[block.index("simcse/\n") : block.index("tests/")].splitlines()[1:]:
+        if found := re.match(r"  (\w+)/", line):
+            rooms.add(found[1])
+        if line.startswith("  ") and line[2] not in " \n":
+            room = Path("simcse", found[1]) if found else Path("simcse")
+        for file in re.findall(r"(?<![\w/])[\w]+\.py\b", line):
+            assert (ROOT / room / file).is_file(), f"{room / file}"
+    rooms.add("commands")
+    below = {path.parent.name for path in (ROOT / "simcse").glob("*/__init__.py")}
+    assert rooms == below
+
+
+def test_every_option_of_the_commands_exists() -> None:
+    """`accelerate launch train.py` lines parse with the parser of train.py."""
+    from simcse.console import Parser
+    from simcse.training.config import TrainConfig
+
+    parser = Parser()
+    parser.add_argument("--config", action="config")
+    parser.add_class_arguments(TrainConfig)
+    commands = [
+        line for name in DOCUMENTS for line in re.findall(r"^.*\btrain\.py --config .*$", read(name), flags=re.M)
+    ]
+    assert len(commands) >= 4
+    for command in commands:
+        words = command.split("train.py ", 1)[1].removesuffix("\\").split()
+        config, options = ROOT / words[1], words[2:]
+        parser.parse_args(["--config", str(config), *options])
