@@ -60,9 +60,9 @@ class AttentionBlock(torch.autograd.Function):
         of_key = weight_grads(ctx.master, to_key, key_grad, x, need[3:7])
         x_grad = None
         if need[0]:
-            total = torch.addmm(total, query_grad, w_query)  # (N, D)
+            total.addmm_(query_grad, w_query)  # (N, D)
             if ctx.asking is None:
-                x_grad = torch.addmm(total, key_grad, w_key)  # (T, D)
+                x_grad = total.addmm_(key_grad, w_key)  # (T, D)
             else:
                 x_grad = torch.mm(key_grad, w_key).index_add_(0, ctx.asking, total)  # (T, D)
         return x_grad, *of_query, *of_key, *of_out, *of_norm, None, None, None, None
@@ -96,7 +96,7 @@ class FeedForwardBlock(torch.autograd.Function):
         of_down = weight_grads(ctx.master, (ctx.scale,), grad, active, need[3:5])
         hidden_grad = torch.ops.aten.gelu_backward(torch.mm(grad, w_down), hidden)  # (N, I)
         of_up = weight_grads(ctx.master, (1.0,), hidden_grad, x, need[1:3])
-        x_grad = torch.addmm(total, hidden_grad, w_up) if need[0] else None  # (N, D)
+        x_grad = total.addmm_(hidden_grad, w_up) if need[0] else None  # (N, D)
         return x_grad, *of_up, *of_down, *of_norm, None, None
 
 
@@ -153,5 +153,5 @@ def weight_grads(
         for number, (part, scale) in enumerate(zip(parts, scales, strict=False)):
             if need[2 * number + first]:
                 own = part.to(dtype)
-                grads[2 * number + first] = own if scale == 1 else own * scale
+                grads[2 * number + first] = own if scale == 1 else own.mul_(scale)
     return tuple(grads)
