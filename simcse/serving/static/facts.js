@@ -1,0 +1,33 @@
+// What is served: facts about the index and its encoder.
+
+import { call, made } from "./api.js";
+
+const number = (value) => value.toLocaleString("en");
+
+function bytes(value) {
+  if (value === null) return "in memory";
+  const units = ["bytes", "KiB", "MiB", "GiB", "TiB"];
+  let at = 0;
+  for (; value >= 1024 && at < units.length - 1; at++) value /= 1024;
+  return `${value < 10 && at ? value.toFixed(1) : Math.round(value)} ${units[at]}`;
+}
+
+const SHOWN = { count: number, deleted: number, parameters: number, generation: number, bytes, fields: (names) => names.join(", ") || "none" };
+const NAMED = { count: "texts", bytes: "on disk", fields: "metadata", deleted: "deleted", max_length: "longest input" };
+
+function fill(list, facts) {
+  list.replaceChildren(...Object.entries(facts).filter(([, value]) => value !== null || false).flatMap(([name, value]) => {
+    const shown = SHOWN[name] ? SHOWN[name](value) : typeof value === "object" ? JSON.stringify(value) : String(value);
+    const unit = name === "max_length" ? " tokens" : "";
+    return [made("dt", "", NAMED[name] ?? name.replaceAll("_", " ")), made("dd", "", shown + unit)];
+  }));
+}
+
+export async function showFacts() {
+  const { index, encoder, version } = await call("/api/info");
+  document.getElementById("title").textContent = `Search ${index.name}`;
+  document.title = `${index.name} – search by meaning`;
+  fill(document.getElementById("index-facts"), index);
+  fill(document.getElementById("encoder-facts"), { ...encoder, "simcse version": version });
+  return index;
+}
