@@ -27,7 +27,7 @@ class Parser(ArgumentParser):
         """Dotted names of all options of this parser, without the leading dashes."""
         return [flag[2:] for action in self._actions for flag in action.option_strings if flag.startswith("--")]
 
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # type: ignore[override]
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise instead of printing usage: the reader gets the option, what was found and the nearest match.
 
         Raises:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import WORDS, build_encoder
+from tiny import WORDS, build_encoder
 
 from simcse import ConfigError, DataError, ModelError, SentenceEncoder
 from simcse.training.config import DataConfig, ModelConfig, OptimConfig, TrainConfig

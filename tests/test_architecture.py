@@ -1,0 +1,126 @@
+"""The house stays as its plan says: who may import whom, how long files and functions are, what importing costs."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import simcse
+
+PACKAGE = Path(simcse.__file__).parent
+FILES = sorted(PACKAGE.rglob("*.py"))
+# a room may import from rooms with a lower or the same number
+LEVEL = {
+    "errors": 0, "files": 0, "progress": 0, "console": 0,
+    "objectives": 1, "data": 1, "encoder": 1,
+    "training": 2, "evaluation": 2, "search": 2,
+    "compat": 3, "serving": 3, "commands": 3, "cli": 4,
+}  # fmt: skip
+# what only one room may know
+ALONE = {"faiss": "search", "datasets": "data", "torch.distributed": "training", "pymilvus": "search"}
+
+
+def room_of(file: Path) -> str:
+    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports_of(file: Path) -> Iterator[tuple[int, str]]:
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.lineno, node.module
+
+
+def test_no_room_imports_upward() -> None:
+    wrong = []
+    for file in FILES:
+        room = room_of(file)
+        if room == "__init__":
+            continue
+        for line, name in imports_of(file):
+            parts = name.split(".")
+            if parts[0] == "simcse" and len(parts) > 1 and LEVEL[parts[1]] > LEVEL[room]:
+                wrong.append(f"{file.relative_to(PACKAGE)}:{line} imports {name}")
+    assert not wrong
+
+
+def test_judging_and_searching_know_a_callable_only() -> None:
+    wrong = [
+        f"{file.relative_to(PACKAGE)}:{line} imports {name}"
+        for file in FILES
+        if room_of(file) in ("evaluation", "search")
+        for line, name in imports_of(file)
+        if name.startswith("simcse.encoder")
+    ]
+    assert not wrong
+
+
+def test_objectives_know_no_other_room() -> None:
+    for file in FILES:
+        if room_of(file) == "objectives":
+            others = {name for _, name in imports_of(file) if name.startswith("simcse.")}
+            assert all(name.startswith(("simcse.objectives", "simcse.errors")) for name in others), file
+
+
+@pytest.mark.parametrize(("library", "room"), ALONE.items())
+def test_what_only_one_room_knows(library: str, room: str) -> None:
+    knowing = {room_of(file) for file in FILES for _, name in imports_of(file) if f"{name}.".startswith(f"{library}.")}
+    assert knowing <= {room}
+
+
+def test_only_one_file_touches_torch_distributed() -> None:
+    users = {
+        file.name
+        for file in FILES
+        if any(name.startswith("torch.distributed") for _, name in imports_of(file))
+        or "torch.distributed" in file.read_text(encoding="utf-8")
+    }
+    assert users == {"distributed.py"}
+
+
+def test_files_and_functions_hold_one_idea() -> None:
+    long = []
+    for file in FILES:
+        text = file.read_text(encoding="utf-8")
+        if (lines := text.count("\n")) > 400:
+            long.append(f"{file.relative_to(PACKAGE)}: {lines} lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or 0) - node.lineno
+                if lines > 60:
+                    long.append(f"{file.relative_to(PACKAGE)}:{node.lineno}: {node.name} has {lines} lines")
+    assert not long
+
+
+def test_public_names() -> None:
+    assert simcse.__all__ == sorted(simcse.__all__)
+    for name in simcse.__all__:
+        assert getattr(simcse, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        simcse.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize("module", ["simcse", "simcse.cli", "simcse.training.config", "simcse.console"])
+def test_importing_is_cheap(module: str) -> None:
+    """`import simcse` and `simcse --help` must not pay for torch and its kin."""
+    heavy = [
+        "torch",
+        "transformers",
+        "datasets",
+        "faiss",
+        "scipy",
+        "numpy",
+        "sklearn",
+        "matplotlib",
+        "accelerate",
+        "fastapi",
+    ]
+    code = f"import sys, {module}; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
