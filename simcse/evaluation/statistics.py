@@ -137,8 +137,8 @@ class Comparison:
             words = f"The difference does not stand: {gap}, but 0 lies within the {found}."
         if min(len(self.scores_a), len(self.scores_b)) == 1:
             words += (
-                f" Seeds: {len(self.scores_a)} against {len(self.scores_b)}. A single seed does not tell the spread between "
-                "runs, so this tells two encoders apart, not the methods behind them."
+                f" Seeds: {len(self.scores_a)} against {len(self.scores_b)}. A single seed does not tell how "
+                "far runs spread, so this tells two encoders apart, not the methods behind them."
             )
         return words
 

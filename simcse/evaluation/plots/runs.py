@@ -1,0 +1,152 @@
+"""How runs went: learning curves, and the way through alignment and uniformity."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from simcse.errors import DataError
+from simcse.evaluation.plots.style import COLOURS, MARKERS, SCORES, label_points, new_figure, styled
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Log", "Run", "learning_curves", "read_run", "trajectory"]
+
+UNITS = {"spearman": "Spearman × 100", "mrr@10": "MRR@10 × 100"}
+
+
+@dataclass
+class Log:
+    """What one `log.jsonl` tells."""
+
+    steps: list[int] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    """Mean loss since the line before."""
+    judged: list[int] = field(default_factory=list)
+    """Steps of the judgements."""
+    dev: list[dict[str, float]] = field(default_factory=list)
+    """Their results; the first metric is the one that best/ was chosen by."""
+
+    @property
+    def metric(self) -> str:
+        """Name of the metric that decides."""
+        return next(iter(self.dev[0]))
+
+
+@dataclass
+class Run:
+    """A run folder: one log, or one a seed."""
+
+    name: str
+    logs: list[Log]
+
+
+def read_run(folder: str | Path, name: str | None = None) -> Run:
+    """Read a run folder, or all `seed-N` within it.
+
+    Raises:
+        DataError: no log, a line that is no JSON object, or nothing logged yet.
+    """
+    folder = Path(folder)
+    files = sorted(folder.glob("seed-*/log.jsonl")) or [folder / "log.jsonl"]
+    if not files[0].is_file():
+        raise DataError(f"{folder}: no log.jsonl there or in seed-N below; name the --output_dir of a run of train.py")
+    return Run(name or folder.name, [_read_log(file) for file in files])
+
+
+def _read_log(file: Path) -> Log:
+    log, lines = Log(), file.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+            step = int(record["step"])
+        except (ValueError, KeyError, TypeError) as error:
+            if number == len(lines):  # the run was killed in the midst of it, or is writing it now
+                break
+            raise DataError(f"{file}:{number}: no JSON object with a step; delete the line") from error
+        if "loss" in record:
+            log.steps.append(step)
+            log.losses.append(float(record["loss"]))
+        if "dev" in record:
+            log.judged.append(step)
+            log.dev.append(record["dev"])
+    if not (log.steps or log.dev):
+        raise DataError(f"{file}: nothing is logged yet; wait for --log_every steps")
+    return log
+
+
+@styled
+def learning_curves(runs: Sequence[Run]) -> Figure:
+    """Loss and the deciding metric over steps; seeds of a run share its colour, and the best judgement has a dot."""
+    judged = any(log.dev for run in runs for log in run.logs)
+    figure, axes = new_figure(7.2 if judged else 4.2, 2.9, columns=1 + judged, squeeze=False)
+    for run, colour in zip(runs, _cycled(COLOURS, len(runs)), strict=True):
+        alpha = 1.0 if len(run.logs) == 1 else 0.6
+        for seed, log in enumerate(run.logs):
+            style: dict[str, Any] = {"color": colour, "alpha": alpha, "label": run.name if seed == 0 else None}
+            axes[0, 0].plot(log.steps, log.losses, **style)
+            if log.dev:
+                scores = [result[log.metric] for result in log.dev]
+                axes[0, 1].plot(log.judged, scores, **style)
+                best = max(range(len(scores)), key=scores.__getitem__)
+                axes[0, 1].plot(log.judged[best], scores[best], "o", color=colour, ms=5, mec="white", mew=0.8)
+    axes[0, 0].set(xlabel="step", ylabel="loss (nats)", title="Training")
+    if judged:
+        metrics = {UNITS.get(log.metric, log.metric) for run in runs for log in run.logs if log.dev}
+        axes[0, 1].set(xlabel="step", ylabel=" or ".join(sorted(metrics)), title="Development set (dot: best)")
+    if len(runs) > 1:
+        handles, labels = axes[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(len(runs), 4))
+    return figure
+
+
+@styled
+def trajectory(runs: Sequence[Run]) -> Figure:
+    """Alignment against uniformity at each judgement, a curve a run, coloured by the score; lower is better for both.
+
+    Raises:
+        DataError: no run was judged more than once with alignment and uniformity.
+    """
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    paths = [(run.name, *_path(log)) for run in runs for log in run.logs if len(_path(log)[0]) > 1]
+    if not paths:
+        raise DataError(
+            f"{', '.join(run.name for run in runs)}: fewer than 2 judgements with alignment and uniformity; "
+            "train with --data.dev and, as in the paper, --eval_every 10"
+        )
+    every = [score for *_, scores in paths for score in scores]
+    norm = Normalize(min(every), max(every))
+    figure, axis = new_figure(5.6, 4.0)
+    for marker, (_, x, y, scores) in zip(_cycled(MARKERS, len(paths)), paths, strict=True):
+        axis.plot(x, y, color="#bbbbbb", lw=1, zorder=1)
+        axis.scatter(x, y, c=scores, cmap=SCORES, norm=norm, marker=marker, s=26, zorder=2, ec="white", lw=0.4)
+        axis.plot(x[0], y[0], marker, mfc="white", mec="#333333", ms=7, zorder=3)  # where it starts
+    axis.margins(0.12)
+    metrics = {UNITS.get(log.metric, log.metric) for run in runs for log in run.logs if log.dev}
+    figure.colorbar(ScalarMappable(norm, SCORES), ax=axis, label=f"{' or '.join(sorted(metrics))}, development set")
+    axis.set(xlabel="uniformity (lower is better)", ylabel="alignment (lower is better)")
+    axis.set_title("from the hollow marker, before training", fontsize=8, color="#555555")
+    ends = {name: (x[-1], y[-1]) for name, x, y, _ in paths}  # of several seeds one is named
+    passed = [point for _, x, y, _ in paths for point in zip(x, y, strict=True)]
+    label_points(axis, list(ends.values()), list(ends), avoid=passed)
+    return figure
+
+
+def _path(log: Log) -> tuple[list[float], list[float], list[float]]:
+    """Uniformity, alignment and score at each judgement that has them."""
+    known = [result for result in log.dev if {"alignment", "uniformity"} <= set(result)]
+    return (
+        [result["uniformity"] for result in known],
+        [result["alignment"] for result in known],
+        [result[log.metric] for result in known],
+    )
+
+
+def _cycled(values: Sequence[str], n: int) -> list[str]:
+    return [values[i % len(values)] for i in range(n)]
