@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from simcse.data.pairs import ScoredPairs
 from simcse.errors import DataError
-from simcse.evaluation.geometry import uniformity
-from simcse.evaluation.judge import Encode, PairJudge, correlate, embed
+from simcse.evaluation.geometry import alignment, uniformity
+from simcse.evaluation.judge import Encode, Once, PairJudge, correlate, embed
+from simcse.evaluation.retrieval import Collection, evaluate_retrieval
 
 __all__ = ["Judge", "RetrievalDev", "ScoredDev"]
 
@@ -43,9 +41,12 @@ class ScoredDev:
         [cosines] = self._pairs.cosines_of(vectors)
         spearman, pearson = correlate(cosines, self._gold, self._name)
         close = cosines[self._gold > 0.8 * self._gold.max()]
-        alignment = float(np.mean(2 - 2 * close)) if len(close) else float("nan")
-        geometry = {"alignment": alignment, "uniformity": uniformity(vectors)}
-        return {"spearman": spearman, "pearson": pearson, **geometry}
+        return {
+            "spearman": spearman,
+            "pearson": pearson,
+            "alignment": float((2 - 2 * close).mean()),  # ||x - y||^2 of unit vectors
+            "uniformity": uniformity(vectors),
+        }
 
 
 class RetrievalDev:
@@ -64,36 +65,28 @@ class RetrievalDev:
     metric = "mrr@10"
 
     def __init__(self, queries: list[str], documents: list[str], corpus: list[str], name: str) -> None:
-        row = {text: number for number, text in enumerate(dict.fromkeys(corpus))}
+        texts = dict.fromkeys(corpus)
         for number, text in enumerate(documents, start=1):
-            if text not in row:
+            if text not in texts:
                 raise DataError(
-                    f"{name}: row {number}: its document is not among the {len(row)} of --data.dev_corpus "
+                    f"{name}: row {number}: its document is not among the {len(texts)} of --data.dev_corpus "
                     f"({text[:40]!r}...); the corpus must hold every document, word for word"
                 )
-        self._queries, self._corpus, self._name = queries, list(row), name
-        self._own = np.array([row[text] for text in documents])  # (n,)
+        relevant: dict[str, dict[str, int]] = {}
+        for query, document in zip(queries, documents, strict=True):
+            relevant.setdefault(query, {})[document] = 1
+        own = {text: text for text in texts}
+        self._collection = Collection(name, own, {query: query for query in relevant}, relevant, "dev")
+        self._queries, self._documents = queries, documents
         self.n = len(queries)
 
     def __call__(self, encode: Encode) -> dict[str, float]:
         """Score the encoder."""
-        queries = embed(encode, self._queries, lambda i: f"{self._name}: query {i + 1}")
-        corpus = embed(encode, self._corpus, lambda i: f"--data.dev_corpus: document {i + 1}")
-        ranks = self._ranks(queries, corpus)
-        own = np.einsum("nd,nd->n", queries, corpus[self._own])
+        once = Once(encode)
+        found = evaluate_retrieval(once, self._collection)
+        queries, documents = (embed(once, texts, str) for texts in (self._queries, self._documents))
         return {
-            "mrr@10": 100 * float(np.mean(np.where(ranks <= 10, 1 / ranks, 0.0))),
-            "recall@1": 100 * float(np.mean(ranks <= 1)),
-            "recall@10": 100 * float(np.mean(ranks <= 10)),
-            "alignment": float(np.mean(2 - 2 * own)),
-            "uniformity": uniformity(corpus),
+            **{name: 100 * found[name] for name in ("mrr@10", "recall@1", "recall@10")},
+            "alignment": alignment(queries, documents),
+            "uniformity": uniformity(embed(once, list(self._collection.documents), str)),
         }
-
-    def _ranks(self, queries: NDArray[np.float32], corpus: NDArray[np.float32], block: int = 512) -> NDArray[np.int64]:
-        """(n,) place of each query's own document, from 1; a block of queries at a time bounds the memory."""
-        ranks = np.empty(len(queries), dtype=np.int64)
-        for start in range(0, len(queries), block):
-            cosines = queries[start : start + block] @ corpus.T  # (block, N)
-            own = np.take_along_axis(cosines, self._own[start : start + block, None], axis=1)
-            ranks[start : start + block] = 1 + np.count_nonzero(cosines > own, axis=1)
-        return ranks
