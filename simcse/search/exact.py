@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from simcse.search.ann import faiss_threads
 from simcse.search.identity import Matrix
 
 __all__ = ["exact_search", "rescore"]
@@ -12,6 +13,7 @@ __all__ = ["exact_search", "rescore"]
 Slots = npt.NDArray[np.int64]
 
 FEW_QUERIES = 3  # up to here faiss's scan is faster than a matrix product, which reads the queries for each row anew
+WORTH_THREADS = 2**24  # numbers, 64 MiB: one thread reads them in a few milliseconds
 BLOCK = 8192  # rows; (64, 8192) scores are 2 MiB
 
 
@@ -50,7 +52,8 @@ def exact_search(
 def _faiss_scan(queries: Matrix, matrix: Matrix, k: int) -> tuple[Matrix, Slots]:
     import faiss
 
-    scores, slots = faiss.knn(queries, matrix, k, metric=faiss.METRIC_INNER_PRODUCT)  # (q, k)
+    with faiss_threads(1 if matrix.size < WORTH_THREADS else None):
+        scores, slots = faiss.knn(queries, matrix, k, metric=faiss.METRIC_INNER_PRODUCT)  # (q, k)
     return in_order(scores, slots)
 
 

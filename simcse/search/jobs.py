@@ -128,6 +128,7 @@ def _as_json(values: dict[str, Any]) -> Any:
 
 def _finished(index: SearchIndex, output: Path, encode: Encode) -> SearchIndex:
     partial = _partial(output)
+    index.optimize()
     if output.exists():
         index.save(output)
         shutil.rmtree(partial)

@@ -92,6 +92,8 @@ def remove_strays(folder: Path, keep: set[str]) -> None:
     """Remove files of other generations than the current one: what a killed mutation left, or what compaction
     replaced.
     """
+    for path in folder.glob(f".{MANIFEST}.*.tmp"):
+        path.unlink(missing_ok=True)
     for kind, suffix in SUFFIXES.items():
         for path in folder.glob(f"{kind}-*.{suffix}*"):  # a journal too
             if path.name.removesuffix("-journal") not in keep:

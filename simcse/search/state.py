@@ -9,6 +9,7 @@ import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -19,8 +20,10 @@ import numpy.typing as npt
 
 from simcse.errors import SearchError
 from simcse.files import replaced_folder, settled_folder
+from simcse.search.ann import Ann, checksum
 from simcse.search.identity import Identity, Matrix
 from simcse.search.layout import MANIFEST, file_name, read_manifest, remove_strays, sync_folder, write_manifest
+from simcse.search.plan import make_plan
 from simcse.search.store import Store
 from simcse.search.vectors import Vectors
 
@@ -29,6 +32,7 @@ __all__ = ["State", "View"]
 log = logging.getLogger(__name__)
 
 VERIFIED_AT_ONCE = 64 * 2**20  # bytes; larger indexes open memory-mapped, unread, and are checked by `verify`
+LONGEST_TAIL = 20_000  # rows behind the approximate index that are compared exactly
 COPIED_AT_ONCE = 16_384  # rows
 
 
@@ -43,6 +47,7 @@ class View:
     matrix: Matrix
     live: npt.NDArray[np.bool_] | None
     count: int
+    ann: Ann | None
 
 
 class State:
@@ -51,6 +56,7 @@ class State:
     def __init__(self, identity: Identity, store: Store, vectors: Vectors, folder: Path | None) -> None:
         """Use `empty` or `open`."""
         self.identity, self.store, self.vectors, self.folder = identity, store, vectors, folder
+        self._ann: Ann | None = None
         self._lock = threading.RLock()
         self._seen = _changed_at(folder) if folder else 0
         self.view = self._committed()
@@ -108,6 +114,12 @@ class State:
         """
         self.vectors.verify()
         self.store.verify()
+        if self.folder is not None and self._ann is not None:
+            path = self.folder / file_name("ann", self._ann.key)
+            if checksum(path) != self._ann.crc:
+                raise SearchError(
+                    f"{path}: damaged: its checksum is not {self._ann.crc:08x}; run: simcse index compact"
+                )
         if len(self.store) + len(self.store.dead()) != self.vectors.count:
             raise SearchError(
                 f"{self.store.path or 'index in memory'}: {len(self.store)} texts and {len(self.store.dead())} "
@@ -121,9 +133,55 @@ class State:
         if len(dead):
             live = np.ones(self.vectors.count, bool)
             live[dead] = False
-        return View(
-            self.store["generation"] or 0, self.store, self.vectors.matrix, live, self.vectors.count - len(dead)
+        count = self.vectors.count - len(dead)
+        return View(self.store["generation"] or 0, self.store, self.vectors.matrix, live, count, self._held_ann())
+
+    def _held_ann(self) -> Ann | None:
+        """The committed approximate index: the one in memory, or the file that another process has written."""
+        held = self.store["ann"]
+        if held is None:
+            self._ann = None
+        elif self._ann is None or self._ann.key != held["key"]:
+            assert self.folder is not None
+            self._ann = Ann.read(self.folder / file_name("ann", held["key"]), held, mmap=self.vectors.mmap)
+        return self._ann
+
+    def optimize(self, memory: int | None = None) -> None:
+        """Choose, build and measure an approximate index for the rows that are there; see `plan.make_plan`."""
+        with self.mutation():
+            self._plan(self.view.generation + 1, memory)
+
+    def _plan(self, key: int, memory: int | None = None) -> None:
+        live = np.ones(self.vectors.count, bool)
+        live[self.store.dead()] = False
+        settings = self.store["settings"]
+        plan, ann = make_plan(
+            self.vectors.matrix,
+            kind=settings["kind"],
+            target_recall=settings["target_recall"],
+            memory=memory,
+            live=live,
         )
+        self.store["plan"] = plan.to_json()
+        self._put(ann, key)
+
+    def _put(self, ann: Ann | None, key: int) -> None:
+        """Make this the approximate index of generation `key`."""
+        if ann is not None:
+            ann.key = key
+            if self.folder is not None:
+                ann.write(self.folder / file_name("ann", key))
+        self.store["ann"] = ann.to_json() if ann is not None else None
+        self._ann = ann
+
+    def _absorb(self) -> None:
+        """Put rows that are compared exactly so far into the approximate index, once they are many."""
+        ann, count = self._ann, self.vectors.count
+        if ann is None or count - ann.covered <= max(LONGEST_TAIL, ann.covered // 10):
+            return
+        dead = self.store.dead()
+        grown = ann.grown(self.vectors.matrix, np.setdiff1d(np.arange(ann.covered, count), dead, assume_unique=True))
+        self._put(grown, self.view.generation + 1)
 
     def current(self) -> View:
         """The view to search, after taking in what another process has committed to the same files."""
@@ -168,12 +226,14 @@ class State:
                     try:
                         yield
                         self.vectors.sync()
+                        self._absorb()
                         self._note(self.view.generation + 1)
                     except BaseException:
                         self.vectors.rewind(*before)
                         raise
             except BaseException:  # the commit itself may have failed
                 self.vectors.move_to(*before)
+                self._ann = self.view.ann
                 raise
             self.view = self._committed()
             if self.folder is not None:
@@ -195,7 +255,7 @@ class State:
 
     def _adopt(self, other: State) -> None:
         self.identity, self.store, self.vectors, self.folder = other.identity, other.store, other.vectors, other.folder
-        self.view, self._seen = other.view, other._seen
+        self.view, self._seen, self._ann = other.view, other._seen, other._ann
 
     def _note(self, generation: int) -> None:
         vectors = self.vectors
@@ -209,12 +269,19 @@ class State:
         """Bring the manifest's figures up to date; they are for readers, the store has the truth."""
         assert self.folder is not None
         try:
-            write_manifest(self.folder, self._manifest())
-            remove_strays(self.folder, {file_of(self.store), file_of(self.vectors)})
-        except OSError as error:
+            with self.store.transaction():  # another process may have gone on since
+                named = read_manifest(self.folder)["store"] == file_of(self.store)
+                if named and self.store["generation"] == self.view.generation:
+                    write_manifest(self.folder, self._manifest())
+                    ann = {file_name("ann", self._ann.key)} if self._ann else set()
+                    remove_strays(self.folder, {file_of(self.store), file_of(self.vectors), *ann})
+        except (OSError, SearchError) as error:
             log.warning("%s: the change is durable, but %s is out of date: %s", self.folder, MANIFEST, error)
 
     def _manifest(self) -> dict[str, Any]:
+        files = {file_of(self.vectors): {"rows": self.vectors.count, "crc32": f"{self.vectors.crc:08x}"}}
+        if self._ann is not None:
+            files[file_name("ann", self._ann.key)] = {"rows": self._ann.covered, "crc32": f"{self._ann.crc:08x}"}
         return {
             "store": file_of(self.store),
             "encoder": self.identity.to_json(),
@@ -223,7 +290,8 @@ class State:
             "count": self.view.count,
             "generation": self.view.generation,
             "settings": self.store["settings"],
-            "files": {file_of(self.vectors): {"rows": self.vectors.count, "crc32": f"{self.vectors.crc:08x}"}},
+            "plan": self.store["plan"],
+            "files": files,
         }
 
     def save(self, folder: Path) -> None:
@@ -244,52 +312,56 @@ class State:
                 self._adopt(State.open(folder))
 
     def compact(self) -> None:
-        """Drop what is deleted from all files.
+        """Drop what is deleted from all files, and choose the approximate index anew.
 
         Raises:
             SearchError: the folder cannot be written.
         """
         with self._lock, _told(self.folder):
             if self.folder is not None:
-                self._replace(self.folder)
+                self._replace(self.folder, replan=True)
                 return
             fresh = State(self.identity, Store(), Vectors(self.identity.dimension), None)
-            self._fill(fresh, self.view.generation + 1)
+            self._fill(fresh, self.view.generation + 1, replan=True)
             self._adopt(fresh)
 
-    def _replace(self, folder: Path) -> None:
+    def _replace(self, folder: Path, replan: bool = False) -> None:
         ours = self.folder is not None and folder.resolve() == self.folder.resolve()
         there = self if ours else State.open(folder)
         with there._locked():  # nobody changes what is about to be replaced
             old = {path.name for path in folder.iterdir()}
             try:
-                self._copy(folder, max(self.view.generation, there.view.generation) + 1)
+                self._copy(folder, max(self.view.generation, there.view.generation) + 1, replan)
             except BaseException:
                 remove_strays(folder, old)
                 raise
         self._adopt(State.open(folder, mmap=self.vectors.mmap))
         self._describe()
 
-    def _copy(self, folder: Path, generation: int) -> None:
+    def _copy(self, folder: Path, generation: int, replan: bool = False) -> None:
         """Write files of a new generation; the manifest, last, makes them count."""
         store = Store(folder / file_name("store", generation), create=True)
         vectors = Vectors(self.identity.dimension, folder / file_name("vectors", generation))
         fresh = State(self.identity, store, vectors, folder)
-        self._fill(fresh, generation)
+        self._fill(fresh, generation, replan)
         write_manifest(folder, fresh._manifest())
         store.close()
 
-    def _fill(self, fresh: State, generation: int) -> None:
+    def _fill(self, fresh: State, generation: int, replan: bool) -> None:
         view = self.view
         with fresh.store.transaction():
             rows = view.store.rows(COPIED_AT_ONCE)
             while block := list(islice(rows, COPIED_AT_ONCE)):
                 fresh.store.insert(fresh.vectors.count, [row for _, row in block])
                 fresh.vectors.append(view.matrix[[slot for slot, _ in block]])
-            for key in ("settings", "next_id", "note"):
+            for key in ("settings", "next_id", "note", "plan"):
                 fresh.store[key] = view.store[key]
             fresh.vectors.sync()
             fresh._note(generation)
+            if replan or (view.ann is not None and view.live is not None):
+                fresh._plan(generation)
+            elif view.ann is not None:
+                fresh._put(copy(view.ann), generation)
         fresh.view = fresh._committed()
 
 

@@ -60,7 +60,7 @@ def test_a_large_index_opens_unread_and_verify_finds_the_damage(folder, encoder,
     path.write_bytes(content)
     monkeypatch.setattr(state, "VERIFIED_AT_ONCE", 0)
     index = SearchIndex.load(folder, encoder.encode)
-    with pytest.raises(SearchError, match=r"vectors-000002.f32: damaged: its 40 vectors have checksum"):
+    with pytest.raises(SearchError, match=r"vectors-\d+.f32: damaged: its 40 vectors have checksum"):
         index.verify()
 
 
@@ -142,11 +142,12 @@ def test_a_second_writer_waits_and_then_says_why(folder, encoder, monkeypatch):
 
 
 def test_leftovers_of_a_killed_compaction_are_removed(folder, encoder):
+    before = {path.name for path in folder.iterdir()}
     for name in ("store-000099.sqlite", "store-000099.sqlite-journal", "vectors-000099.f32"):
         (folder / name).write_bytes(b"rest")
     index = SearchIndex.load(folder, encoder.encode)
     index.add(["more"])
-    assert {path.name for path in folder.iterdir()} == {"store-000002.sqlite", "vectors-000002.f32", "manifest.json"}
+    assert {path.name for path in folder.iterdir()} == before
 
 
 def test_deleted_text_is_gone_from_the_disk(folder, encoder):
