@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
 from torch import Tensor
 
@@ -49,11 +50,13 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
             )
     if config.precision == "fp16" and not torch.accelerator.is_available():
         raise ConfigError("--precision fp16 needs an accelerator and there is none here; say auto, bf16 or fp32")
+    precision = config.precision
+    if precision == "auto":
+        precision = "bf16" if has_native_bf16(PartialState().device) else "fp32"
+    AcceleratorState._reset_state()  # a second run in this process may ask for another precision
     accelerator = Accelerator(
-        mixed_precision=MIXED.get(config.precision), log_with=config.trackers or None, project_dir=config.output_dir
+        mixed_precision=MIXED[precision], log_with=config.trackers or None, project_dir=config.output_dir
     )
-    if config.precision == "auto":
-        accelerator.state._mixed_precision = "bf16" if has_native_bf16(accelerator.device) else "no"
     if config.batch_size % world():
         raise ConfigError(
             f"--batch_size {config.batch_size} does not divide by {world()} processes; the next that does is "

@@ -182,6 +182,18 @@ def test_a_loss_that_is_no_number_names_step_and_rows(config: TrainConfig, tiny_
         train(config)
 
 
+def test_precision_is_of_the_activations_only(config: TrainConfig) -> None:
+    losses = {}
+    for precision in ("bf16", "fp32"):
+        run = replace(config, precision=precision, output_dir=f"{config.output_dir}-{precision}")
+        train(run)
+        losses[precision] = [line["loss"] for line in log_of(run) if "loss" in line]
+        saved = SentenceEncoder.from_pretrained(Path(run.output_dir) / "best", dtype="fp32")
+        assert (saved.encode(["the dog"]) * 512 % 1).any()  # weights of more digits than bf16 has
+    assert losses["bf16"] != losses["fp32"]
+    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.2)
+
+
 def test_seeds_report_mean_and_spread(config: TrainConfig) -> None:
     config = replace(config, seeds=3, max_steps=3)
     summary = train(config)
