@@ -17,9 +17,20 @@ __all__ = ["Report", "TaskResult", "check_output", "versions"]
 
 WIDTH = 80  # columns of the terminal's tables
 HEADINGS = {
-    "accuracy": "accuracy", "f1": "F1", "map": "MAP", "mrr@10": "MRR@10", "ndcg@10": "nDCG@10", "pearson": "Pearson",
-    "recall@1": "R@1", "recall@10": "R@10", "recall@100": "R@100", "spearman": "Spearman",
-}  # fmt: skip
+    "f1": "F1",
+    "map": "MAP",
+    "mrr@10": "MRR@10",
+    "n_positive": "positive pairs",
+    "n_sentences": "distinct sentences",
+    "name": "measured on",
+    "ndcg@10": "nDCG@10",
+    "pearson": "Pearson",
+    "recall@1": "R@1",
+    "recall@10": "R@10",
+    "recall@100": "R@100",
+    "spearman": "Spearman",
+}
+TEXT_COLUMNS = ("measure", "protocol", "split", "task")
 TITLES = {
     "sts": "Semantic textual similarity (correlation x 100)",
     "pairs": "Own scored pairs (correlation x 100)",
@@ -93,7 +104,7 @@ class Report:
         parts = [f"# {self.model}"]
         for title, columns, rows in self._tables():
             line = " | ".join
-            rule = line(["---", *["---:"] * (len(columns) - 1)])
+            rule = line("---" if column in TEXT_COLUMNS else "---:" for column in columns)
             parts.append(f"## {title}\n\n| {line(columns)} |\n| {rule} |\n" + "\n".join(f"| {line(r)} |" for r in rows))
         return "\n\n".join([*parts, *self._notes()]) + "\n"
 
@@ -109,8 +120,8 @@ class Report:
             console.print(Text(self.model, overflow="fold"))
             for title, columns, rows in self._tables():
                 table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-                for i, column in enumerate(columns):
-                    table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
+                for column in columns:
+                    table.add_column(column, justify="left" if column in TEXT_COLUMNS else "right", overflow="fold")
                 for row in rows:
                     table.add_row(
                         *row, end_section=row is rows[-1] or rows[rows.index(row) + 1][0].startswith("average")
@@ -144,7 +155,13 @@ class Report:
                 tables.append((title, *self._table(group)))
         if self.geometry:
             shown = {k: v for k, v in self.geometry.items() if isinstance(v, float | int | str)}
-            tables.append(("Geometry", ["measure", "value"], [[_words(k), _number(v)] for k, v in shown.items()]))
+            tables.append(
+                (
+                    "Geometry",
+                    ["measure", "value"],
+                    [[HEADINGS.get(k, k.replace("_", " ")), _number(v)] for k, v in shown.items()],
+                )
+            )
         return tables
 
     def _table(self, group: Sequence[TaskResult]) -> tuple[list[str], list[list[str]]]:
@@ -168,10 +185,6 @@ class Report:
             f"{speed['sentences']:,.0f} sentences encoded, distinct ones once, in {speed['seconds']:.1f} s: "
             f"{speed['sentences_per_second']:,.0f} sentences/s"
         ]
-
-
-def _words(name: str) -> str:
-    return name.replace("n_", "number of ", 1).replace("_", " ") if name.startswith("n_") else name.replace("_", " ")
 
 
 def _number(value: Any) -> str:

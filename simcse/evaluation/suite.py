@@ -23,8 +23,6 @@ GROUPS = {
     "sts": (*sts.SEVEN, "STS-B-dev"),
     "transfer": tuple(transfer.TASKS),
     "japanese": ("JSTS", "JSICK"),
-    "retrieval": ("scifact", "npl"),
-    "geometry": ("geometry",),
 }
 ALL = ("sts", "transfer", "retrieval", "geometry")
 GEOMETRY_ON = "STS-B-dev"  # the paper's choice for alignment and uniformity
@@ -32,7 +30,7 @@ GEOMETRY_ON = "STS-B-dev"  # the paper's choice for alignment and uniformity
 
 def task_names() -> list[str]:
     """Every name that `--tasks` knows: groups, then tasks."""
-    return list(dict.fromkeys(["all", *GROUPS, *sts.TASKS, *transfer.TASKS, *GROUPS["retrieval"]]))
+    return list(dict.fromkeys(["all", *ALL, "japanese", *sts.TASKS, *transfer.TASKS]))
 
 
 @dataclass
@@ -103,6 +101,7 @@ def evaluate(
 
 def _read(tasks: Sequence[str], data_dir: Path | None) -> Plan:
     plan = Plan()
+    collections = {} if data_dir is None else _beir_folders(data_dir)
     for name in dict.fromkeys(_expanded(tasks)):
         own = Path(name)
         if found := sts.find_task(name):
@@ -110,10 +109,16 @@ def _read(tasks: Sequence[str], data_dir: Path | None) -> Plan:
         elif name.upper() in transfer.TASKS:
             plan.transfer.append(transfer.load_transfer(name, _needed(data_dir, name)))
         elif name == "geometry":
-            loaded = plan.sts.get(GEOMETRY_ON) or sts.load_task(GEOMETRY_ON, _needed(data_dir, name))
-            [plan.geometry] = loaded
-        elif name in GROUPS["retrieval"]:
-            plan.collections.append(retrieval.load_beir(_beir_folder(_needed(data_dir, name), name)))
+            [plan.geometry] = plan.sts.get(GEOMETRY_ON) or sts.load_task(GEOMETRY_ON, _needed(data_dir, name))
+        elif name == "retrieval" and not collections:
+            raise DataError(
+                f"{_needed(data_dir, name) / 'ir'}: no */corpus.jsonl there, nor in the folder above it; "
+                "put a BEIR folder there, or leave retrieval out of --tasks"
+            )
+        elif name == "retrieval":
+            plan.collections += [retrieval.load_beir(folder) for folder in collections.values()]
+        elif name in collections and not own.exists():
+            plan.collections.append(retrieval.load_beir(collections[name]))
         elif own.is_dir():
             plan.collections.append(retrieval.load_beir(own))
         elif own.exists() or own.suffix:
@@ -138,9 +143,10 @@ def _needed(data_dir: Path | None, task: str) -> Path:
     return data_dir
 
 
-def _beir_folder(data_dir: Path, name: str) -> Path:
-    tried = [data_dir / name, data_dir / "ir" / name, data_dir.parent / "ir" / name]
-    return next((folder for folder in tried if folder.is_dir()), tried[0])
+def _beir_folders(data_dir: Path) -> dict[str, Path]:
+    """Name -> folder of each collection in the data folder, in its `ir`, or in the `ir` beside SentEval's root."""
+    places = (data_dir, data_dir / "ir", data_dir.parent / "ir")
+    return {file.parent.name: file.parent for place in places for file in sorted(place.glob("*/corpus.jsonl"))}
 
 
 def _read_own(plan: Plan, path: Path) -> None:

@@ -77,8 +77,22 @@ def test_wrong_names_are_told_before_anything_is_encoded(senteval: Path, own: di
         evaluate(never, ["sts", str(tmp_path / "paris.tsv")], senteval)
     with pytest.raises(DataError, match=r"MR/rt-polarity\.neg: not found"):
         evaluate(never, ["sts", "transfer"], senteval)
-    with pytest.raises(DataError, match=r"scifact/corpus\.jsonl: no such file"):
-        evaluate(never, ["scifact"], senteval)
+    with pytest.raises(DataError, match=r"ir: no \*/corpus\.jsonl there"):
+        evaluate(never, ["retrieval"], senteval)
+
+
+def test_collections_are_found_in_the_data_folder(senteval: Path, word_vectors: Callable) -> None:
+    for name in ("one", "two"):
+        folder = senteval.parent / "ir" / name
+        (folder / "qrels").mkdir(parents=True)
+        (folder / "corpus.jsonl").write_text('{"_id": "1", "text": "a b"}\n{"_id": "2", "text": "c d"}\n')
+        (folder / "queries.jsonl").write_text('{"_id": "q", "text": "b"}\n')
+        (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq\t1\t1\n")
+    for data_dir in (senteval, senteval.parent):
+        report = evaluate(word_vectors, ["retrieval"], data_dir)
+        assert {result.name: result.metrics["mrr@10"] for result in report.results} == {"one": 1.0, "two": 1.0}
+    for task in ("two", str(senteval.parent / "ir" / "two")):
+        assert [result.name for result in evaluate(word_vectors, [task], senteval).results] == ["two"]
 
 
 @pytest.fixture
