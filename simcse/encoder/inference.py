@@ -32,7 +32,8 @@ __all__ = ["encode", "encode_to"]
 TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 65536}
 LEAST_TOKENS = 128  # below this a batch does not pay for its way to another core
 PREPACK_FROM = 16  # batches; laying weights out anew takes as long as a batch or two
-TEXTS_PER_SHARE = 256  # tokenized at a time at least
+TEXTS_INLINE = 64  # up to here one thread tokenizes them sooner than others start
+TEXTS_PER_SHARE = 1024  # tokenized at a time: a tokenizer's own records take some kilobytes a text
 TEXTS_PER_CHUNK = 16384  # tokenized, sorted by length and encoded together; bounds the memory of encode_to
 
 
@@ -101,9 +102,9 @@ def _encode_chunk(
 
 def _tokenize(texts: Sequence[str], tokenize: Tokenize, encoder: SentenceEncoder, workers: int) -> TokenLists:
     """Token lists of a chunk; what is cut is counted."""
-    share = max(TEXTS_PER_SHARE, -(-len(texts) // workers))
+    share = min(TEXTS_PER_SHARE, -(-len(texts) // workers))
     shares = [texts[start : start + share] for start in range(0, len(texts), share)]
-    parts = list(in_parallel(tokenize.flat, shares, workers))
+    parts = list(in_parallel(tokenize.flat, shares, workers if len(texts) > TEXTS_INLINE else 1))
     encoder.count_truncated(sum(cut for _, cut in parts), tokenize.max_length)
     return TokenLists.join([tokens for tokens, _ in parts])
 
