@@ -8,16 +8,17 @@ import sys
 __all__ = ["keep_freed_memory"]
 
 # of mallopt(3), as glibc's malloc.h numbers them
-TRIM_THRESHOLD, TOP_PAD, MMAP_MAX = -1, -2, -4
-LARGEST = (1 << 31) - 1
+TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD = -1, -2, -3
+NEVER = (1 << 31) - 1  # bytes
+MEGABYTE = 1 << 20
 
 
 def keep_freed_memory() -> bool:
     """Keep freed memory in the process, for the next step to use.
 
     A training step allocates and frees the same few hundred MB each time. By default glibc hands them back to the
-    system and gets them again page by page, each page a fault that zeroes it: a tenth of a step on the CPU. This is a
-    setting of the whole process, so a program makes it, never an import. It does not raise the peak.
+    system and gets them again page by page, each page a fault that zeroes it: a twentieth of a step on the CPU. This is
+    a setting of the whole process, so a program makes it, never an import.
 
     Returns:
         Whether it was set; only glibc knows how.
@@ -28,5 +29,6 @@ def keep_freed_memory() -> bool:
         set_option = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
         return False
-    options = ((MMAP_MAX, 0), (TRIM_THRESHOLD, LARGEST), (TOP_PAD, 64 << 20))
+    # 32 MB is the highest threshold that glibc takes; larger blocks come and go as before
+    options = ((MMAP_THRESHOLD, 32 * MEGABYTE), (TRIM_THRESHOLD, NEVER), (TOP_PAD, 64 * MEGABYTE))
     return all(set_option(option, value) == 1 for option, value in options)
