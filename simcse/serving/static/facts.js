@@ -16,7 +16,7 @@ const SHOWN = { count: number, deleted: number, parameters: number, generation: 
 const NAMED = { count: "texts", bytes: "on disk", fields: "metadata", deleted: "deleted", max_length: "longest input" };
 
 function fill(list, facts) {
-  list.replaceChildren(...Object.entries(facts).filter(([, value]) => value !== null || false).flatMap(([name, value]) => {
+  list.replaceChildren(...Object.entries(facts).filter(([, value]) => value !== null).flatMap(([name, value]) => {
     const shown = SHOWN[name] ? SHOWN[name](value) : typeof value === "object" ? JSON.stringify(value) : String(value);
     const unit = name === "max_length" ? " tokens" : "";
     return [made("dt", "", NAMED[name] ?? name.replaceAll("_", " ")), made("dd", "", shown + unit)];

@@ -42,6 +42,14 @@ export class HeatMap {
     }
   }
 
+  // the ink that can be read on each cell, which differs between light and dark
+  recolour() {
+    for (const cell of this.table.querySelectorAll("tbody td")) {
+      const lightness = Number(/oklab\(([\d.]+)/.exec(getComputedStyle(cell).backgroundColor)?.[1] ?? 1);
+      cell.style.color = lightness > 0.6 ? "#1c2024" : "#ffffff";
+    }
+  }
+
   closest(lines, scores) {
     let best = [0, 1];
     scores.forEach((row, i) => row.forEach((score, j) => {
@@ -64,6 +72,7 @@ export class HeatMap {
       body.append(line);
     });
     this.table.replaceChildren(head, body);
+    this.recolour();
   }
 
   header(text, scope, title) {
@@ -77,7 +86,6 @@ export class HeatMap {
     const cell = made("td", "", score.toFixed(2));
     const share = Math.round(Math.max(0, Math.min(1, score)) * 100);
     cell.style.background = `color-mix(in oklab, var(--accent) ${share}%, var(--sunken))`;
-    if (share > 55) cell.style.color = "var(--accent-ink)";
     cell.addEventListener("pointerenter", () => {
       this.about.textContent = `${score.toFixed(3)}: “${lines[i]}” and “${lines[j]}”`;
     });

@@ -16,15 +16,19 @@ function tell(error) {
 addEventListener("unhandledrejection", (event) => tell(event.reason));
 
 let map;
-const theme = () => map?.recolour();
-startTheme(document.getElementById("theme"), theme);
+let heat;
+startTheme(document.getElementById("theme"), () => {
+  map?.recolour();
+  heat?.recolour();
+});
 await showFacts(); // the first request: asks for the token where one is needed
 map = new CorpusMap({ pointed: (id) => search.light(id) });
 const search = new SearchBox({
   found: (query, hits) => map.light(query, hits).catch(tell),
   pointed: (id) => map.point(id),
 });
-new HeatMap().run();
+heat = new HeatMap();
+heat.run();
 await map.load();
 
 // texts of the corpus, of a length that reads well as a question

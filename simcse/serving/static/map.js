@@ -36,7 +36,7 @@ export class CorpusMap {
     const number = (n) => n.toLocaleString("en");
     const share = Math.round(100 * (shares[0] + shares[1]));
     const which = x.length < of ? `${number(x.length)} of ${number(of)} texts, drawn at random` : `${number(of)} texts`;
-    this.about.textContent = `${which}. Near means similar; the two axes hold ${share} % of the variance.`;
+    this.about.textContent = `${which}. Near means similar; the two axes hold ${share}\u00a0% of the variance.`;
     this.reset();
   }
 
@@ -120,10 +120,10 @@ export class CorpusMap {
     const pen = this.canvas.getContext("2d");
     pen.setTransform(ratio, 0, 0, ratio, 0, 0);
     const { x, y } = this.points;
-    const crowded = Math.min(1, Math.max(0.28, (900 / Math.max(x.length, 1)) * this.view.scale));
+    const crowded = Math.min(1, Math.max(0.42, (900 / Math.max(x.length, 1)) * this.view.scale));
     const radius = Math.min(4.5, (x.length > 1500 ? 1.7 : 2.6) * this.view.scale ** 0.25);
     pen.fillStyle = this.colours.dot;
-    pen.globalAlpha = this.hits.length ? crowded * 0.6 : crowded;
+    pen.globalAlpha = this.hits.length ? crowded * 0.7 : crowded;
     for (let i = 0; i < x.length; i++) {
       const [px, py] = this.toScreen([x[i], y[i]]);
       if (px < -5 || py < -5 || px > this.width + 5 || py > this.height + 5) continue;

@@ -1,0 +1,306 @@
+"""The service as a client meets it: right answers, and one clear line for every wrong request."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from simcse import SearchIndex, SentenceEncoder
+from simcse.serving.app import create_app
+from simcse.serving.limits import Limits
+
+
+def search(client, query, **options):
+    response = client.post("/api/search", json={"query": query, **options})
+    assert response.status_code == 200, response.text
+    return response.json()["results"]
+
+
+def metric(client, name, **labels):
+    families = text_string_to_metric_families(client.get("/metrics").text)
+    found = [s for family in families for s in family.samples if s.name == name and labels.items() <= s.labels.items()]
+    return sum(sample.value for sample in found)
+
+
+def as_json(hits):
+    return [{"text": h.text, "score": round(h.score, 6), "id": h.id, "metadata": h.metadata} for h in hits]
+
+
+def same_hits(found, expected):
+    assert [hit["id"] for hit in found] == [hit.id for hit in expected]
+    assert [hit["text"] for hit in found] == [hit.text for hit in expected]
+    assert [hit["metadata"] for hit in found] == [hit.metadata for hit in expected]
+    np.testing.assert_allclose([hit["score"] for hit in found], [hit.score for hit in expected], atol=2e-6)
+
+
+def test_hits_are_those_of_the_index(client, index, sentences):
+    [result] = search(client, sentences[7], top_k=4)
+    assert result["query"] == sentences[7]
+    assert result["hits"][0]["text"] == sentences[7]
+    same_hits(result["hits"], index.search(sentences[7], top_k=4)[0])
+
+
+def test_many_clients_at_once_get_their_own_answers(client, index, sentences):
+    """Batched with other queries, other top_k, floors and filters, each answer is what the index alone gives."""
+    asked = []
+    for i, text in enumerate(sentences[:32]):
+        where = [{}, {"lang": "en"}, {"year": {">=": 2030}}][i % 3]
+        asked.append({"query": text, "top_k": 1 + i % 7, "min_score": [None, 0.5][i % 2], "where": where})
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda options: search(client, **options)[0]["hits"], asked))
+    for options, hits in zip(asked, answers, strict=True):
+        same_hits(hits, index.search(options["query"], options["top_k"], options["min_score"], where=options["where"])[0])
+
+
+def test_requests_that_wait_together_are_encoded_together(index, encoder, client_of, sentences):
+    client = client_of(create_app(index, encoder, limits=Limits(max_wait_ms=300, max_batch=8)))
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda text: search(client, text), sentences[:8]))
+    assert metric(client, "simcse_batch_texts_sum") == 8
+    assert metric(client, "simcse_batch_texts_count") < 8
+    assert metric(client, "simcse_requests_total", path="/api/search", status="200") == 8
+
+
+def test_several_queries_in_one_request(client, sentences):
+    results = search(client, sentences[:3], top_k=1)
+    assert [result["hits"][0]["text"] for result in results] == sentences[:3]
+
+
+def test_filters_are_those_of_the_index(client):
+    [result] = search(client, "a dog", top_k=100, where={"lang": ["en"], "year": {">=": 2010, "<": 2020}})
+    assert {hit["metadata"]["year"] for hit in result["hits"]} == {2011, 2013, 2015, 2017, 2019}
+
+
+def test_vectors_are_those_of_the_encoder(client, encoder, sentences):
+    answer = client.post("/api/encode", json={"texts": ["", *sentences[:5]]}).json()
+    assert answer["dimension"] == encoder.dimension
+    np.testing.assert_allclose(answer["vectors"], encoder.encode(["", *sentences[:5]]), atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(answer["vectors"], axis=1), 1, atol=1e-5)
+
+
+def test_similarities_are_those_of_the_encoder(client, encoder, sentences):
+    a, b = sentences[:3], sentences[3:5]
+    scores = client.post("/api/similarity", json={"a": a, "b": b}).json()["scores"]
+    np.testing.assert_allclose(scores, encoder.similarity(a, b), atol=1e-5)
+    square = np.array(client.post("/api/similarity", json={"a": a}).json()["scores"])
+    np.testing.assert_allclose(square, square.T, atol=1e-6)
+    np.testing.assert_allclose(square.diagonal(), 1, atol=1e-5)
+
+
+def test_the_map_shows_every_text_where_it_places_it(client, sentences):
+    drawn = client.get("/api/map").json()
+    assert drawn["texts"] == sentences
+    assert drawn["of"] == len(sentences)
+    assert 0 < drawn["shares"][1] <= drawn["shares"][0] < 1
+    placed = client.post("/api/map/place", json={"ids": [5, 9, 10**6], "texts": [sentences[5]]}).json()
+    assert placed["ids"] == [5, 9]
+    np.testing.assert_allclose(placed["positions"], [[drawn[axis][i] for axis in "xy"] for i in (5, 9)], atol=1e-6)
+    np.testing.assert_allclose(placed["texts"][0], placed["positions"][0], atol=2e-3)
+
+
+def test_the_map_and_searches_follow_the_index(encoder, sentences, client_of):
+    index = SearchIndex.build(sentences[:10], encoder.encode)
+    client = client_of(create_app(index, encoder, map_points=8))
+    assert len(client.get("/api/map").json()["ids"]) == 8
+    index.delete(range(5))
+    assert sorted(client.get("/api/map").json()["ids"]) == [5, 6, 7, 8, 9]
+    index.delete(range(5, 10))
+    assert client.get("/api/map").json()["ids"] == []
+    assert search(client, "a dog")[0]["hits"] == []
+
+
+def test_facts_name_encoder_index_and_limits_but_no_path(client, encoder, index, tiny_bert):
+    facts = client.get("/api/info").json()
+    assert facts["encoder"]["dimension"] == encoder.dimension
+    assert facts["encoder"]["fingerprint"] == encoder.fingerprint
+    assert facts["index"]["count"] == len(index)
+    assert facts["limits"]["max_top_k"] == 100
+    assert str(tiny_bert) not in client.get("/api/info").text
+
+
+def test_openapi_describes_every_way_in(client):
+    document = client.get("/openapi.json").json()
+    assert {"/api/search", "/api/similarity", "/api/encode", "/api/info", "/healthz", "/metrics"} <= set(document["paths"])
+    example = document["components"]["schemas"]["SimilarityRequest"]["properties"]["a"]["examples"][0]
+    assert client.post("/api/similarity", json={"a": example}).status_code == 200
+
+
+WRONG = [
+    ("/api/search", {"query": ""}, "query 0: found a blank text"),
+    ("/api/search", {"query": ["a dog", " \n"]}, "query 1: found a blank text"),
+    ("/api/search", {"query": []}, "found none, expected at least one"),
+    ("/api/search", {"query": 5}, "query"),
+    ("/api/search", {}, "query: Field required"),
+    ("/api/search", {"query": "a dog", "top_k": 0}, "top_k"),
+    ("/api/search", {"query": "a dog", "top_k": -1}, "top_k"),
+    ("/api/search", {"query": "a dog", "top_k": 101}, "top_k: found 101, expected 1 to 100"),
+    ("/api/search", {"query": "a dog", "top_k": 10**30}, "top_k: found 1000"),
+    ("/api/search", {"query": "a dog", "top_k": "many"}, "top_k"),
+    ("/api/search", {"query": "a dog", "tops": 3}, "tops: Extra"),
+    ("/api/search", {"query": "a dog", "where": {"land": "en"}}, "unknown field 'land'; did you mean 'lang'"),
+    ("/api/search", {"query": "a dog", "where": {"year": {"~": 2}}}, "unknown operator"),
+    ("/api/search", {"query": "a dog", "where": {"year": 2**70}}, "where.year"),
+    ("/api/search", {"query": "a dog", "where": {"year": [[1]]}}, "where.year"),
+    ("/api/search", {"query": "x" * 10_001}, "found 10001 characters, expected at most 10000"),
+    ("/api/search", {"query": ["a dog"] * 129}, "found 129 texts, expected at most 128"),
+    ("/api/encode", {"texts": []}, "texts"),
+    ("/api/encode", {"texts": [None]}, "texts.0"),
+    ("/api/encode", {"texts": ["a dog"] * 129}, "found 129 texts"),
+    ("/api/similarity", {"a": [], "b": ["a dog"]}, "a: "),
+    ("/api/similarity", {"a": ["a dog"] * 100, "b": ["a dog"] * 100}, "found 200 texts"),
+    ("/api/map/place", {"ids": [0] * 101}, "found 101"),
+    ("/api/map/place", {"ids": [2**64]}, "ids.0"),
+]
+
+
+@pytest.mark.parametrize(("path", "body", "part"), WRONG, ids=[f"{path[5:]}-{part[:30]}" for path, _, part in WRONG])
+def test_wrong_values_are_refused_in_one_line(client, path, body, part):
+    response = client.post(path, json=body)
+    assert response.status_code == 422
+    detail = response.json()["detail"]
+    assert part in detail
+    assert "\n" not in detail
+
+
+BROKEN = [
+    (b'{"query": "a', 422),
+    (b"", 422),
+    (b"\xff\xfe\x00", 400),
+    (b"[" * 100_000, 400),
+    (b'{"query": "\\ud800"}', 422),
+    (b'{"query": "a dog", "min_score": NaN}', 422),
+    (b'{"query": "a dog", "min_score": 1e999}', 422),
+    (b'{"query": "a dog", "top_k": ' + b"9" * 10_000 + b"}", 400),
+]
+
+
+@pytest.mark.parametrize(("body", "status"), BROKEN)
+def test_a_body_that_is_no_request_is_refused(client, body, status):
+    response = client.post("/api/search", content=body, headers={"content-type": "application/json"})
+    assert response.status_code == status, response.text
+    assert response.json()["detail"]
+    assert search(client, "a dog")
+
+
+def test_texts_of_any_script_and_control_character_pass(client):
+    for text in ("日本語の文", "\0", "👩‍👩‍👧", "a" * 10_000, "ﷺ" * 500):
+        assert search(client, text)[0]["query"] == text
+
+
+def test_a_body_that_is_too_large_is_refused_with_or_without_its_length(index, encoder, client_of):
+    client = client_of(create_app(index, encoder, limits=Limits(max_body=1000)))
+    response = client.post("/api/encode", json={"texts": ["x" * 1000]})
+    assert response.status_code == 413
+    assert "expected at most 1000 bytes" in response.json()["detail"]
+    chunks = (b"x" * 100 for _ in range(1000))
+    assert client.post("/api/encode", content=chunks).status_code == 413
+    assert client.post("/api/encode", json={"texts": ["x" * 900]}).status_code == 200
+
+
+def test_a_full_queue_refuses_and_recovers(index, encoder, client_of, monkeypatch):
+    """One batch is held up; 4 texts may wait behind it; the fifth is told to come again."""
+    entered, gate = threading.Event(), threading.Event()
+    encode = SentenceEncoder.encode
+
+    def held_up(self, texts, **options):
+        entered.set()
+        assert gate.wait(20)
+        return encode(self, texts, **options)
+
+    client = client_of(create_app(index, encoder, limits=Limits(max_queue=4, max_texts=4, max_wait_ms=0)))
+    monkeypatch.setattr(SentenceEncoder, "encode", held_up)
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(search, client, "a dog")
+        assert entered.wait(20)
+        second = pool.submit(search, client, ["a cat"] * 4)
+        while metric(client, "simcse_queue_texts") < 4:
+            pass
+        refused = client.post("/api/search", json={"query": "a man"})
+        assert refused.status_code == 429
+        assert refused.headers["retry-after"] == "1"
+        gate.set()
+        assert len(first.result(20)) == 1
+        assert len(second.result(20)) == 4
+    assert search(client, "a man")
+    assert metric(client, "simcse_requests_total", status="429") == 1
+
+
+def test_an_answer_that_takes_too_long_is_given_up(index, encoder, client_of, monkeypatch):
+    gate = threading.Event()
+    encode = SentenceEncoder.encode
+    client = client_of(create_app(index, encoder, limits=Limits(timeout=1)))
+    monkeypatch.setattr(SentenceEncoder, "encode", lambda self, texts, **o: (gate.wait(20), encode(self, texts, **o))[1])
+    response = client.post("/api/search", json={"query": "a dog"})
+    gate.set()
+    assert response.status_code == 503
+    assert response.json()["detail"] == "not answered in time"
+    assert search(client, "a dog")
+
+
+def test_an_encoder_that_fails_is_our_fault_and_told_so(index, client_of, tiny_bert):
+    import torch
+
+    broken = SentenceEncoder.from_pretrained(tiny_bert, dtype="fp32")
+    client = client_of(create_app(index, broken))
+    with torch.no_grad():
+        broken.backbone.encoder.layer[0].output.dense.weight.fill_(float("nan"))
+    response = client.post("/api/encode", json={"texts": ["a dog"]})
+    assert response.status_code == 500
+    assert "not finite" in response.json()["detail"]
+
+
+@pytest.mark.parametrize("path", ["/api/info", "/api/map", "/metrics", "/openapi.json"])
+def test_a_token_is_needed_where_it_is_set(index, encoder, client_of, path):
+    client = client_of(create_app(index, encoder, token="s3cret"))
+    assert client.get(path).status_code == 401
+    assert client.get(path).headers["www-authenticate"] == "Bearer"
+    for wrong in ("Bearer s3cre", "Bearer s3cret ", "s3cret", "Basic s3cret", "Bearer ", "Bearer caf\u00e9".encode()):
+        response = client.get(path, headers={"authorization": wrong})
+        # HTTP takes blanks off the ends of values
+        assert response.status_code == (200 if wrong == "Bearer s3cret " else 401), wrong
+    assert client.get(path, headers={"authorization": "Bearer s3cret"}).status_code == 200
+
+
+def test_without_the_token_nothing_is_searched_but_the_page_is_shown(index, encoder, client_of):
+    client = client_of(create_app(index, encoder, token="s3cret"))
+    refused = client.post("/api/search", json={"query": "a dog"})
+    assert refused.status_code == 401
+    assert "Authorization: Bearer TOKEN" in refused.json()["detail"]
+    for path in ("/", "/docs", "/healthz", "/static/main.js"):
+        assert client.get(path).status_code == 200
+
+
+def test_the_page_may_load_nothing_from_elsewhere(client):
+    for path in ("/", "/docs", "/static/main.js", "/static/style.css", "/static/icon.svg"):
+        response = client.get(path)
+        assert response.status_code == 200
+        assert response.headers["content-security-policy"].startswith("default-src 'self'")
+        assert "//" not in response.text.replace("http://www.w3.org/2000/svg", "").replace("// ", "")
+
+
+def test_paths_that_are_not_there_are_not_found(client):
+    for path in ("/nothing", "/static/../app.py", "/static/%2e%2e/app.py", "/static/nothing.js"):
+        assert client.get(path).status_code == 404
+    assert client.get("/api/search").status_code == 405
+    assert metric(client, "simcse_requests_total", path="other") >= 4
+
+
+def test_healthy_while_it_runs(index, encoder):
+    from starlette.testclient import TestClient
+
+    app = create_app(index, encoder)
+    with TestClient(app) as client:
+        assert client.get("/healthz").json() == {"status": "ok"}
+    assert TestClient(app).get("/healthz").status_code == 503  # the same app after its end
+
+
+def test_limits_that_cannot_work_are_refused():
+    from simcse import ConfigError
+
+    for wrong in ({"max_batch": 0}, {"max_wait_ms": -1}, {"timeout": float("nan")}, {"max_queue": 5}):
+        with pytest.raises(ConfigError, match=f"--{next(iter(wrong))}: found"):
+            Limits(**wrong)
