@@ -1,0 +1,223 @@
+"""Maps fitted on an encoder's vectors after the fact: whitening (Su et al. 2021) and a normalising flow (`flow`).
+
+    fitted = fit(encode, texts, kind="whitening", dimensions=256)
+    vectors = fitted(encode)(["a sentence"])         # (1, 256), unit length
+    fitted.save("runs/x/whitening"); Fitted.load("runs/x/whitening")
+
+Both undo anisotropy without training the encoder: the paper's baselines. Fit and apply them on vectors that are not
+normalised, as the papers do (`encode=partial(encoder.encode, normalize=False)`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simcse.errors import ConfigError, DataError, ModelError, nearest
+from simcse.evaluation.judge import Encode
+from simcse.files import replaced_folder, settled_folder
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["SETTINGS", "Fitted", "Kind", "fit"]
+
+Kind = Literal["whitening", "flow"]
+
+SETTINGS, WEIGHTS = "postprocess.json", "postprocess.safetensors"
+FLOW_MIN = 20  # texts: a tenth is held out
+SMALLEST = 1e-8  # a direction with less than this share of the largest variance is noise, not scaled up to 1
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A map of vectors, (n, d) -> (n, k), and where it comes from.
+
+    Calling it with an encoder gives an encoder: `fitted(encode)`.
+    """
+
+    kind: Kind
+    weights: Mapping[str, Tensor]
+    about: Mapping[str, Any]
+    """d, k, texts, and what the fit says of itself; with `encoder` and its settings, if the caller gave them."""
+
+    def __call__(self, encode: Encode) -> Callable[[list[str]], NDArray[np.float32]]:
+        """The encoder followed by the map: texts -> (n, k) float32 of unit length.
+
+        Raises:
+            ModelError: when called, the encoder gives vectors of another dimension than those fitted on.
+        """
+
+        def mapped(texts: list[str]) -> NDArray[np.float32]:
+            return _unit(self.apply(_as_array(encode(list(texts)))))
+
+        return mapped
+
+    def apply(self, vectors: NDArray[Any]) -> NDArray[np.float32]:
+        """(n, d) -> (n, k), not normalised.
+
+        Raises:
+            ModelError: another d than fitted on.
+        """
+        d = int(self.about["d"])
+        if vectors.ndim != 2 or vectors.shape[1] != d:
+            raise ModelError(
+                f"{self.kind} was fitted on vectors of dimension {d}, found shape {vectors.shape}: "
+                "fit it anew on this encoder"
+            )
+        return MAPS[self.kind](self, vectors)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write `postprocess.json` and `postprocess.safetensors`; the folder is replaced whole."""
+        from safetensors.torch import save_file
+
+        with replaced_folder(folder) as new:
+            save_file({key: value.contiguous() for key, value in self.weights.items()}, new / WEIGHTS)
+            settings = json.dumps({"kind": self.kind, **self.about}, indent=2)
+            (new / SETTINGS).write_text(settings + "\n", encoding="utf-8")
+        return Path(folder)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Fitted:
+        """Read what `save` wrote.
+
+        Raises:
+            ModelError: the folder holds none, or a damaged one.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        folder = settled_folder(folder)
+        if not (folder / SETTINGS).is_file():
+            raise ModelError(f"{folder}: no {SETTINGS} there; fit one by simcse postprocess")
+        try:
+            about = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+            kind = about.pop("kind")
+            weights = load_file(folder / WEIGHTS)
+        except (ValueError, KeyError, OSError, SafetensorError) as error:
+            raise ModelError(f"{folder}: cannot be read ({type(error).__name__}); fit it anew") from error
+        if kind not in MAPS:
+            raise ModelError(f"{folder / SETTINGS}: kind {kind!r} is not one of {', '.join(MAPS)}; fit it anew")
+        return cls(kind, weights, about)
+
+
+def fit(
+    encode: Encode,
+    texts: Sequence[str],
+    *,
+    kind: Kind = "whitening",
+    dimensions: int | None = None,
+    about: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Fitted:
+    """Fit a map on the vectors of texts.
+
+    Args:
+        encode: `encode(list of n) -> (n, d)`, not normalised.
+        texts: more distinct ones than dimensions; thousands for a flow.
+        kind: `whitening`: centre, rotate to the principal axes, scale each to variance 1. `flow`: see `flow.fit_flow`.
+        dimensions: k, for whitening: keep the axes of the k largest variances (Su et al. keep 256 of 768); default all.
+        about: what to keep with it, such as the encoder's name.
+        options: of `flow.fit_flow`.
+
+    Raises:
+        ConfigError: an unknown kind; k is out of range or given for a flow.
+        DataError: too few distinct texts.
+        ModelError: a vector with NaN or infinity.
+    """
+    if kind not in MAPS:
+        raise ConfigError(f"--kind: found {kind!r}, expected {' or '.join(MAPS)}{nearest(kind, MAPS)}")
+    if kind == "flow" and dimensions is not None:
+        raise ConfigError(f"--dimensions {dimensions} is given for a flow, which keeps them all; leave it out")
+    distinct = list(dict.fromkeys(texts))
+    if len(distinct) < 2:
+        raise DataError(f"found {len(distinct)} distinct texts, expected thousands to fit {kind} on")
+    vectors = _as_array(encode(distinct))
+    if vectors.ndim != 2 or len(vectors) != len(distinct):
+        raise ModelError(
+            f"the encoder gave shape {vectors.shape} for {len(distinct)} texts, expected ({len(distinct)}, d)"
+        )
+    if not np.isfinite(vectors).all():
+        row = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
+        raise ModelError(f"text {row + 1} {distinct[row][:40]!r}: its vector is NaN or infinite; encode in fp32")
+    n, d = vectors.shape
+    weights, found = _whitening(vectors, dimensions) if kind == "whitening" else _flow(vectors, options)
+    return Fitted(kind, weights, {**(about or {}), "d": d, "texts": n, **found})
+
+
+def _whitening(vectors: NDArray[np.float32], k: int | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    import torch
+
+    n, d = vectors.shape
+    if k is not None and not 1 <= k <= d:
+        raise ConfigError(f"--dimensions is {k}: the encoder has {d}, so 1 to {d}")
+    if n <= (k or d):
+        raise DataError(
+            f"found {n} distinct texts, expected more than the {k or d} dimensions that whitening keeps; "
+            "give more texts or fewer --dimensions"
+        )
+    exact = vectors.astype(np.float64)
+    mean = exact.mean(axis=0)
+    variance, axes = np.linalg.eigh(np.cov(exact.T).reshape(d, d))  # rising
+    total, variance, axes = variance.sum(), variance[::-1][: k or d], axes[:, ::-1][:, : k or d]
+    if variance[0] <= 0:
+        raise DataError(f"the vectors of all {n} texts are equal: there is nothing to whiten; look at the encoder")
+    usable = variance > SMALLEST * variance[0]
+    matrix = axes[:, usable] / np.sqrt(variance[usable])  # (d, k)
+    weights = {"mean": torch.from_numpy(mean).float(), "matrix": torch.from_numpy(matrix).float()}
+    return weights, {"k": int(usable.sum()), "kept_variance": float(variance[usable].sum() / total)}
+
+
+def _flow(vectors: NDArray[np.float32], options: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    import torch
+
+    from simcse.evaluation.flow import fit_flow
+
+    n, d = vectors.shape
+    if n < FLOW_MIN or d < 2:
+        raise DataError(f"found {n} distinct texts of dimension {d}, a flow needs at least {FLOW_MIN} of dimension 2")
+    flow, found = fit_flow(torch.from_numpy(vectors), **options)
+    return dict(flow.state_dict()), {"k": d, "blocks": len(flow.couplings), **found}
+
+
+def _apply_whitening(fitted: Fitted, vectors: NDArray[Any]) -> NDArray[np.float32]:
+    mean, matrix = (fitted.weights[key].numpy() for key in ("mean", "matrix"))
+    whitened: NDArray[np.float32] = (np.asarray(vectors, dtype=np.float32) - mean) @ matrix
+    return whitened
+
+
+def _apply_flow(fitted: Fitted, vectors: NDArray[Any]) -> NDArray[np.float32]:
+    import torch
+
+    from simcse.evaluation.flow import Flow
+
+    flow = Flow.from_weights(fitted.weights)
+    with torch.inference_mode():
+        z, _ = flow(torch.from_numpy(np.ascontiguousarray(vectors, dtype=np.float32)))
+    mapped: NDArray[np.float32] = z.numpy()
+    return mapped
+
+
+MAPS: dict[str, Callable[[Fitted, NDArray[Any]], NDArray[np.float32]]] = {
+    "flow": _apply_flow,
+    "whitening": _apply_whitening,
+}
+
+
+def _as_array(raw: Any) -> NDArray[np.float32]:
+    if hasattr(raw, "detach"):  # a tensor
+        raw = raw.detach().float().cpu().numpy()
+    return np.asarray(raw, dtype=np.float32)
+
+
+def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    # a vector of length zero stays one, for the judge to name
+    unit: NDArray[np.float32] = (vectors / np.where(lengths > 0, lengths, 1)).astype(np.float32)
+    return unit
