@@ -16,7 +16,8 @@ import torch
 from torch.nn import functional as F
 
 from simcse.encoder.batching import TokenBatch, TokenLists, plan_batches
-from simcse.encoder.packed_forward import pack
+from simcse.encoder.packed_forward import PackedForward, pack
+from simcse.encoder.quantized import CALIBRATION, quantized
 from simcse.encoder.tokenize import Tokenize
 from simcse.encoder.workers import in_parallel, worker_count
 from simcse.errors import ConfigError, ModelError
@@ -84,8 +85,7 @@ def _encode_chunk(
     tokens = _tokenize(texts, tokenize, encoder, workers)
     budget = TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH["cuda"])
     budget = min(budget, max(LEAST_TOKENS, -(-len(tokens.ids) // workers)))  # something for each worker
-    prepack = budget if len(tokens.ids) >= PREPACK_FROM * budget else None
-    states = pack(encoder.backbone, prepack=prepack)
+    states = _forward(encoder, tokenize, budget, len(tokens.ids))
     plan = plan_batches(tokens.lengths, max_tokens=budget, max_sequences=batch_size, padded=states is None)
     batches = list(tokens.ordered(plan.order).batches(plan.cuts, device))
 
@@ -98,6 +98,14 @@ def _encode_chunk(
     for vectors, first, last in zip(done, plan.cuts[:-1], plan.cuts[1:], strict=True):
         out[plan.order[first:last]] = vectors
         advance(last - first)
+
+
+def _forward(encoder: SentenceEncoder, tokenize: Tokenize, budget: int, tokens: int) -> PackedForward | None:
+    """What computes token states; None: the backbone's own forward pass."""
+    if encoder.int8:
+        calibration = TokenBatch.from_lists(tokenize(CALIBRATION)[0])
+        return quantized(encoder.backbone, calibration, TOKENS_PER_BATCH["cpu"])
+    return pack(encoder.backbone, prepack=budget if tokens >= PREPACK_FROM * budget else None)
 
 
 def _tokenize(texts: Sequence[str], tokenize: Tokenize, encoder: SentenceEncoder, workers: int) -> TokenLists:

@@ -17,6 +17,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from simcse.encoder import inference
+from simcse.encoder.architecture import read_parts
 from simcse.encoder.backbone import TokenStates, load_backbone, longest_input, token_states
 from simcse.encoder.batching import TokenBatch
 from simcse.encoder.formats import Projection, read_head, read_layout, resolve, write_sentence_transformers
@@ -47,6 +48,7 @@ class SentenceEncoder(nn.Module):
 
     Attributes:
         truncated: texts that were cut at `max_length` so far.
+        int8: whether `encode` multiplies in 8-bit integers.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class SentenceEncoder(nn.Module):
         self.max_length = max_length
         self.name = name
         self.truncated = 0
+        self.int8 = False
         self._told_truncated = False
 
     @classmethod
@@ -92,7 +95,8 @@ class SentenceEncoder(nn.Module):
             max_length: tokens kept of each text; default what the folder says, else all that the backbone takes.
             dropout: rate put in place of every dropout rate of the backbone.
             device: "auto" takes the accelerator, if there is one.
-            dtype: "auto" | "fp32" | "bf16" | "fp16"; auto takes bf16 where the device computes in it, else fp32.
+            dtype: "auto" | "fp32" | "bf16" | "fp16" | "int8"; auto takes bf16 where the device computes in it, else
+                fp32; int8 is auto, with the larger products in 8-bit integers: CPU only, for encoding only.
             revision: of a hub id: branch, tag or commit.
 
         Raises:
@@ -117,6 +121,12 @@ class SentenceEncoder(nn.Module):
             max_length=max_length or min(layout.max_length or limit, limit),
             name=str(name),
         )
+        encoder.int8 = dtype == "int8"
+        if encoder.int8 and (place.type != "cpu" or read_parts(backbone) is None):
+            raise ConfigError(
+                f"dtype is int8: for BERT and RoBERTa encoders on the CPU only, not {backbone.config.model_type} on "
+                f"{place.type}; take dtype auto"
+            )
         return encoder.to(place, pick_dtype(dtype, place)).eval()
 
     def forward(self, batch: TokenBatch, states: TokenStates | None = None) -> Tensor:
@@ -302,10 +312,10 @@ def pick_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
     """
     if isinstance(dtype, torch.dtype):
         return dtype
-    if dtype == "auto":
+    if dtype in ("auto", "int8"):
         return torch.bfloat16 if has_native_bf16(device) else torch.float32
     if dtype not in DTYPES:
-        raise ConfigError(f"dtype {dtype!r} is not one of auto, {', '.join(DTYPES)}")
+        raise ConfigError(f"dtype {dtype!r} is not one of auto, {', '.join(DTYPES)}, int8")
     return DTYPES[dtype]
 
 

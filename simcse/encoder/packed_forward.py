@@ -7,7 +7,7 @@ kernel for each new number of rows, which costs more than the product, so T is r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from simcse.encoder.architecture import Block, Parts, read_parts
 from simcse.encoder.batching import TokenBatch
 from simcse.encoder.packed_attention import PackedAttention
 
-__all__ = ["PackedForward", "pack"]
+__all__ = ["FeedForward", "PackedForward", "pack"]
 
 
 class Product:
@@ -58,6 +58,17 @@ class PrepackedProduct(Product):
         return torch.ops.mkldnn._linear_pointwise.binary(x, other, self.weight, self.bias, "add")  # type: ignore[no-any-return]
 
 
+class FeedForward:
+    """x (T, D) -> x + down(gelu(up(x)))."""
+
+    def __init__(self, up: Product, down: Product) -> None:
+        self.up, self.down = up, down
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(T, D) -> (T, D)."""
+        return self.down.plus(self.up.gelu(x), x)
+
+
 class Layer:
     """One transformer layer."""
 
@@ -70,8 +81,9 @@ class Layer:
         bias[: len(bias) // 3] *= scale
         self.inputs = product(weight, bias, prepack)
         self.out = product(block.attention_out.weight, block.attention_out.bias, prepack)
-        self.up = product(block.up.weight, block.up.bias, prepack)
-        self.down = product(block.down.weight, block.down.bias, prepack)
+        self.feed_forward: Callable[[Tensor], Tensor] = FeedForward(
+            product(block.up.weight, block.up.bias, prepack), product(block.down.weight, block.down.bias, prepack)
+        )
         self.attention_norm, self.output_norm = block.attention_norm, block.output_norm
 
     def __call__(self, x: Tensor, attend: PackedAttention) -> Tensor:
@@ -93,7 +105,7 @@ class Layer:
     def after_attention(self, context: Tensor, x: Tensor) -> Tensor:
         """(N, D), (N, D) -> (N, D): the rest, which is token by token."""
         x = norm(self.attention_norm, self.out.plus(context, x))
-        return norm(self.output_norm, self.down.plus(self.up.gelu(x), x))
+        return norm(self.output_norm, self.feed_forward(x))
 
 
 class PackedForward:
