@@ -231,7 +231,8 @@ def _add_page(app: FastAPI) -> None:
 
 def _add_errors(app: FastAPI) -> None:
     def refuse(status: int, detail: str, **headers: str) -> Response:
-        return JSONResponse({"detail": " ".join(detail.split())}, status, headers or None)
+        line = " ".join(detail.split()).encode(errors="backslashreplace").decode()  # it may quote what is no text
+        return JSONResponse({"detail": line}, status, headers or None)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
 __all__ = [
     "EncodeRequest",
@@ -18,9 +18,19 @@ __all__ = [
     "SimilarityResponse",
 ]
 
+
+def _utf8(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("holds half of a surrogate pair, expected text that UTF-8 can write") from error
+    return text
+
+
+Text = Annotated[StrictStr, AfterValidator(_utf8)]
 Whole = Annotated[StrictInt, Field(ge=-(2**63), le=2**63 - 1)]  # what SQLite can compare with
-Key = Whole | StrictStr
-Scalar = StrictBool | Whole | StrictFloat | StrictStr | None
+Key = Whole | Text
+Scalar = StrictBool | Whole | StrictFloat | Text | None
 
 
 class _Request(BaseModel):
@@ -30,10 +40,10 @@ class _Request(BaseModel):
 class SearchRequest(_Request):
     """What to search for."""
 
-    query: StrictStr | list[StrictStr] = Field(description="a text, or several", examples=["a man plays music"])
+    query: Text | list[Text] = Field(description="a text, or several", examples=["a man plays music"])
     top_k: StrictInt = Field(5, ge=1, description="hits for each query, at most")
     min_score: float | None = Field(None, description="the least cosine of a hit")
-    where: dict[str, Scalar | list[Scalar] | dict[str, Scalar]] = Field(
+    where: dict[Text, Scalar | list[Scalar] | dict[Text, Scalar]] = Field(
         {},
         description='metadata that hits must have: {"lang": "en"}, {"lang": ["en", "de"]}, {"year": {">=": 2000}}',
         examples=[{}],
@@ -66,10 +76,10 @@ class SearchResponse(BaseModel):
 class SimilarityRequest(_Request):
     """Texts to compare."""
 
-    a: list[StrictStr] = Field(
+    a: list[Text] = Field(
         min_length=1, description="texts of the rows", examples=[["A cat sleeps.", "A kitten naps.", "It rains."]]
     )
-    b: list[StrictStr] | None = Field(None, min_length=1, description="texts of the columns; default those of a")
+    b: list[Text] | None = Field(None, min_length=1, description="texts of the columns; default those of a")
 
 
 class SimilarityResponse(BaseModel):
@@ -81,7 +91,7 @@ class SimilarityResponse(BaseModel):
 class EncodeRequest(_Request):
     """Texts to encode."""
 
-    texts: list[StrictStr] = Field(min_length=1, examples=[["A cat sleeps."]])
+    texts: list[Text] = Field(min_length=1, examples=[["A cat sleeps."]])
 
 
 class EncodeResponse(BaseModel):
@@ -96,7 +106,7 @@ class PlaceRequest(_Request):
     """What to find on the map."""
 
     ids: list[Key] = Field([], description="ids of texts in the index")
-    texts: list[StrictStr] = Field([], description="any texts, such as a query")
+    texts: list[Text] = Field([], description="any texts, such as a query")
 
 
 class PlaceResponse(BaseModel):

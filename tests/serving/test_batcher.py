@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from itertools import chain
 
 import pytest
 from hypothesis import given, settings
@@ -57,7 +58,7 @@ def test_each_request_gets_its_own_results_in_order(requests, max_batch, max_wai
     results, work = run(all_at_once, max_batch=max_batch, max_wait=max_wait)
     assert results == [[2 * item for item in items] for items in requests]
     assert all(1 <= len(batch) <= max_batch for batch in work.batches)
-    assert sorted(sum(work.batches, [])) == sorted(sum(requests, []))
+    assert sorted(chain.from_iterable(work.batches)) == sorted(chain.from_iterable(requests))
 
 
 def test_what_gathers_during_work_is_the_next_batch():
@@ -101,7 +102,7 @@ def test_a_request_that_does_not_fit_is_refused_whole():
 
     results, work = run(scenario, max_queue=3)
     assert results == [[0], [2, 4], [10]]
-    assert 3 not in sum(work.batches, [])
+    assert 3 not in chain.from_iterable(work.batches)
 
 
 def test_only_the_item_at_fault_fails():
@@ -137,7 +138,7 @@ def test_a_request_given_up_while_it_waits_is_not_worked_on():
 def test_closing_finishes_what_waits_and_takes_no_more():
     async def scenario(batcher, work):
         work.gate.clear()
-        tasks = [asyncio.create_task(batcher.submit([i])) for i in range(20)]
+        tasks = [asyncio.create_task(batcher.submit([i])) for i in range(20, 40)]
         await asyncio.to_thread(work.entered.wait, 10)
         closing = asyncio.create_task(asyncio.to_thread(batcher.close))
         while batcher.alive:
@@ -149,4 +150,4 @@ def test_closing_finishes_what_waits_and_takes_no_more():
         return await asyncio.gather(*tasks)
 
     results, _ = run(scenario, max_batch=3)
-    assert results == [[2 * i] for i in range(20)]
+    assert results == [[2 * i] for i in range(20, 40)]
