@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from simcse.commands import encode, index, serve
+from simcse.commands import compare, corpus, encode, index, plot, postprocess, serve
 from simcse.console import Parser, run
 
 __all__ = ["main"]
@@ -46,7 +46,13 @@ COMMANDS: dict[str, Command | tuple[str, dict[str, Command]]] = {
             "info": Command(index.info, {"index": None}),
         },
     ),
+    "mine": Command(corpus.mine, {"pairs": None}),
+    "dedup": Command(corpus.dedup, {"index": None}),
+    "cluster": Command(corpus.cluster, {"index": None}),
     "serve": Command(serve.serve, {"index": None}),
+    "compare": Command(compare.compare, {"a": None, "b": None}, ("tasks",)),
+    "plot": Command(plot.plot, {"runs": "+"}, ("kinds", "formats")),
+    "postprocess": Command(postprocess.postprocess, {"input": None}),
 }
 
 

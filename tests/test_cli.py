@@ -243,3 +243,38 @@ def test_a_reader_that_goes_away_is_no_error(built, tmp_path):
     assert process.stderr.read() == b""
     process.stderr.close()
     assert process.wait() == 141
+
+
+def test_mined_triplets_are_what_training_takes(capsys, tmp_path, tiny_bert):
+    from simcse.data.readers import read_training
+
+    (tmp_path / "pairs.csv").write_text("a,b\n" + "".join(f"{t},{t} now\n" for t in TEXTS))
+    output = tmp_path / "triplets.csv"
+    command = "mine", tmp_path / "pairs.csv", "--model", tiny_bert, "--output", output, "--duplicate", "0.999999"
+    status, out, err = printed(capsys, *command, "--margin", "0.0")
+    assert (status, out) == (0, "")
+    rows = read_training(output)
+    assert rows.column_names == ["anchor", "positive", "hard_negative"]
+    assert f"{len(rows)} triplets from 4 pairs" in err
+    assert all(row["hard_negative"] != row["positive"] for row in rows)
+    status, _, err = printed(capsys, *command, "--margin", "0.99")
+    assert (status, err.count("\n")) == (1, 1)
+    assert "no pair has a negative" in err
+    assert len(read_training(output)) == len(rows), "the old file is still there"
+
+
+def test_dedup_and_cluster(capsys, built, tmp_path):
+    (tmp_path / "copies.txt").write_text(f"{TEXTS[1]}\n{TEXTS[2]}\n")
+    assert printed(capsys, "index", "add", built, "--input", tmp_path / "copies.txt")[0] == 0
+    command = "dedup", built, "--threshold", "0.999999"
+    status, out, err = printed(capsys, *command)
+    groups = [json.loads(line) for line in out.splitlines()]
+    assert [(g["keep"], [d["id"] for d in g["duplicates"]]) for g in groups] == [("d1", [0]), ("d2", [1])]
+    assert (status, err.strip()) == (0, f"{built}: found 2 near-duplicates among 6 texts")
+    assert printed(capsys, *command, "--delete")[0] == 0
+    assert printed(capsys, *command)[1] == ""
+    status, out, _ = printed(capsys, "cluster", built, "--clusters", "2")
+    groups = [json.loads(line) for line in out.splitlines()]
+    assert status == 0
+    assert sum(group["size"] for group in groups) == 4
+    assert {m["id"] for group in groups for m in group["members"]} == {"d0", "d1", "d2", "d3"}

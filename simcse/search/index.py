@@ -9,7 +9,7 @@ for hit in index.search(["Who plays?"], top_k=5)[0]:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -23,7 +23,7 @@ from simcse.search.documents import Document, documents
 from simcse.search.identity import Encode, Identity, Matrix, checked_units, unit_vectors
 from simcse.search.nearest import nearest_rows
 from simcse.search.plan import check_kind
-from simcse.search.state import State
+from simcse.search.state import State, View
 from simcse.search.store import Id, Row
 
 __all__ = ["Hit", "SearchIndex"]
@@ -134,6 +134,11 @@ class SearchIndex:
 
     def __repr__(self) -> str:
         return f"SearchIndex({len(self)} texts, dimension {self.dimension}, {self._state.folder or 'in memory'})"
+
+    @property
+    def view(self) -> View:
+        """What a search sees now: slots, vectors, texts and the approximate index; it never changes."""
+        return self._state.current()
 
     @property
     def dimension(self) -> int:
@@ -259,6 +264,22 @@ class SearchIndex:
         if len(view.matrix) > COMPACT_AT * view.count:
             self.compact()
         return len(slots)
+
+    def vectors(self, ids: Sequence[Id]) -> Matrix:
+        """The unit vectors of these ids, (n, d).
+
+        Raises:
+            SearchError: an id that is not there.
+        """
+        view = self._state.current()
+        slots = view.store.slots(ids)
+        if missing := [key for key in ids if key not in slots]:
+            raise SearchError(f"id {missing[0]!r} is not in the index")
+        return view.matrix[[slots[key] for key in ids]]
+
+    def rows(self) -> Iterator[tuple[Id, str, dict[str, Any]]]:
+        """All (id, text, metadata), in the order in which they were added."""
+        return (row for _, row in self._state.current().store.rows())
 
     def typed_ids(self, texts: Sequence[str]) -> list[Id]:
         """Ids as they are stored, from ids typed on a command line: `7` is the text "7" if that is one, else the

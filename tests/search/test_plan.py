@@ -119,7 +119,7 @@ class Rows:
 @pytest.mark.parametrize("kind", ["hnsw", "ivf", "ivf-pq"])
 @pytest.mark.parametrize("place", ["memory", "disk"])
 def test_an_approximate_index_lives_like_any_other(kind, place, matrix, tmp_path, monkeypatch):
-    """Built, saved, loaded, grown past its tail, thinned and compacted: a text finds itself, and nothing dead is found."""
+    """Built, saved, loaded, grown past its tail, thinned and compacted: a text finds itself, nothing dead is found."""
     monkeypatch.setattr(state, "LONGEST_TAIL", 100)
     encode = Rows(matrix).encode
     index = SearchIndex.build([str(i) for i in range(2000)], encode, kind=kind, target_recall=0.9)

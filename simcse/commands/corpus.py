@@ -1,0 +1,130 @@
+"""`simcse mine`, `simcse dedup` and `simcse cluster`: work on a whole corpus."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from typing import Literal
+
+from simcse.commands.shared import load_encoder
+from simcse.errors import ConfigError, DataError
+
+__all__ = ["cluster", "dedup", "mine"]
+
+Dtype = Literal["auto", "fp32", "bf16", "fp16"]
+
+
+def mine(
+    pairs: str,
+    *,
+    model: str,
+    output: str,
+    corpus: str | None = None,
+    count: int = 1,
+    margin: float = 0.05,
+    duplicate: float = 0.95,
+    candidates: int = 100,
+    kind: str = "auto",
+    device: str = "auto",
+    dtype: Dtype = "auto",
+) -> None:
+    """Find hard negatives for pairs, and write triplets to train on.
+
+    For each pair, the texts closest to the anchor that are no answer of it: with a cosine below the positive's by a
+    margin, and no near-duplicate. The output is a csv with header sent0,sent1,hard_neg, a line for each negative, as
+    train.py takes it.
+
+    Args:
+        pairs: two columns of text, anchor and positive: csv, tsv, jsonl or parquet
+        model: folder of a checkpoint, hub id, or package:NAME
+        output: the csv file to write
+        corpus: file of texts to take negatives from; default the positives
+        count: negatives for each pair
+        margin: a negative's cosine is below positive - margin * |positive|
+        duplicate: cosine from which two texts count as the same
+        candidates: nearest texts looked at for each anchor
+        kind: of the index, as for index build
+        device: auto, cpu, cuda, cuda:1, ...
+        dtype: precision of the weights; auto is bf16 where the device computes in it
+    """
+    from simcse.data.readers import read_texts, read_training
+    from simcse.files import replaced_file
+    from simcse.progress import progress
+    from simcse.search.mine import Mined, mine_negatives
+
+    if not output.endswith(".csv"):
+        raise ConfigError(f"--output: found {output}, expected a name that ends in .csv")
+    rows = read_training(pairs)
+    if "positive" not in rows.column_names:
+        raise DataError(f"{pairs}: found one column, expected two: anchor and positive")
+    given = list(zip(rows["anchor"], rows["positive"], strict=True))
+    others = read_texts(corpus) if corpus is not None else None
+    encoder, mined = load_encoder(model, device, dtype), Mined()
+    with (
+        replaced_file(output) as beside,
+        beside.open("w", encoding="utf-8", newline="") as file,
+        progress(len(given) * count, sys.stderr.isatty(), "mining", "negatives") as advance,
+    ):
+        table = csv.writer(file)
+        table.writerow(("sent0", "sent1", "hard_neg"))
+        for triplet in mine_negatives(
+            given, encoder.encode, corpus=others, count=count, margin=margin, duplicate=duplicate,
+            candidates=candidates, kind=kind, mined=mined,
+        ):  # fmt: skip
+            table.writerow(triplet)
+            advance(1)
+        if not mined.triplets:
+            raise DataError(f"{pairs}: no pair has a negative; lower --margin, or give a larger --corpus")
+    print(
+        f"{output}: {mined.triplets} triplets from {mined.pairs} pairs; {mined.short} pairs "
+        f"({mined.short / mined.pairs:.1%}) have fewer than {count}; {mined.duplicates} near-duplicates dropped",
+        file=sys.stderr,
+    )
+
+
+def dedup(index: str, *, threshold: float = 0.95, delete: bool = False) -> None:
+    """Find near-duplicates in an index.
+
+    Prints a line of JSON for each text that has any: {"keep": id, "duplicates": [{"id": ..., "score": ...}, ...]}.
+    The first text of a group is kept; each duplicate is at least as close to it as the threshold.
+
+    Args:
+        index: folder of the index
+        threshold: the least cosine of a duplicate
+        delete: delete the duplicates from the index
+    """
+    from simcse.search.groups import near_duplicates
+    from simcse.search.index import SearchIndex
+
+    opened = SearchIndex.load(index)
+    total, gone = len(opened), []
+    for kept, duplicates in near_duplicates(opened, threshold):
+        found = [{"id": key, "score": round(score, 6)} for key, score in duplicates]
+        print(json.dumps({"keep": kept, "duplicates": found}, ensure_ascii=False))
+        gone += [key for key, _ in duplicates]
+    if delete and gone:
+        opened.delete(gone)
+    did = "deleted" if delete else "found"
+    print(f"{index}: {did} {len(gone)} near-duplicates among {total} texts", file=sys.stderr)
+
+
+def cluster(index: str, *, clusters: int, iterations: int = 25, seed: int = 0) -> None:
+    """Group the texts of an index by k-means.
+
+    Prints a line of JSON for each cluster, the largest first: {"cluster": 0, "size": ..., "examples": [...],
+    "members": [{"id": ..., "score": ...}, ...]}, members closest to the centre first.
+
+    Args:
+        index: folder of the index
+        clusters: how many
+        iterations: of k-means
+        seed: of its start
+    """
+    from simcse.search.groups import cluster as grouped
+    from simcse.search.index import SearchIndex
+
+    for number, group in enumerate(grouped(SearchIndex.load(index), clusters, iterations=iterations, seed=seed)):
+        members = [{"id": key, "score": round(score, 6)} for key, score in group.members]
+        line = {"cluster": number, "size": len(members), "examples": group.examples, "members": members}
+        print(json.dumps(line, ensure_ascii=False))
