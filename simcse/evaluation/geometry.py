@@ -32,7 +32,7 @@ __all__ = [
 Vectors = NDArray[np.float32]
 
 GOLD_OF_A_POSITIVE = 4.0  # alignment takes STS pairs with a score above this (paper, section 5)
-BLOCK = 4096  # rows of a block of cosines: 64 MiB in float32
+BLOCK = 2048  # rows of a block of cosines: 16 MiB in float32
 BINS = 50  # of a histogram of cosines
 
 
@@ -55,11 +55,12 @@ def uniformity(vectors: Vectors, t: float = 2.0) -> float:
 
     x = torch.from_numpy(np.ascontiguousarray(vectors))  # (n, d)
     n, total = len(x), 0.0
+    # ||x - y||^2 = 2 - 2 cos, so -t ||x - y||^2 = 2t cos - 2t: one fused product
+    shift = torch.full((1, 1), -2 * t)
     for start in range(0, n, BLOCK):
         rows = x[start : start + BLOCK]
         for other in range(start, n, BLOCK):
-            # ||x - y||^2 = 2 - 2 cos, so exp(-t ||x - y||^2) = exp(2t cos - 2t)
-            weights = (rows @ x[other : other + BLOCK].T).mul_(2 * t).sub_(2 * t).exp_()  # (b, b)
+            weights = torch.addmm(shift, rows, x[other : other + BLOCK].T, alpha=2 * t).exp_()  # (b, b)
             if other == start:
                 weights.triu_(diagonal=1)
             total += weights.sum(dtype=torch.float64).item()
@@ -82,14 +83,14 @@ def spectrum(vectors: Vectors) -> NDArray[np.float64]:
 
     By QR of one block of rows after the other, which keeps the accuracy of an SVD of the whole.
     """
-    from scipy import linalg
+    import torch
 
-    d = vectors.shape[1]
-    triangle = np.empty((0, d))
-    for start in range(0, len(vectors), BLOCK):
-        stacked = np.concatenate([triangle, vectors[start : start + BLOCK].astype(np.float64)])
-        triangle = linalg.qr(stacked, mode="r", overwrite_a=True)[0][:d]  # (<= d, d)
-    values: NDArray[np.float64] = linalg.svdvals(triangle)
+    x = torch.from_numpy(np.ascontiguousarray(vectors))  # (n, d)
+    triangle = torch.empty((0, x.shape[1]), dtype=torch.float64)
+    for start in range(0, len(x), BLOCK):
+        stacked = torch.cat([triangle, x[start : start + BLOCK].double()])
+        triangle = torch.linalg.qr(stacked, mode="r").R  # (<= d, d)
+    values: NDArray[np.float64] = torch.linalg.svdvals(triangle).numpy()
     return values
 
 
