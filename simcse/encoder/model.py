@@ -188,8 +188,9 @@ class SentenceEncoder(nn.Module):
         if cut and not self._told_truncated:
             self._told_truncated = True
             logger.warning(
-                "%d texts are longer than max_length=%d tokens and were cut (said once; encoder.truncated counts on)",
+                "%d %s longer than max_length=%d tokens and cut (said once; encoder.truncated counts on)",
                 cut,
+                "text is" if cut == 1 else "texts are",
                 max_length,
             )
 

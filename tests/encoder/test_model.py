@@ -44,7 +44,7 @@ def test_a_text_of_100_000_characters_is_its_beginning(tiny_bert: Path, caplog: 
         encoder.encode([long])
     assert encoder.truncated == 3
     assert [record.getMessage() for record in caplog.records] == [
-        "2 texts are longer than max_length=64 tokens and were cut (said once; encoder.truncated counts on)"
+        "2 texts are longer than max_length=64 tokens and cut (said once; encoder.truncated counts on)"
     ]
     np.testing.assert_allclose(first[0], encoder.encode("dog " * 62), atol=1e-5)  # 62 and two special tokens
 
