@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from importlib.util import find_spec
 from typing import Literal
 
 from simcse.commands.shared import load_encoder
@@ -14,6 +15,7 @@ __all__ = ["serve"]
 
 log = logging.getLogger(__name__)
 
+NEEDED = ("fastapi", "uvicorn", "prometheus_client")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -60,7 +62,6 @@ def serve(
         max_wait_ms: milliseconds that the first text of a batch waits for others
         timeout: seconds that a request may take
     """
-    from simcse.search.index import SearchIndex
     from simcse.serving.limits import Limits
     from simcse.serving.server import bound, run_server
 
@@ -71,13 +72,14 @@ def serve(
     if map_points < 1:
         raise ConfigError(f"--map_points: found {map_points}, expected at least 1")
     token = _checked_token(token if token is not None else os.environ.get("SIMCSE_TOKEN"))
-    try:
-        from simcse.serving.app import create_app
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"serve needs the package {error.name}: pip install 'simcse[serve]'") from error
+    if missing := [name for name in NEEDED if find_spec(name) is None]:
+        raise ConfigError(f"serve needs the package {missing[0]}: pip install 'simcse[serve]'")
     if host not in LOOPBACK and token is None:
         log.warning("--host %s without --token: whoever reaches this port can read the whole index", host)
     with bound(host, port) as listener:
+        from simcse.search.index import SearchIndex
+        from simcse.serving.app import create_app
+
         name = model or SearchIndex.load(index).info["encoder"]
         encoder = load_encoder(name, device, dtype)
         opened = SearchIndex.load(index, encoder.encode)

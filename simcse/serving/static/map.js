@@ -168,8 +168,8 @@ export class CorpusMap {
       const distance = (px - qx) ** 2 + (py - qy) ** 2;
       if (distance < least) [best, least] = [{ at, text, id, rank }, distance];
     };
-    if (this.query) consider(this.query.at, `Query: ${this.query.text}`, null);
     for (const hit of this.hits) consider(hit.at, hit.text, hit.id, hit.rank);
+    if (this.query) consider(this.query.at, `Query: ${this.query.text}`, null);
     if (best) return best;
     const { x, y, ids, texts } = this.points;
     for (let i = 0; i < x.length; i++) consider([x[i], y[i]], texts[i], ids[i]);

@@ -1,0 +1,278 @@
+"""The page in a real browser: what it shows, how it is used by keyboard, that it asks nothing of other servers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import time
+
+import pytest
+
+try:
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+except ModuleNotFoundError:
+    pytest.skip("selenium is not installed: the page is not tested", allow_module_level=True)
+
+from simcse.serving.app import create_app
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+DRIVER = shutil.which("chromedriver")
+FLAGS = (
+    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync --disable-dev-shm-usage --window-size=1280,900"
+)
+
+pytestmark = [
+    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="no chromium and chromedriver here: the page is not tested"),
+    # uvloop and selenium close their own sockets late
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def serve():
+    """`serve(app)`: the URL of a server that runs until the end of the module."""
+    import uvicorn
+
+    servers = []
+
+    def start(app):
+        server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None))
+        thread = threading.Thread(target=server.run)
+        thread.start()
+        servers.append((server, thread))
+        while not server.started:
+            assert thread.is_alive()
+            time.sleep(0.01)
+        return f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+
+    yield start
+    for server, thread in servers:
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def url(serve, index, encoder):
+    return serve(create_app(index, encoder))
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in [*FLAGS.split(), f"--user-data-dir={tmp_path_factory.mktemp('browser')}"]:
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    yield driver
+    driver.quit()
+
+
+def until(condition, seconds=20):
+    """The first true value of `condition()`."""
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.05)
+    return value
+
+
+def ready(browser, url):
+    browser.get(url)
+    until(lambda: browser.execute_script("return document.documentElement.dataset.ready"))
+
+
+def one(browser, selector):
+    return browser.find_element(By.CSS_SELECTOR, selector)
+
+
+def texts(browser, selector):
+    return browser.execute_script("return [...document.querySelectorAll(arguments[0])].map(e => e.innerText)", selector)
+
+
+def emulate(browser, width, height, scheme):
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 700},
+    )
+    browser.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    )
+
+
+def test_results_follow_as_one_types(browser, url, index, sentences):
+    ready(browser, url)
+    one(browser, "#query").send_keys(sentences[11])
+    until(lambda: texts(browser, ".hit p")[:1] == [sentences[11]])
+    expected = index.search(sentences[11], top_k=10)[0]
+    assert len(texts(browser, ".hit p")) == 10
+    assert texts(browser, ".hit .score") == [f"{hit.score:.2f}" for hit in expected]
+    widths = browser.execute_script(
+        "return [...document.querySelectorAll('.bar i')].map(e => parseFloat(e.style.width))"
+    )
+    assert widths == pytest.approx([100 * min(1, hit.score) for hit in expected], abs=0.01)
+    assert texts(browser, "#status")[0].startswith("10 hits, the best with 1.00")
+    assert "q=" in browser.current_url
+    ready(browser, browser.current_url)  # the address holds the search
+    until(lambda: texts(browser, ".hit p")[:1] == [sentences[11]])
+
+
+def test_the_keyboard_is_enough(browser, url):
+    ready(browser, url)
+    browser.execute_script("document.activeElement.blur()")
+    body = one(browser, "body")
+    body.send_keys("/")
+    focused = lambda: browser.switch_to.active_element  # noqa: E731
+    assert focused().get_attribute("id") == "query"
+    focused().send_keys("a dog sings")
+    until(lambda: texts(browser, ".hit"))
+    for _ in range(2):
+        focused().send_keys(Keys.ARROW_DOWN)
+    assert focused().text.startswith("2")
+    focused().send_keys(Keys.ARROW_UP, Keys.NULL)
+    focused().send_keys(Keys.ARROW_UP)
+    assert focused().get_attribute("id") == "query"
+    focused().send_keys(Keys.ESCAPE)
+    until(lambda: not texts(browser, ".hit"))
+    assert one(browser, "#welcome").is_displayed()
+
+
+def test_text_of_the_index_is_shown_as_text(browser, serve, encoder):
+    """Markup and script in texts and metadata are characters, not elements."""
+    from simcse import SearchIndex
+
+    nasty = "<img src=x onerror=\"document.title='taken'\"><b>a dog</b>"
+    index = SearchIndex.build([nasty, "a cat"], encoder.encode, metadata=[{"<i>k</i>": nasty}, {}])
+    ready(browser, serve(create_app(index, encoder)))
+    one(browser, "#query").send_keys("a dog")
+    until(lambda: nasty in texts(browser, ".hit p"))
+    assert browser.execute_script("return document.querySelectorAll('.hit img, .hit b, .hit i i').length") == 0
+    assert browser.title != "taken"
+
+
+def test_the_similarity_table_is_that_of_the_encoder(browser, url, encoder, sentences):
+    ready(browser, url)
+    field = one(browser, "#sentences")
+    field.clear()
+    field.send_keys("\n".join(sentences[:3]))
+    until(lambda: len(texts(browser, "#heat tbody tr")) == 3)
+    expected = encoder.similarity(sentences[:3], sentences[:3])
+    shown = [float(cell) for cell in texts(browser, "#heat tbody td")]
+    assert shown == pytest.approx(expected.ravel().tolist(), abs=0.0051)
+    assert texts(browser, "#heat tbody th")[0].endswith(sentences[0])
+
+
+def test_hovering_the_map_names_the_text_under_the_pointer(browser, url, sentences):
+    ready(browser, url)
+    one(browser, "#query").send_keys(sentences[20])
+    until(lambda: texts(browser, ".hit p")[:1] == [sentences[20]])
+    until(lambda: "10 hits are lit" in one(browser, "#map").get_attribute("aria-label"))
+    browser.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
+    # look for any spot of the map that shows the best hit
+    found = browser.execute_script(
+        """const map = document.getElementById("map"), box = map.getBoundingClientRect(), seen = new Set();
+        for (let x = 4; x < box.width; x += 8) for (let y = 4; y < box.height; y += 8) {
+          const at = {clientX: box.left + x, clientY: box.top + y, pointerId: 1, bubbles: true};
+          map.dispatchEvent(new PointerEvent("pointermove", at));
+          const tip = document.getElementById("map-tip");
+          if (!tip.hidden) seen.add(tip.textContent);
+          const lit = document.querySelector(".hit.lit p");
+          if (tip.textContent.startsWith("1. ")) return [tip.textContent, lit?.innerText];
+        }
+        return [...seen];"""
+    )
+    assert found[0] == f"1. (1.00) {sentences[20]}"
+    assert found[1] == sentences[20]
+
+
+def test_facts_name_index_and_encoder(browser, url, index, encoder):
+    ready(browser, url)
+    facts = dict(zip(texts(browser, "#facts dt"), texts(browser, "#facts dd"), strict=True))
+    assert facts["texts"] == str(len(index))
+    assert facts["pooling"] == encoder.pooling
+    assert facts["fingerprint"] == encoder.fingerprint
+
+
+def test_a_token_is_asked_for_until_it_is_right(browser, serve, index, encoder, sentences):
+    browser.get(serve(create_app(index, encoder, token="s3cret")))
+    until(lambda: one(browser, "#token-dialog").is_displayed())
+    one(browser, "#token").send_keys("wrong", Keys.ENTER)
+    until(lambda: one(browser, "#token-problem").is_displayed())
+    one(browser, "#token").send_keys("s3cret", Keys.ENTER)
+    until(lambda: browser.execute_script("return document.documentElement.dataset.ready"))
+    one(browser, "#query").send_keys(sentences[0])
+    until(lambda: texts(browser, ".hit p")[:1] == [sentences[0]])
+
+
+def test_the_interface_can_be_tried_on_its_page(browser, url):
+    ready(browser, f"{url}/docs")
+    assert "/api/search" in texts(browser, "summary .code")
+    one(browser, "details[open] button").click()
+    until(lambda: '"score"' in one(browser, "details[open] .inside pre").text)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("width", "height"), [(390, 844), (820, 1180), (1280, 900)])
+def test_it_fits_from_phone_to_desktop_in_light_and_dark(browser, url, sentences, width, height, scheme):
+    """Nothing is wider than the screen, everything to press is large enough, and text stands out by 4.5 to 1."""
+    emulate(browser, width, height, scheme)
+    ready(browser, f"{url}/?q={sentences[0]}")
+    until(lambda: texts(browser, ".hit"))
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    small = browser.execute_script(
+        """return [...document.querySelectorAll("button, select, nav a")].filter(e => e.offsetParent)
+        .map(e => [e.outerHTML.slice(0, 60), e.getBoundingClientRect().height]).filter(([, h]) => h < 24)"""
+    )
+    assert small == []
+    weak = browser.execute_script(
+        """const channels = c => c.match(/[\\d.]+/g).map(Number);
+        const linear = v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+        const light = c => c.slice(0, 3).map(v => linear(v / 255)).reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+        const ground = e => { for (; e; e = e.parentElement) { const c = getComputedStyle(e).backgroundColor;
+          if (c.startsWith("rgb(")) return channels(c); if (c.startsWith("oklab")) return null; } return null; };
+        const weak = [];
+        const read = "p, h1, h2, h3, a, label, dt, dd, th, .score, .tag, .rank, button, input";
+        for (const e of document.querySelectorAll(read)) {
+          const under = ground(e);
+          if (!e.offsetParent || !under) continue;
+          const [a, b] = [light(channels(getComputedStyle(e).color)), light(under)].sort((x, y) => y - x);
+          if ((a + 0.05) / (b + 0.05) < 4.5) weak.push([e.outerHTML.slice(0, 60), (a + 0.05) / (b + 0.05)]);
+        }
+        return weak;"""
+    )
+    assert weak == []
+
+
+def test_everything_has_a_name_for_a_screen_reader(browser, url, sentences):
+    ready(browser, f"{url}/?q={sentences[0]}")
+    until(lambda: texts(browser, ".hit"))
+    nodes = browser.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
+    roles = ("button", "textbox", "searchbox", "combobox", "slider", "link", "image", "heading", "region")
+    named = [
+        (n["role"]["value"], n.get("name", {}).get("value")) for n in nodes if not n.get("ignored") and "role" in n
+    ]
+    assert [node for node in named if node[0] in roles and not node[1]] == []
+    assert ("searchbox", "Search for a meaning") in named
+    assert any(role == "status" for role, _ in named)
+
+
+def test_no_request_leaves_the_server_and_nothing_fails(browser, url):
+    """Runs last: what all the tests above have made the browser ask for."""
+    ready(browser, url)
+    asked = []
+    for entry in browser.get_log("performance"):
+        message = json.loads(entry["message"])["message"]
+        if message["method"] == "Network.requestWillBeSent":
+            asked.append(message["params"]["request"]["url"])
+    assert asked
+    outside = [
+        address for address in asked if not address.startswith(("http://127.0.0.1:", "data:", "blob:", "chrome:"))
+    ]
+    assert outside == []
+    failed = [entry["message"] for entry in browser.get_log("browser") if "401 (Unauthorized)" not in entry["message"]]
+    assert failed == []
