@@ -73,7 +73,8 @@ def make_report(config: TrainConfig, trainer: Trainer) -> dict[str, Any]:
     }
     if trainer.judge:
         scores = {key: value for key, value in best.items() if key not in GEOMETRY}
-        report["tasks"][Path(str(config.data.dev)).name] = {**scores, "n": trainer.judge.n}
+        report["dev"] = Path(str(config.data.dev)).name
+        report["tasks"][report["dev"]] = {**scores, "n": trainer.judge.n}
         report["protocol"] = {"selection": f"best of every {config.eval_every} steps, by {trainer.judge.metric} on dev"}
         report |= {"before": trainer.run.first_judgement(), "best_step": trainer.best.get("step")}
     if config.data.test:
