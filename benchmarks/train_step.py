@@ -97,7 +97,7 @@ def race(
     """(seconds, processor seconds, loss) of each contestant's steps."""
     context = multiprocessing.get_context("spawn")
     results: dict[str, list[tuple[float, float, float]]] = {entrant.name: [] for entrant in entrants}
-    pipes = {}
+    pipes, progress = {}, Console(stderr=True)
     for entrant in entrants:
         pipes[entrant.name], theirs = context.Pipe()
         context.Process(target=run, args=(entrant, sample, plan, turn, theirs), daemon=True).start()
@@ -110,6 +110,7 @@ def race(
                 del pipes[name]
             else:
                 results[name].extend(message)
+                progress.print(f"{name}: {len(results[name])} steps, {1e3 * message[-1][0]:.0f} ms the last one")
     return results
 
 
