@@ -123,9 +123,9 @@ class Report:
                 for column in columns:
                     table.add_column(column, justify="left" if column in TEXT_COLUMNS else "right", overflow="fold")
                 for row in rows:
-                    table.add_row(
-                        *row, end_section=row is rows[-1] or rows[rows.index(row) + 1][0].startswith("average")
-                    )
+                    if row[0].startswith("average of"):
+                        table.add_section()
+                    table.add_row(*row)
                 console.print(table)
             for note in self._notes():
                 console.print(Text(note))
@@ -154,14 +154,9 @@ class Report:
             if group:
                 tables.append((title, *self._table(group)))
         if self.geometry:
-            shown = {k: v for k, v in self.geometry.items() if isinstance(v, float | int | str)}
-            tables.append(
-                (
-                    "Geometry",
-                    ["measure", "value"],
-                    [[HEADINGS.get(k, k.replace("_", " ")), _number(v)] for k, v in shown.items()],
-                )
-            )
+            single = {k: v for k, v in self.geometry.items() if isinstance(v, float | int | str)}  # no spectrum
+            rows = [[HEADINGS.get(name, name.replace("_", " ")), _number(value)] for name, value in single.items()]
+            tables.append(("Geometry", ["measure", "value"], rows))
         return tables
 
     def _table(self, group: Sequence[TaskResult]) -> tuple[list[str], list[list[str]]]:
