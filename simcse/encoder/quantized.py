@@ -118,7 +118,8 @@ class FeedForward8:
         largest = seen.inputs.clamp(min=1e-6)
         smooth = (largest / weight.abs().amax(0).clamp(min=1e-6)).sqrt()  # (D,)
         scale = MARGIN * float((largest / smooth).max()) / 127
-        self.factors = 1 / (smooth * scale)  # (D,) float32
+        self.factors = (1 / (smooth * scale)).to(up.weight.dtype)  # (D,); mixed types would be slow
+        smooth = 1 / (self.factors.float() * scale)  # (D,) as rounded
         self.gelu_scale = (max(seen.gelu, 1e-3) - LEAST_GELU) / 255
         self.gelu_zero = round(-LEAST_GELU / self.gelu_scale)
         self.up8 = Linear8(weight * smooth, up.bias, scale, 0, rows)
@@ -126,7 +127,7 @@ class FeedForward8:
 
     def __call__(self, x: Tensor) -> Tensor:
         """(T, D) -> (T, D)."""
-        whole = (x * self.factors).round_().clamp_(-127, 127).to(torch.int8)
+        whole = (x * self.factors).clamp_(-127, 127).round_().to(torch.int8)
         return self.down8.plus(self.up8.gelu(whole, self.gelu_scale, self.gelu_zero), x)
 
 

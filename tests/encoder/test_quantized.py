@@ -34,7 +34,7 @@ def test_a_feed_forward_half_with_an_outlying_channel(dtype: torch.dtype) -> Non
     with torch.no_grad():
         inner = F.gelu(up(x))
         exact = down(inner)
-        half = FeedForward8(up, down, Range(x.abs().amax(0), float(inner.max())), 100)
+        half = FeedForward8(up.to(dtype), down.to(dtype), Range(x.abs().amax(0), float(inner.max())), 100)
         got = half(x.to(dtype)).float() - x.to(dtype).float()
     # bf16 rounds the sum with x, whose outlier reaches 90: steps of up to 0.5
     keep = torch.arange(64) != 3
