@@ -71,7 +71,7 @@ def main(
         batch_size: sentences a step; each goes through the encoder twice.
         max_length: tokens kept of each.
         steps: of each contestant, 5 more for warming up.
-        turn: steps in a row; the first of each turn is not counted, since its caches were another's.
+        turn: steps in a row.
         seed: of all contestants.
         only: contestants whose names hold one of these words.
     """
@@ -240,10 +240,8 @@ def train_sentence_transformers(
 def report(
     entrants: list[Contestant], results: dict[str, list[tuple[float, float, float]]], batch_size: int, max_length: int
 ) -> None:
-    """Print the table; ratios are to the first contestant and, in brackets, to the second."""
-    table = Table(
-        title=f"A training step: {batch_size} sentences x 2 views, up to {max_length} tokens, dropout as it comes"
-    )
+    """Print the table; times faster: than the first contestant, and than the second."""
+    table = Table(title=f"A training step: {batch_size} sentences x 2 views, up to {max_length} tokens each")
     for column in ("", "ms / step", "processor ms", "times faster", "mean loss, second half"):
         table.add_column(column, justify="left" if not column else "right")
     medians = {}
