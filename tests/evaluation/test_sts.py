@@ -145,11 +145,10 @@ def test_real_folders_hold_the_published_pairs(data_dir: Path, caplog: pytest.Lo
     assert not caplog.records
 
 
-KNOWN_GOOD = {  # all-MiniLM-L6-v2, measured by an independent script; agrees with the published scores to 0.02
-    "mean": {
-        "STS12": 72.37, "STS13": 80.60, "STS14": 75.60, "STS15": 85.39, "STS16": 78.99,
-        "STS-B-dev": 86.73, "STS-B": 82.05, "SICK-R": 77.15,
-    },
+# all-MiniLM-L6-v2, measured by an independent script; agrees with the published scores to 0.02. The tasks of fewer
+# pairs, which hold every file layout but SICK's; `evaluate.py --tasks sts` gives all eight
+KNOWN_GOOD = {
+    "mean": {"STS13": 80.60, "STS16": 78.99, "STS-B-dev": 86.73, "STS-B": 82.05},
     "cls": {"STS16": 73.55, "STS-B": 73.50},
 }  # fmt: skip
 
