@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from simcse.console import Parser, run
 from simcse.training.config import TrainConfig
+from simcse.training.launch import missing_processes, run_processes
 
 
 def main(argv: Sequence[str]) -> None:
@@ -27,4 +28,6 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
+    if count := missing_processes():
+        sys.exit(run_processes(count, __file__, sys.argv[1:]))
     sys.exit(run(main))

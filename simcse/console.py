@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, set_parsing_settings
 
-from simcse.errors import ConfigError, SimCSEError, nearest
+from simcse.errors import ConfigError, DataError, SimCSEError, nearest
 
 __all__ = ["Parser", "nearest", "run"]
 
@@ -105,7 +105,9 @@ def run(command: Callable[[Sequence[str]], None], argv: Sequence[str] | None = N
     except SimCSEError as error:
         if debug:
             raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0" or not isinstance(error, ConfigError | DataError):
+            # options and files are the same for all processes of a group: the first one speaks for them
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         if debug:

@@ -68,17 +68,30 @@ def launch(tiny_bert: Path, folder: Path, processes: int, text: str) -> list[dic
     (folder / "pairs.csv").write_text(text)
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(processes)]
     options = {
-        "--model.name": tiny_bert, "--model.pooling": "mean", "--model.dropout": 0, "--data.train": folder / "pairs.csv",
-        "--output_dir": folder / f"run-{processes}", "--max_steps": 3, "--batch_size": 8, "--log_every": 1,
+        "--model.name": tiny_bert, "--model.pooling": "mean", "--model.dropout": 0,
+        "--data.train": folder / "pairs.csv", "--output_dir": folder / f"run-{processes}", "--max_steps": 3, "--batch_size": 8, "--log_every": 1,
         "--optim.lr": 1e-3, "--precision": "fp32", "--max_length": 16,
     }  # fmt: skip
     command = [*launcher, str(ROOT / "train.py"), *(str(part) for pair in options.items() for part in pair)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
     assert done.returncode == 0, done.stderr
-    assert "the best encoder lies in" in done.stdout
+    assert done.stdout.count("the best encoder lies in") == 1
+    report = json.loads((folder / f"run-{processes}" / "report.json").read_text())
+    assert report["training"]["processes"] == processes
     lines = (folder / f"run-{processes}" / "log.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]
+
+
+def test_a_mistake_on_two_processes_is_told_once(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--cpu", "--num_processes", "2"]
+    command += [str(ROOT / "train.py"), "--data.train", "x.txt", "--batch_size", "3", "--output_dir", str(tmp_path)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
+    assert done.returncode == 1  # accelerate's own, whatever ours was
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert errors == ["error: --batch_size 3 does not divide by 2 processes; the next that does is 4"]
+    assert "Traceback" not in done.stderr
 
 
 def test_two_processes_take_the_steps_of_one(tiny_bert: Path, tmp_path: Path, sentences: list[str]) -> None:

@@ -21,6 +21,7 @@ from simcse.files import replaced_file
 from simcse.training.bar import training_bar
 from simcse.training.build import build_accelerator, build_trainer
 from simcse.training.config import TrainConfig
+from simcse.training.distributed import world
 from simcse.training.trainer import Trainer
 
 __all__ = ["train"]
@@ -55,7 +56,12 @@ def train_one(config: TrainConfig, accelerator: Accelerator) -> dict[str, Any]:
         accelerator.end_training()
     if not accelerator.is_main_process:
         return {}
-    speed = {"seconds": round(time.perf_counter() - started, 1), "steps": trainer.step, "first_step": first + 1}
+    speed = {
+        "seconds": round(time.perf_counter() - started, 1),
+        "steps": trainer.step,
+        "first_step": first + 1,
+        "processes": world(),
+    }
     report = make_report(config, trainer) | {"training": speed}
     trainer.run.write_report(report)
     return report
