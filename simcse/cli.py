@@ -67,30 +67,33 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(arguments: Sequence[str]) -> None:
-    chosen = build_parser().parse_args(list(arguments))
+    chosen = build_parser(arguments).parse_args(list(arguments))
     entry, options = COMMANDS[chosen.command], chosen[chosen.command]
     if not isinstance(entry, Command):
         entry, options = entry[1][options.command], options[options.command]
     entry.function(**{name: value for name, value in vars(options).items() if name != "config"})
 
 
-def build_parser() -> Parser:
-    """The whole tree."""
+def build_parser(arguments: Sequence[str] | None = None) -> Parser:
+    """The tree of commands; the options of those that `arguments` name, default of all.
+
+    Making options resolves annotations, which may import what they name: nobody should wait for that of other commands.
+    """
     parser = Parser(prog="simcse", description=DESCRIPTION)
     subcommands = parser.add_subcommands(dest="command", title="commands", metavar="COMMAND")
     for name, entry in COMMANDS.items():
         if isinstance(entry, Command):
-            _add(subcommands, name, entry)
+            _add(subcommands, name, entry, name, arguments)
             continue
         group = Parser(description=entry[0], usage=f"simcse {name} COMMAND ...")
         subcommands.add_subcommand(name, group, help=entry[0])
         nested = group.add_subcommands(dest="command", title="commands", metavar="COMMAND")
         for below, command in entry[1].items():
-            _add(nested, below, command, f"{name} {below}")
+            _add(nested, below, command, f"{name} {below}", arguments)
     return parser
 
 
-def _add(subcommands: Any, name: str, command: Command, path: str = "") -> None:
+def _add(subcommands: Any, name: str, command: Command, path: str, arguments: Sequence[str] | None) -> None:
     from docstring_parser import parse
 
     function = command.function
@@ -101,9 +104,11 @@ def _add(subcommands: Any, name: str, command: Command, path: str = "") -> None:
     places = [f"[{n.upper()} ...]" if count == "*" else n.upper() for n, count in command.positional.items()]
     parser = Parser(
         description=f"{described.short_description} {described.long_description or ''}",
-        usage=" ".join(["simcse", path or name, *places, *needed, "[options]"]),
+        usage=" ".join(["simcse", path, *places, *needed, "[options]"]),
     )
     subcommands.add_subcommand(name, parser, help=described.short_description)
+    if arguments is not None and name not in arguments:
+        return
     for argument, count in command.positional.items():
         action = parser.add_argument(argument, nargs=count, help=helps[argument], metavar=argument.upper())
         action.required = count != "*"

@@ -48,7 +48,7 @@ def built(capsys, docs, tmp_path, tiny_bert):
     folder = tmp_path / "idx"
     status, out, err = printed(capsys, "index", "build", "--model", tiny_bert, "--input", docs, "--output", folder)
     assert (status, out) == (0, "")
-    assert err.strip() == f"{folder}: 4 texts, dimension 32"
+    assert err.startswith(f"{folder}: 4 texts, dimension 32; exact search: 4 rows are compared")
     return folder
 
 
@@ -149,6 +149,14 @@ def test_search_with_filters_and_a_floor(capsys, built):
     assert ids("--where", "lang=en|de", "year>=2001", "year<2003") == {"d1", "d2"}
     assert ids("--where", "year!=2000") == {"d1", "d2", "d3"}
     assert ids("--min_score", "1.1") == set()
+
+
+def test_hybrid_search_finds_words(capsys, built):
+    _, out, _ = printed(capsys, "index", "search", built, "rain", "--top_k", "1", "--hybrid")
+    assert json.loads(out)["hits"][0]["id"] == "d2"
+    status, _, err = printed(capsys, "index", "search", built, "rain", "--hybrid", "--min_score", "0.5")
+    assert status == 2
+    assert "--min_score: is a cosine" in err
 
 
 def test_queries_from_a_file_and_from_a_pipe(capsys, built, tmp_path):

@@ -28,6 +28,7 @@ def build(
     metadata_columns: list[str] | None = None,
     kind: str = "auto",
     target_recall: float = 0.95,
+    memory_mib: int | None = None,
     overwrite: bool = False,
     device: str = "auto",
     dtype: Dtype = "auto",
@@ -45,8 +46,10 @@ def build(
         text_column: the column that holds the text
         id_column: the column that holds the id
         metadata_columns: columns to keep as metadata; default all others
-        kind: auto picks by count, memory and measured recall; flat compares every vector
+        kind: auto picks by count and memory; flat compares every vector; hnsw, ivf, ivf-pq and factory strings of faiss
+            such as IVF1024,SQ8 are approximate, measured, and replaced by flat where they miss the recall
         target_recall: share of the true 10 nearest that an approximate index must find
+        memory_mib: what an approximate index may take beside the vectors; default half of the machine's memory
         overwrite: replace an index that is there already, when the new one is done
         device: auto, cpu, cuda, cuda:1, ...
         dtype: precision of the weights; auto is bf16 where the device computes in it
@@ -59,9 +62,20 @@ def build(
     with progress(count_rows(files), sys.stderr.isatty(), "indexing") as advance:
         index = build_from_files(
             files, output, encoder.encode, kind=kind, target_recall=target_recall, overwrite=overwrite, advance=advance,
-            text_column=text_column, id_column=id_column, metadata_columns=metadata_columns or None,
+            memory=None if memory_mib is None else memory_mib * 2**20, text_column=text_column, id_column=id_column,
+            metadata_columns=metadata_columns or None,
         )  # fmt: skip
-    print(f"{output}: {len(index)} texts, dimension {index.dimension}", file=sys.stderr)
+    print(f"{output}: {len(index)} texts, dimension {index.dimension}; {_planned(index.info['plan'])}", file=sys.stderr)
+
+
+def _planned(plan: dict[str, Any]) -> str:
+    """What was chosen, why, and how good it is, in a line."""
+    if plan["factory"] is None:
+        return f"exact search: {plan['reason']}"
+    return (
+        f"{plan['factory']}: {plan['reason']}; recall@10 {plan['recall']:.3f}, {plan['milliseconds']:.2f} ms a query, "
+        f"exact search {plan['exact_milliseconds']:.2f} ms"
+    )
 
 
 def search(
@@ -72,6 +86,7 @@ def search(
     top_k: int = 5,
     min_score: float | None = None,
     where: list[str] | None = None,
+    hybrid: bool = False,
     format: Format = "auto",
     model: str | None = None,
     device: str = "auto",
@@ -89,20 +104,29 @@ def search(
         top_k: hits for each query, at most
         min_score: the least cosine of a hit
         where: metadata that hits must have: lang=en, lang=en|de, year>=2000, year!=1999; all must hold
+        hybrid: fuse with BM25 by rank; scores are then fused ones, 1 for the first of both
         format: text, or json; auto is text on a terminal, and json where output is piped
         model: the encoder that built the index; default the name in its manifest
         device: auto, cpu, cuda, cuda:1, ...
         dtype: precision of the weights; auto is bf16 where the device computes in it
     """
     from simcse.data.readers import read_texts
+    from simcse.search.hybrid import HybridSearch
 
+    if hybrid and min_score is not None:
+        raise ConfigError("--min_score: is a cosine, and scores of --hybrid are fused ranks; give one of the two")
     if query and queries is not None:
         raise ConfigError("--queries: expected either queries as arguments or a file of them, not both")
     stream = iter(query) if query else iter(read_texts(sources([queries] if queries else [], "QUERY")[0]))
     conditions = _conditions(where or ())
     opened, readable = open_index(index, model, device, dtype), as_text(format)
+    fused = HybridSearch(opened) if hybrid else None
     while chunk := list(islice(stream, QUERIES_AT_ONCE)):
-        for text, hits in zip(chunk, opened.search(chunk, top_k, min_score, where=conditions), strict=True):
+        if fused is not None:
+            found = fused.search(chunk, top_k, where=conditions)
+        else:
+            found = opened.search(chunk, top_k, min_score, where=conditions)
+        for text, hits in zip(chunk, found, strict=True):
             print_hits(text, hits, readable, headed=len(chunk) > 1)
 
 
@@ -223,6 +247,7 @@ def info(index: str, *, verify: bool = False, format: Format = "auto") -> None:
     if not as_text(format):
         print_json(facts)
         return
+    facts["plan"] = _planned(facts["plan"]) if facts["plan"] else None
     for name, value in facts.items():
         text = ", ".join(value) if isinstance(value, list) else value
         print(f"{name:<12} {'-' if text in (None, '') else text}")

@@ -51,7 +51,7 @@ class HybridSearch:
         top_k: int = 5,
         *,
         where: Mapping[str, Any] | None = None,
-        weight: float = 0.5,
+        weight: float = 0.7,
     ) -> list[list[Hit]]:
         """The best texts of each query by fused rank, best first.
 
@@ -60,6 +60,7 @@ class HybridSearch:
             top_k: how many at most.
             where: metadata that hits must have, as in `SearchIndex.search`.
             weight: share of the vectors in the fused score; the rest is BM25's. 1 is the order of the vectors alone.
+                The default is the best of 0, .3, .5, .7 on NPL with all-MiniLM-L6-v2: nDCG@10 .449, vectors alone .434.
 
         Returns:
             Hits whose score is the fused one, `weight / (60 + rank) + (1 - weight) / (60 + rank)`, scaled so that the

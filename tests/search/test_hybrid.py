@@ -52,7 +52,7 @@ def test_the_fused_score_is_the_sum_of_reciprocal_ranks(index):
     hybrid = HybridSearch(index)
     dense = [hit.id for hit in index.search("zebra seven", top_k=5)[0]]
     words = [hit.id for hit in hybrid.search("zebra seven", top_k=5, weight=0.0)[0]]
-    hits = hybrid.search("zebra seven", top_k=5)[0]
+    hits = hybrid.search("zebra seven", top_k=5, weight=0.5)[0]
     for hit in hits:
         expected = 0.5 * 61 / (61 + dense.index(hit.id))
         expected += 0.5 * 61 / (61 + words.index(hit.id)) if hit.id in words else 0

@@ -1,0 +1,429 @@
+"""The same index, kept by Milvus: a file of milvus-lite on one machine, a cluster beyond.
+
+    index = SearchIndex.build(sentences, encoder.encode, kind="milvus:idx.db")            # or milvus:http://host:19530
+    index = SearchIndex.load("milvus:idx.db", encoder.encode)
+
+Texts, ids, metadata and unit vectors lie in one collection; what belongs to the index as a whole (its encoder, the next
+id, names of fields) in the only row of a second. A cluster has no transactions over rows: an addition that fails takes
+back what it has written, one that is killed leaves whole rows.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from simcse.errors import ConfigError, SearchError
+from simcse.search.documents import Document
+from simcse.search.identity import Encode, Identity, Matrix, unit_vectors
+from simcse.search.index import Hit, SearchIndex
+from simcse.search.milvus_filter import expression
+from simcse.search.store import Id, Row
+
+__all__ = ["MilvusIndex", "split_address"]
+
+CHUNK = 1024  # rows sent at a time: far below the 64 MiB of a message
+QUERIES = 256  # searched for at a time
+LONGEST = 65_535  # bytes of a text, and of its metadata as JSON
+MOST_HITS = 16_384
+DEFAULT_COLLECTION = "simcse"
+
+
+def split_address(kind: str) -> tuple[str, str]:
+    """URI and collection of `milvus:URI` or `milvus:URI#COLLECTION`; without a URI that of the variable MILVUS_URI.
+
+    Raises:
+        ConfigError: no URI.
+    """
+    address = kind.removeprefix("milvus").removeprefix(":") or os.environ.get("MILVUS_URI", "")
+    uri, _, collection = address.partition("#")
+    if not uri:
+        raise ConfigError(
+            "kind: found milvus without an address, expected milvus:FILE.db, milvus:http://HOST:19530, or the "
+            "variable MILVUS_URI"
+        )
+    return uri, collection or DEFAULT_COLLECTION
+
+
+class MilvusIndex(SearchIndex):
+    """A `SearchIndex` whose rows Milvus keeps; every change is durable when it returns. One process at a time may add
+    texts without ids of their own.
+    """
+
+    def __init__(self, client: Any, address: str, collection: str, about: dict[str, Any], encode: Encode | None) -> None:
+        """Use `create` or `open`, or `SearchIndex.build` and `SearchIndex.load`."""
+        self._client, self._address, self._collection, self._about = client, address, collection, about
+        self._encode, self._identity = encode, Identity.from_json(about["encoder"])
+        self.threads = None
+
+    @classmethod
+    def create(cls, encode: Encode, kind: str) -> MilvusIndex:
+        """A new index without texts.
+
+        Raises:
+            SearchError: the collection exists, or Milvus does not answer.
+        """
+        uri, collection = split_address(kind)
+        identity = Identity.of(encode)
+        client = _connect(uri)
+        with _explained(uri):
+            if client.has_collection(collection):
+                raise SearchError(f"{kind}: the collection {collection!r} exists; load it, drop it, or name another by #NAME")
+            _create_rows(client, collection, identity.dimension, exact=_is_file(uri))
+            _create_about(client, collection)
+        index = cls(client, uri, collection, {"encoder": identity.to_json(), "next_id": 0, "fields": [], "note": {}}, encode)
+        index._tell({})
+        return index
+
+    @classmethod
+    def open(cls, kind: str, encode: Encode | None = None) -> MilvusIndex:
+        """An index that is there.
+
+        Raises:
+            SearchError: there is none, or another encoder built it.
+        """
+        uri, collection = split_address(kind)
+        if _is_file(uri) and not Path(uri).exists():
+            raise SearchError(f"{kind}: no such file; build it with kind={kind!r}")
+        client = _connect(uri)
+        with _explained(uri):
+            if not client.has_collection(_about_name(collection)):
+                raise SearchError(f"{kind}: holds no index called {collection!r}; build it, or name another by #NAME")
+            client.load_collection(collection)
+            client.load_collection(_about_name(collection))
+            about = json.loads(client.get(_about_name(collection), ids=[0], output_fields=["values"])[0]["values"])
+        index = cls(client, uri, collection, about, encode)
+        if encode is not None:
+            index._identity.check(Identity.of(encode), kind)
+        return index
+
+    def __len__(self) -> int:
+        with self._explained():
+            found = self._client.query(self._collection, filter="", output_fields=["count(*)"])
+        return int(found[0]["count(*)"])
+
+    def __repr__(self) -> str:
+        return f"MilvusIndex({len(self)} texts, dimension {self.dimension}, {self._address}#{self._collection})"
+
+    @property
+    def dimension(self) -> int:
+        """d of its vectors."""
+        return self._identity.dimension
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """Facts to show, as `SearchIndex.info`."""
+        self._refresh()
+        size = sum(path.stat().st_size for path in _files(self._address)) if _is_file(self._address) else None
+        return {
+            "encoder": self._identity.name,
+            "fingerprint": self._identity.fingerprint,
+            "count": len(self),
+            "deleted": 0,
+            "dimension": self.dimension,
+            "metric": "cosine",
+            "kind": "milvus",
+            "plan": None,
+            "generation": self._about.get("generation", 0),
+            "fields": sorted(self._about["fields"]),
+            "folder": f"{self._address}#{self._collection}",
+            "bytes": size,
+        }
+
+    @property
+    def noted(self) -> dict[str, Any]:
+        """The last note given to `add_documents`."""
+        return dict(self._about["note"])
+
+    def add_documents(
+        self, stream: Iterable[Document], *, upsert: bool = False, note: Mapping[str, Any] | None = None
+    ) -> list[Id]:
+        """As `SearchIndex.add_documents`; what was written is taken back if the stream fails (not what it replaced)."""
+        encode, stream = self._encoder(), iter(stream)
+        self._refresh()
+        added: list[Id] = []
+        given: set[Id] = set()
+        fields = set(self._about["fields"])
+        following = self._about["next_id"]
+        try:
+            while chunk := list(islice(stream, CHUNK)):
+                rows, following = _numbered(chunk, given, following)
+                keys = [key for key, _, _ in rows]
+                there = self._there(keys)
+                if there and not upsert:
+                    raise SearchError(
+                        f"id {next(key for key in keys if key in there)!r} is in the index already; give another id, "
+                        "or use upsert to replace its text"
+                    )
+                vectors = unit_vectors(encode, [text for _, text, _ in rows], self.dimension)  # (m, d)
+                packed = [_packed(row, vector) for row, vector in zip(rows, vectors, strict=True)]
+                added += [key for key in keys if key not in there]
+                with self._explained():
+                    (self._client.upsert if upsert else self._client.insert)(self._collection, packed)
+                fields.update(name for _, _, metadata in rows for name in metadata)
+                if upsert:
+                    added += [key for key in keys if key in there]
+        except BaseException:
+            if not upsert and added:
+                self._client.delete(self._collection, ids=[_key(one) for one in added])
+            raise
+        self._tell({"next_id": following, "fields": sorted(fields)} | ({} if note is None else {"note": dict(note)}))
+        return added
+
+    def delete(self, ids: Iterable[Id]) -> int:
+        """Remove texts.
+
+        Returns:
+            How many were removed.
+
+        Raises:
+            SearchError: an id that is not there; nothing is removed then.
+        """
+        wanted: list[Id] = list(dict.fromkeys([ids] if isinstance(ids, (str, int)) else ids))
+        there = self._there(wanted)
+        if missing := [key for key in wanted if key not in there]:
+            more = f" and {len(missing) - 1} more of {len(wanted)}" if len(missing) > 1 else ""
+            raise SearchError(f"id {missing[0]!r}{more} is not in the index; nothing was deleted")
+        for start in range(0, len(wanted), CHUNK):
+            with self._explained():
+                self._client.delete(self._collection, ids=[_key(key) for key in wanted[start : start + CHUNK]])
+        self._tell({})
+        return len(wanted)
+
+    def vectors(self, ids: Sequence[Id]) -> Matrix:
+        """The unit vectors of these ids, (n, d).
+
+        Raises:
+            SearchError: an id that is not there.
+        """
+        found = self.vectors_found(ids)
+        if missing := [key for key in ids if key not in found]:
+            raise SearchError(f"id {missing[0]!r} is not in the index")
+        return np.stack([found[key] for key in ids]) if ids else np.empty((0, self.dimension), np.float32)
+
+    def vectors_found(self, ids: Sequence[Id]) -> dict[Id, Matrix]:
+        """Unit vector (d,) of each id that is there."""
+        return {_id(row["key"]): np.asarray(row["vector"], np.float32) for row in self._get(ids, ["vector"])}
+
+    def sample(self, size: int) -> tuple[list[Id], list[str], Matrix]:
+        """Ids, texts and vectors (n, d) of at most `size` rows, in the order that Milvus keeps."""
+        rows = list(islice(self._all(["text", "vector"]), size))
+        vectors = np.array([row["vector"] for row in rows], np.float32).reshape(-1, self.dimension)
+        return [_id(row["key"]) for row in rows], [row["text"] for row in rows], vectors
+
+    def rows(self) -> Iterator[Row]:
+        """All (id, text, metadata), in the order that Milvus keeps."""
+        for row in self._all(["text", "metadata"]):
+            yield _id(row["key"]), row["text"], json.loads(row["metadata"])
+
+    def typed_ids(self, texts: Sequence[str]) -> list[Id]:
+        """Ids as they are stored, from ids typed on a command line."""
+        there = self._there(texts)
+        return [text if text in there or not text.isdecimal() else int(text) for text in texts]
+
+    def optimize(self, *_: Any, **__: Any) -> None:
+        """Nothing: Milvus builds its index as rows come."""
+
+    def compact(self) -> None:
+        """Nothing: Milvus compacts by itself."""
+
+    def verify(self) -> None:
+        """Read all rows.
+
+        Raises:
+            SearchError: Milvus cannot.
+        """
+        for _ in self.rows():
+            pass
+
+    def save(self, folder: str | Path) -> None:
+        """Refused: the index is durable where it is.
+
+        Raises:
+            SearchError: always.
+        """
+        raise SearchError(f"{self._address}#{self._collection}: is durable in Milvus; it is not saved to {folder}")
+
+    def close(self) -> None:
+        """Let the connection, or the file, go."""
+        self._client.close()
+
+    def _search(
+        self, queries: Matrix, top_k: int, min_score: float | None, where: Mapping[str, Any] | None
+    ) -> list[list[Hit]]:
+        if top_k > MOST_HITS:
+            raise SearchError(f"top_k: found {top_k}, Milvus gives at most {MOST_HITS}")
+        if where:
+            self._refresh()
+        condition = expression(where, self._about["fields"]) if where else ""
+        least = -np.inf if min_score is None else min_score
+        results = []
+        for start in range(0, len(queries), QUERIES):
+            with self._explained():
+                found = self._client.search(
+                    self._collection, queries[start : start + QUERIES].tolist(), limit=top_k, filter=condition,
+                    output_fields=["text", "metadata"],
+                )  # fmt: skip
+            for hits in found:
+                listed = [_hit(one) for one in hits]
+                results.append(sorted((h for h in listed if h.score >= least), key=lambda h: -h.score))
+        return results
+
+    def _encoder(self) -> Encode:
+        if self._encode is None:
+            raise SearchError(f"{self!r} was loaded without an encoder; load it with {self._identity.name}")
+        return self._encode
+
+    def _get(self, ids: Sequence[Id], fields: list[str]) -> Iterator[dict[str, Any]]:
+        for start in range(0, len(ids), CHUNK):
+            keys = [_key(key) for key in ids[start : start + CHUNK]]
+            with self._explained():
+                yield from self._client.get(self._collection, ids=keys, output_fields=["key", *fields])
+
+    def _there(self, ids: Sequence[Id]) -> set[Id]:
+        return {_id(row["key"]) for row in self._get(ids, [])}
+
+    def _all(self, fields: list[str]) -> Iterator[dict[str, Any]]:
+        last = ""
+        while True:  # by key, so that rows that come or go in the meantime do not shift the rest
+            with self._explained():
+                found = self._client.query(
+                    self._collection, filter=f"key > {json.dumps(last, ensure_ascii=False)}", limit=CHUNK,
+                    output_fields=["key", *fields], order_by=["key"],
+                )  # fmt: skip
+            rows = sorted(found, key=lambda row: row["key"])
+            yield from rows
+            if len(rows) < CHUNK:
+                return
+            last = rows[-1]["key"]
+
+    def _refresh(self) -> None:
+        """Take in what other processes have told."""
+        with self._explained():
+            name = _about_name(self._collection)
+            self._about = json.loads(self._client.get(name, ids=[0], output_fields=["values"])[0]["values"])
+
+    def _tell(self, changes: dict[str, Any]) -> None:
+        self._about |= {**changes, "generation": self._about.get("generation", 0) + 1}
+        row = {"number": 0, "values": json.dumps(self._about), "nothing": [0.0, 0.0]}
+        with self._explained():
+            self._client.upsert(_about_name(self._collection), [row])
+
+    def _explained(self) -> Any:
+        return _explained(self._address)
+
+
+def _numbered(chunk: list[Document], given: set[Id], following: int) -> tuple[list[Row], int]:
+    """Rows with an id each, and the next free number."""
+    rows: list[Row] = []
+    for key, text, metadata in chunk:
+        if key is None:
+            key = following
+        elif key in given:
+            raise SearchError(f"id {key!r} is given twice; each text needs its own")
+        given.add(key)
+        following = max(following, key + 1) if isinstance(key, int) else following
+        rows.append((key, text, metadata))
+    return rows, following
+
+
+def _packed(row: Row, vector: Matrix) -> dict[str, Any]:
+    key, text, metadata = row
+    try:
+        written = json.dumps(metadata, ensure_ascii=False, allow_nan=False)
+        sizes = {"text": len(text.encode()), "metadata": len(written.encode())}
+    except (TypeError, ValueError) as error:
+        raise SearchError(f"row with id {key!r}: text or metadata cannot be stored as UTF-8 JSON ({error})") from error
+    for what, size in sizes.items():
+        if size > LONGEST:
+            raise SearchError(f"row with id {key!r}: {what} has {size} bytes, Milvus takes {LONGEST}; split the text")
+    # null is no value to Milvus: a field that is None is left out of what filters look at
+    fields = {name: value for name, value in metadata.items() if value is not None}
+    return {"key": _key(key), "text": text, "metadata": written, "fields": fields, "vector": vector.tolist()}
+
+
+def _key(key: Id) -> str:
+    """`7` and `"7"` are two ids."""
+    return json.dumps(key, ensure_ascii=False)
+
+
+def _id(key: str) -> Id:
+    found: Id = json.loads(key)
+    return found
+
+
+def _hit(found: Any) -> Hit:
+    entity = found["entity"]
+    score = float(np.clip(found["distance"], -1, 1))
+    return Hit(entity["text"], score, _id(found["key"]), json.loads(entity["metadata"]))
+
+
+def _is_file(uri: str) -> bool:
+    return "://" not in uri
+
+
+def _files(uri: str) -> list[Path]:
+    path = Path(uri)
+    return [one for one in path.rglob("*") if one.is_file()] if path.is_dir() else [path]
+
+
+def _about_name(collection: str) -> str:
+    return f"{collection}_about"
+
+
+def _connect(uri: str) -> Any:
+    try:
+        from pymilvus import MilvusClient
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"kind milvus needs the package {error.name}: pip install 'simcse[milvus]'") from error
+    if _is_file(uri) and not uri.endswith(".db"):
+        raise ConfigError(f"kind: found milvus:{uri}, expected a file that ends in .db, or http://HOST:19530")
+    with _explained(uri):
+        if _is_file(uri):
+            Path(uri).absolute().parent.mkdir(parents=True, exist_ok=True)
+        return MilvusClient(uri, token=os.environ.get("MILVUS_TOKEN", ""))
+
+
+def _create_rows(client: Any, collection: str, dimension: int, exact: bool) -> None:
+    from pymilvus import DataType
+
+    schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
+    schema.add_field("key", DataType.VARCHAR, is_primary=True, max_length=1024)
+    schema.add_field("text", DataType.VARCHAR, max_length=LONGEST)
+    schema.add_field("metadata", DataType.VARCHAR, max_length=LONGEST)
+    schema.add_field("fields", DataType.JSON)
+    schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dimension)
+    index = client.prepare_index_params()
+    # of unit vectors the inner product is the cosine, and 0 for a zero vector
+    index.add_index("vector", index_type="FLAT" if exact else "AUTOINDEX", metric_type="IP")
+    client.create_collection(collection, schema=schema, index_params=index, consistency_level="Strong")
+
+
+def _create_about(client: Any, collection: str) -> None:
+    from pymilvus import DataType
+
+    schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
+    schema.add_field("number", DataType.INT64, is_primary=True)
+    schema.add_field("values", DataType.VARCHAR, max_length=LONGEST)
+    schema.add_field("nothing", DataType.FLOAT_VECTOR, dim=2)  # Milvus wants a vector in each collection
+    index = client.prepare_index_params()
+    index.add_index("nothing", index_type="FLAT", metric_type="IP")
+    client.create_collection(_about_name(collection), schema=schema, index_params=index, consistency_level="Strong")
+
+
+@contextmanager
+def _explained(uri: str) -> Iterator[None]:
+    from pymilvus.exceptions import MilvusException
+
+    try:
+        yield
+    except MilvusException as error:
+        reason = " ".join(str(error.message).split())[:200]
+        raise SearchError(f"{uri}: Milvus refuses: {reason}; check that it runs and that the address is right") from error
