@@ -69,8 +69,8 @@ def launch(tiny_bert: Path, folder: Path, processes: int, text: str) -> list[dic
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(processes)]
     options = {
         "--model.name": tiny_bert, "--model.pooling": "mean", "--model.dropout": 0,
-        "--data.train": folder / "pairs.csv", "--output_dir": folder / f"run-{processes}", "--max_steps": 3, "--batch_size": 8, "--log_every": 1,
-        "--optim.lr": 1e-3, "--precision": "fp32", "--max_length": 16,
+        "--data.train": folder / "pairs.csv", "--output_dir": folder / f"run-{processes}", "--max_steps": 3,
+        "--batch_size": 8, "--log_every": 1, "--optim.lr": 1e-3, "--precision": "fp32", "--max_length": 16,
     }  # fmt: skip
     command = [*launcher, str(ROOT / "train.py"), *(str(part) for pair in options.items() for part in pair)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
