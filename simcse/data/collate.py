@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from simcse.data.augment import Augment
 from simcse.encoder.batching import TokenBatch
 from simcse.encoder.tokenize import Tokenize
 
@@ -68,6 +69,7 @@ class Batches:
         world: number of processes, a divisor of `batch_size`.
         device: where the tensors go.
         with_counts: fill `Batch.log_frequency`.
+        augment: changes the second view of a text, each time anew; None leaves it as it is.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class Batches:
         world: int = 1,
         device: torch.device | str = "cpu",
         with_counts: bool = False,
+        augment: Augment | None = None,
     ) -> None:
         self.dataset = dataset
         self.tokenize = tokenize
@@ -88,10 +91,16 @@ class Batches:
         self.seed = seed
         self.rank, self.world = rank, world
         self.device = device
+        self.augment = augment
         names = list(dataset.column_names)
         self.columns = names if len(names) > 1 else names * 2  # a text is its own positive
         self.counts = [self._count(name) for name in self.columns] if with_counts else None
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0, dtype=np.int64))
+
+    @property
+    def repeats_texts(self) -> bool:
+        """Whether a row is the same text twice, so that only dropout tells its views apart."""
+        return self.columns[0] == self.columns[1] and self.augment is None
 
     @property
     def per_epoch(self) -> int:
@@ -112,6 +121,8 @@ class Batches:
         rows = self.rows_of(step)
         table = self.dataset[rows.tolist()]
         columns = [table[name] for name in self.columns]  # V lists of B texts
+        if self.augment is not None:
+            columns[1] = self._augmented(columns[1], rows, step)
         distinct = columns if columns[0] is not columns[1] else columns[:1]
         ids, _ = self.tokenize([text for row in zip(*distinct, strict=True) for text in row])
         if len(distinct) == 1:
@@ -160,6 +171,14 @@ class Batches:
         finally:
             stopped.set()
             thread.join()
+
+    def _augmented(self, texts: list[str], rows: np.ndarray, step: int) -> list[str]:
+        """Each text by a random source of its own (seed, step, row): the same for any number of processes."""
+        assert self.augment is not None
+        return [
+            self.augment(text, np.random.default_rng((self.seed, step, row)))
+            for text, row in zip(texts, rows.tolist(), strict=True)
+        ]
 
     def _count(self, column: str) -> Counter[int]:
         counts: Counter[int] = Counter()

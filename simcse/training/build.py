@@ -12,6 +12,7 @@ from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
 from torch import Tensor
 
+from simcse.data.augment import Augment, build_augment, read_synonyms
 from simcse.data.collate import Batch, Batches
 from simcse.data.pairs import read_scored_pairs
 from simcse.data.readers import read_texts, read_training
@@ -84,7 +85,8 @@ def build_model(config: TrainConfig, run: RunDir | None = None) -> ContrastiveMo
         raise ConfigError(
             f"--max_length is {config.max_length}: {config.model.name} takes at most {encoder.backbone_limit} tokens"
         )
-    return ContrastiveModel(encoder, config.model.projection)
+    options = config.model
+    return ContrastiveModel(encoder, options.projection, same_mask=options.same_mask, twin=options.twin)
 
 
 def build_batches(config: TrainConfig, encoder: SentenceEncoder, device: torch.device) -> Batches:
@@ -98,6 +100,15 @@ def build_batches(config: TrainConfig, encoder: SentenceEncoder, device: torch.d
         raise DataError(
             f"{config.data.train}: {len(data)} rows are fewer than --batch_size {config.batch_size}; lower it"
         )
+    needs_counts = OBJECTIVES[config.objective].needs_counts if config.objective in OBJECTIVES else False
+    if len(data.column_names) > 1 and (config.model.same_mask or config.data.augment != "none"):
+        option = "--model.same_mask" if config.model.same_mask else f"--data.augment {config.data.augment}"
+        raise ConfigError(
+            f"{option} makes positives of single texts, but {config.data.train} has {len(data.column_names)} columns; "
+            "name one of them by --data.columns, or leave the option out"
+        )
+    if needs_counts and config.data.augment != "none":
+        raise ConfigError(f"--objective {config.objective} counts texts, which --data.augment changes each time anew")
     return Batches(
         data,
         encoder.tokenize(config.max_length),
@@ -106,8 +117,18 @@ def build_batches(config: TrainConfig, encoder: SentenceEncoder, device: torch.d
         rank=rank(),
         world=world(),
         device=device,
-        with_counts=OBJECTIVES[config.objective].needs_counts if config.objective in OBJECTIVES else False,
+        with_counts=needs_counts,
+        augment=build_augmentation(config.data, encoder),
     )
+
+
+def build_augmentation(data: DataConfig, encoder: SentenceEncoder) -> Augment | None:
+    """What changes positives, or None."""
+    if data.augment == "none":
+        return None
+    mask_token = encoder.tokenizer.mask_token
+    synonyms = read_synonyms(data.synonyms) if data.synonyms else None
+    return build_augment(data.augment, rate=data.augment_rate, mask_token=mask_token, synonyms=synonyms)
 
 
 def build_loss(config: TrainConfig, queue: MomentumQueue | None = None) -> LossOf:
@@ -171,7 +192,7 @@ def build_trainer(config: TrainConfig, accelerator: Accelerator) -> Trainer:
         for task in SEVEN:  # a missing file is better found now than after the last step
             load_task(task, config.data.test)
     model.to(accelerator.device)
-    if batches.columns[0] == batches.columns[1]:
+    if batches.repeats_texts and not config.model.same_mask:
         check_dropout(model.train(), batches.batch_of(0))
     queue = MomentumQueue(model, config.model.queue, config.model.momentum) if config.model.queue else None
     optimizer = torch.optim.AdamW(weight_groups(model, config.optim.weight_decay), lr=config.optim.lr, fused=True)

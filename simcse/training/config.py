@@ -31,6 +31,12 @@ class ModelConfig:
     dropout: float | None = None
     """Rate put in place of every dropout rate of the backbone, in [0, 1); null keeps the checkpoint's (0.1 in BERT)."""
 
+    twin: bool = False
+    """Two encoders with weights of their own: the first, for anchors, is saved (paper, table 2)."""
+
+    same_mask: bool = False
+    """One dropout mask for both views of a text, which are then equal: an ablation (paper, table 3: 43.6 for 82.5)."""
+
     queue: int = 0
     """Past keys kept as further negatives, of a momentum copy of the model (ESimCSE: 2.5 x batch_size); 0: none."""
 
@@ -59,6 +65,15 @@ class DataConfig:
 
     test: str | None = None
     """SentEval folder; with it the run ends with STS12-16, STS-B and SICK-R of best/ in report.json."""
+
+    augment: Literal["none", "crop", "delete", "delete_one", "mask", "synonym"] = "none"
+    """What changes the text that is the positive of a 1-column file; none: dropout alone (paper, table 1)."""
+
+    augment_rate: float = 0.1
+    """Share of the words that it changes, in (0, 1) (paper: 0.1 to 0.3)."""
+
+    synonyms: str | None = None
+    """For augment synonym: file of a word and its synonyms a line, with tabs between."""
 
     mask_equal_texts: bool = True
     """Leave equal texts out of the denominator, found by a hash of the text: they are no negatives of each other."""
@@ -177,6 +192,12 @@ class TrainConfig:
             raise ConfigError(f"--model.momentum is {self.model.momentum}: a share, at least 0 and below 1")
         if self.model.queue and self.scores != "info_nce":
             raise ConfigError(f"--model.queue needs --scores info_nce, and these are {self.scores!r}")
+        if not 0 < self.data.augment_rate < 1:
+            raise ConfigError(f"--data.augment_rate is {self.data.augment_rate}: a share, above 0 and below 1")
+        if (self.data.augment == "synonym") != (self.data.synonyms is not None):
+            raise ConfigError("--data.augment synonym and --data.synonyms FILE go together: give both or none")
+        if self.model.twin and (self.model.same_mask or self.model.queue):
+            raise ConfigError("--model.twin goes neither with --model.same_mask nor with --model.queue")
         if self.data.dev_corpus and not self.data.dev:
             raise ConfigError("--data.dev_corpus is given without --data.dev, the file of (query, document) pairs")
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from simcse.encoder.batching import TokenBatch
@@ -19,9 +22,18 @@ class ContrastiveModel(nn.Module):
     Args:
         encoder: its own head, if it has one, is where the projection starts from.
         projection: none drops the head; train keeps it here, out of the saved encoder; always makes it part of it.
+        same_mask: view 0 is computed alone and stands for all views, as if each had the same dropout masks.
+        twin: a copy of the whole, trained with weights of its own, makes all views but view 0.
     """
 
-    def __init__(self, encoder: SentenceEncoder, projection: Literal["none", "train", "always"]) -> None:
+    def __init__(
+        self,
+        encoder: SentenceEncoder,
+        projection: Literal["none", "train", "always"],
+        *,
+        same_mask: bool = False,
+        twin: bool = False,
+    ) -> None:
         super().__init__()
         head = encoder.projection
         if projection != "none" and head is None:
@@ -29,6 +41,10 @@ class ContrastiveModel(nn.Module):
         encoder.projection = head if projection == "always" else None
         self.encoder = encoder
         self.head = head if projection == "train" else None
+        self.same_mask = same_mask
+        self.twin: ContrastiveModel | None = None
+        if twin:
+            self.twin = copy.deepcopy(self)
 
     @property
     def dimension(self) -> int:
@@ -40,7 +56,24 @@ class ContrastiveModel(nn.Module):
 
         Every sequence has dropout masks of its own, equal texts too: that is what makes a text its own positive.
         """
+        if self.same_mask:
+            first = self._views(picked(tokens, lambda i: i % views == 0), 1)  # (1, B, D)
+            return first.expand(views, -1, -1)  # (V, B, D)
+        if self.twin is not None and views > 1:
+            anchors = self._views(picked(tokens, lambda i: i % views == 0), 1)  # (1, B, D)
+            others = self.twin(picked(tokens, lambda i: i % views != 0), views - 1)  # (V - 1, B, D)
+            return torch.cat([anchors, others])
+        return self._views(tokens, views)
+
+    def _views(self, tokens: TokenBatch, views: int) -> Tensor:
         vectors = self.encoder(tokens)  # (B * V, D)
         if self.head is not None:
             vectors = self.head(vectors)
         return vectors.view(-1, views, vectors.shape[-1]).transpose(0, 1)  # type: ignore[no-any-return]  # (V, B, D)
+
+
+def picked(tokens: TokenBatch, wanted: Callable[[int], bool]) -> TokenBatch:
+    """The sequences with the wanted numbers."""
+    sequences: tuple[Tensor, ...] = tokens.ids.split(list(tokens.lengths))  # type: ignore[no-untyped-call]
+    numbers = [i for i in range(len(sequences)) if wanted(i)]
+    return TokenBatch(torch.cat([sequences[i] for i in numbers]), tuple(tokens.lengths[i] for i in numbers))

@@ -146,6 +146,8 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         if self._plain.head is not None:
             self._plain.head.load_state_dict(state["head"])
+        if self._plain.twin is not None:
+            self._plain.twin.load_state_dict(state["twin"])
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         if self.queue:
@@ -176,12 +178,13 @@ class Trainer:
         return record
 
     def _save(self, last: bool) -> None:
-        head, scaler = self._plain.head, self.accelerator.scaler
+        head, twin, scaler = self._plain.head, self._plain.twin, self.accelerator.scaler
         state = {
             "step": self.step,
             "best": self.best,
             "optimizer": self.optimizer.state_dict(),
             "head": head.state_dict() if head is not None else None,
+            "twin": twin.state_dict() if twin is not None else None,
             "queue": self.queue.state_dict() if self.queue else None,
             "scaler": scaler.state_dict() if scaler is not None else None,
         }

@@ -1,0 +1,159 @@
+"""The paper's variants: one mask for both views, two encoders, augmented positives."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from simcse.encoder.batching import TokenBatch
+from simcse.encoder.model import SentenceEncoder
+from simcse.errors import ConfigError
+from simcse.training.config import DataConfig, ModelConfig, TrainConfig
+from simcse.training.model import ContrastiveModel
+from simcse.training.run import train
+from simcse.training.trainer import seed_step
+
+SEQUENCES = [[2, 50, 51, 3], [2, 50, 51, 3], [2, 60, 3], [2, 60, 3], [2, 70, 71, 72, 3], [2, 70, 71, 72, 3]]
+
+
+def build(folder: Path, **options: bool) -> ContrastiveModel:
+    encoder = SentenceEncoder.from_pretrained(folder, device="cpu", dtype="fp32")
+    return ContrastiveModel(encoder, "train", **options).train()
+
+
+def config(folder: Path, data: Path, output: Path, **options: object) -> TrainConfig:
+    model = {key: options.pop(key) for key in ("twin", "same_mask", "dropout") if key in options}
+    source = {key: options.pop(key) for key in ("augment", "synonyms") if key in options}
+    return TrainConfig(
+        model=ModelConfig(str(folder), **model),  # type: ignore[arg-type]
+        data=DataConfig(str(data), **source),  # type: ignore[arg-type]
+        output_dir=str(output),
+        precision="fp32",
+        batch_size=8,
+        log_every=1,
+        **{"max_steps": 2, **options},  # type: ignore[arg-type]
+    )
+
+
+@pytest.fixture
+def text_file(tmp_path: Path, sentences: list[str]) -> Path:
+    path = tmp_path / "texts.txt"
+    path.write_text("\n".join(sentences) + "\n")
+    return path
+
+
+def test_under_one_mask_both_views_are_equal_and_dropout_is_at_work(tiny_bert: Path) -> None:
+    model, tokens = build(tiny_bert, same_mask=True), TokenBatch.from_lists(SEQUENCES)
+    views = model(tokens, 2)
+    assert views.shape == (2, 3, 32)
+    assert torch.equal(views[0], views[1])
+    assert not torch.equal(model(tokens, 2), views)
+
+
+def test_one_mask_has_the_gradient_of_two_passes_under_the_same_random_state(tiny_bert: Path) -> None:
+    weights = torch.randn(2, 3, 32, generator=torch.Generator().manual_seed(0))
+    once, twice = build(tiny_bert, same_mask=True), build(tiny_bert)
+    twice.load_state_dict(once.state_dict())
+    first = TokenBatch.from_lists(SEQUENCES[::2])
+    torch.manual_seed(5)
+    (once(TokenBatch.from_lists(SEQUENCES), 2) * weights).sum().backward()
+    for part in weights:
+        torch.manual_seed(5)
+        (twice(first, 1)[0] * part).sum().backward()
+    for mine, theirs in zip(once.parameters(), twice.parameters(), strict=True):
+        if theirs.grad is not None:
+            torch.testing.assert_close(mine.grad, theirs.grad, atol=1e-5, rtol=1e-4)
+
+
+def test_the_twin_starts_equal_and_makes_the_other_views(tiny_bert: Path) -> None:
+    model = build(tiny_bert, twin=True).eval()
+    assert model.twin is not None
+    tokens = TokenBatch.from_lists(SEQUENCES)
+    views = model(tokens, 2)
+    torch.testing.assert_close(views[0], views[1], atol=1e-6, rtol=1e-5)
+    for parameter in model.twin.parameters():
+        torch.nn.init.zeros_(parameter)
+    changed = model(tokens, 2)
+    torch.testing.assert_close(changed[0], views[0])
+    assert not torch.allclose(changed[1], views[1])
+    own = {id(parameter) for parameter in model.encoder.parameters()}
+    assert own.isdisjoint(id(parameter) for parameter in model.twin.parameters())
+
+
+def test_the_twin_makes_hard_negatives_too(tiny_bert: Path) -> None:
+    """Three views: positive and hard negative of each row are what the twin makes of views 1 and 2."""
+    model, tokens = build(tiny_bert, twin=True).eval(), TokenBatch.from_lists(SEQUENCES)
+    assert model.twin is not None
+    torch.nn.init.normal_(model.twin.encoder.backbone.embeddings.word_embeddings.weight)
+    views = model(tokens, 3)  # (3, 2, D)
+    assert views.shape == (3, 2, 32)
+    for view in (1, 2):
+        alone = model.twin(TokenBatch.from_lists(SEQUENCES[view::3]), 1)[0]
+        torch.testing.assert_close(views[view], alone, atol=1e-5, rtol=1e-4)
+
+
+def test_twins_are_trained_apart_and_resume(tiny_bert: Path, tmp_path: Path, text_file: Path) -> None:
+    """A run killed behind its third step ends with the weights of both twins as if it had never stopped."""
+    options: dict[str, object] = {"twin": True, "max_steps": 4, "save_every": 2}
+    whole, killed = (config(tiny_bert, text_file, tmp_path / name, **options) for name in ("whole", "killed"))
+    train(whole)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("simcse.training.trainer.seed_step", killed_at(4))
+        with pytest.raises(KeyboardInterrupt):
+            train(killed)
+    train(replace(killed, resume="auto"))
+    states = [torch.load(Path(run.output_dir) / "last/trainer.pt", weights_only=True) for run in (whole, killed)]
+    saved = [
+        SentenceEncoder.from_pretrained(Path(run.output_dir) / "last", device="cpu", dtype="fp32").state_dict()
+        for run in (whole, killed)
+    ]
+    assert all(torch.equal(saved[0][key], saved[1][key]) for key in saved[0])
+    assert all(torch.equal(states[0]["twin"][key], states[1]["twin"][key]) for key in states[0]["twin"])
+    assert any(not torch.equal(saved[0][key], states[0]["twin"][f"encoder.{key}"]) for key in saved[0])
+
+
+def killed_at(last: int) -> Callable[[int, int], None]:
+    """In place of `seed_step`: the same, but the process ends at a step."""
+
+    def seed(run_seed: int, step: int) -> None:
+        if step == last:
+            raise KeyboardInterrupt
+        seed_step(run_seed, step)
+
+    return seed
+
+
+def test_an_augmented_run_needs_no_dropout(tiny_bert: Path, tmp_path: Path, text_file: Path) -> None:
+    table = tmp_path / "table.txt"
+    table.write_text("cat\tdog\nman\twoman\n")
+    for kind in ("crop", "delete_one", "mask", "synonym"):
+        synonyms = str(table) if kind == "synonym" else None
+        train(config(tiny_bert, text_file, tmp_path / kind, augment=kind, synonyms=synonyms, dropout=0.0))
+        lines = (tmp_path / kind / "log.jsonl").read_text().splitlines()
+        assert [json.loads(line)["step"] for line in lines] == [1, 2]
+
+
+def test_one_mask_allows_what_would_else_teach_nothing(tiny_bert: Path, tmp_path: Path, text_file: Path) -> None:
+    with pytest.raises(ConfigError, match="no active dropout"):
+        train(config(tiny_bert, text_file, tmp_path / "a", dropout=0.0))
+    train(config(tiny_bert, text_file, tmp_path / "b", dropout=0.0, same_mask=True))
+    assert (tmp_path / "b" / "report.json").is_file()
+
+
+def test_options_that_do_not_go_together(tiny_bert: Path, tmp_path: Path, text_file: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--data\.augment synonym and --data\.synonyms FILE go together"):
+        config(tiny_bert, text_file, tmp_path / "a", augment="synonym")
+    with pytest.raises(ConfigError, match=r"--model\.twin goes neither"):
+        config(tiny_bert, text_file, tmp_path / "a", twin=True, same_mask=True)
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_text("anchor,positive\n" + "a cat,a dog\n" * 9)
+    with pytest.raises(ConfigError, match=r"crop makes positives of single texts, but .* has 2 columns"):
+        train(config(tiny_bert, pairs, tmp_path / "b", augment="crop"))
+    with pytest.raises(ConfigError, match=r"--model\.same_mask makes positives of single texts"):
+        train(config(tiny_bert, pairs, tmp_path / "b", same_mask=True))
+    assert not (tmp_path / "b").exists()
