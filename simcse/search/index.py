@@ -87,6 +87,7 @@ class SearchIndex:
             kind: `flat` compares every vector; `hnsw`, `ivf` and `ivf-pq` are approximate; `auto` picks by size and
                 memory; anything else is a factory string of faiss, such as `IVF1024,SQ8`. Whatever is approximate is
                 measured on held-out rows and tuned; where it misses the recall, or rows are too few, search is exact.
+                `milvus:FILE.db` and `milvus:http://HOST:19530` keep the rows in Milvus.
             target_recall: the share of the true 10 nearest that an approximate index must find.
             memory: bytes that the approximate index may take beside the vectors; default half of the machine's.
 
@@ -105,6 +106,10 @@ class SearchIndex:
     @classmethod
     def empty(cls, encode: Encode, *, kind: str = "auto", target_recall: float = 0.95) -> SearchIndex:
         """An index without texts, in memory; arguments as in `build`."""
+        if kind.startswith("milvus"):
+            from simcse.search.milvus import MilvusIndex
+
+            return MilvusIndex.create(encode, kind)
         identity = Identity.of(encode)
         check_kind(kind, identity.dimension)
         if not 0 < target_recall <= 1:
@@ -116,7 +121,7 @@ class SearchIndex:
         """Open an index that was saved.
 
         Args:
-            folder: where it was saved.
+            folder: where it was saved; or the `milvus:` address it was built at.
             encode: the encoder that built it, in any precision. Without one the index takes only vectors.
             mmap: leave the vectors on disk and let the operating system read what searches touch; otherwise read them
                 all now and verify their checksums. Up to 64 MiB are verified in either case.
@@ -124,6 +129,10 @@ class SearchIndex:
         Raises:
             SearchError: no index, a damaged one, or one that another encoder built.
         """
+        if str(folder).startswith("milvus:"):
+            from simcse.search.milvus import MilvusIndex
+
+            return MilvusIndex.open(str(folder), encode)
         state = State.open(Path(folder), mmap=mmap)
         if encode is not None:
             state.identity.check(Identity.of(encode), str(folder))
@@ -149,7 +158,6 @@ class SearchIndex:
     def info(self) -> dict[str, Any]:
         """Facts to show: encoder, count, dimension, kind, generation, metadata fields, bytes on disk."""
         state, view = self._state, self._state.current()
-        size = sum(path.stat().st_size for path in state.folder.iterdir()) if state.folder else None
         return {
             "encoder": state.identity.name,
             "fingerprint": state.identity.fingerprint,
@@ -162,7 +170,7 @@ class SearchIndex:
             "generation": view.generation,
             "fields": view.store.fields(),
             "folder": str(state.folder) if state.folder else None,
-            "bytes": size,
+            "bytes": sum(path.stat().st_size for path in state.folder.iterdir()) if state.folder else None,
         }
 
     def add(
@@ -355,7 +363,7 @@ class SearchIndex:
             return [[] for _ in queries]
         scores, slots = nearest_rows(
             queries, view.matrix, k, ann=view.ann, allowed=allowed, threads=self.threads
-        )  # (q, k), (q, k)
+        )  # (q, k)
         rows = view.store.fetch(np.unique(slots).tolist())
         scores = np.clip(scores, -1, 1)
         least = -np.inf if min_score is None else min_score

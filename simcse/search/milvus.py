@@ -11,6 +11,7 @@ back what it has written, one that is killed leaves whole rows.
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,13 +26,22 @@ from simcse.search.documents import Document
 from simcse.search.identity import Encode, Identity, Matrix, unit_vectors
 from simcse.search.index import Hit, SearchIndex
 from simcse.search.milvus_filter import expression
+from simcse.search.milvus_layout import (
+    about_name,
+    create_about,
+    create_rows,
+    hit_of,
+    id_of,
+    key_of,
+    numbered,
+    packed,
+)
 from simcse.search.store import Id, Row
 
 __all__ = ["MilvusIndex", "split_address"]
 
 CHUNK = 1024  # rows sent at a time: far below the 64 MiB of a message
 QUERIES = 256  # searched for at a time
-LONGEST = 65_535  # bytes of a text, and of its metadata as JSON
 MOST_HITS = 16_384
 DEFAULT_COLLECTION = "simcse"
 
@@ -57,7 +67,9 @@ class MilvusIndex(SearchIndex):
     texts without ids of their own.
     """
 
-    def __init__(self, client: Any, address: str, collection: str, about: dict[str, Any], encode: Encode | None) -> None:
+    def __init__(
+        self, client: Any, address: str, collection: str, about: dict[str, Any], encode: Encode | None
+    ) -> None:
         """Use `create` or `open`, or `SearchIndex.build` and `SearchIndex.load`."""
         self._client, self._address, self._collection, self._about = client, address, collection, about
         self._encode, self._identity = encode, Identity.from_json(about["encoder"])
@@ -75,10 +87,11 @@ class MilvusIndex(SearchIndex):
         client = _connect(uri)
         with _explained(uri):
             if client.has_collection(collection):
-                raise SearchError(f"{kind}: the collection {collection!r} exists; load it, drop it, or name another by #NAME")
-            _create_rows(client, collection, identity.dimension, exact=_is_file(uri))
-            _create_about(client, collection)
-        index = cls(client, uri, collection, {"encoder": identity.to_json(), "next_id": 0, "fields": [], "note": {}}, encode)
+                raise SearchError(f"{kind}: the collection {collection!r} exists; load it, or name another by #NAME")
+            create_rows(client, collection, identity.dimension, exact=_is_file(uri))
+            create_about(client, collection)
+        about = {"encoder": identity.to_json(), "next_id": 0, "fields": [], "note": {}}
+        index = cls(client, uri, collection, about, encode)
         index._tell({})
         return index
 
@@ -94,11 +107,11 @@ class MilvusIndex(SearchIndex):
             raise SearchError(f"{kind}: no such file; build it with kind={kind!r}")
         client = _connect(uri)
         with _explained(uri):
-            if not client.has_collection(_about_name(collection)):
+            if not client.has_collection(about_name(collection)):
                 raise SearchError(f"{kind}: holds no index called {collection!r}; build it, or name another by #NAME")
             client.load_collection(collection)
-            client.load_collection(_about_name(collection))
-            about = json.loads(client.get(_about_name(collection), ids=[0], output_fields=["values"])[0]["values"])
+            client.load_collection(about_name(collection))
+            about = json.loads(client.get(about_name(collection), ids=[0], output_fields=["values"])[0]["values"])
         index = cls(client, uri, collection, about, encode)
         if encode is not None:
             index._identity.check(Identity.of(encode), kind)
@@ -154,7 +167,7 @@ class MilvusIndex(SearchIndex):
         following = self._about["next_id"]
         try:
             while chunk := list(islice(stream, CHUNK)):
-                rows, following = _numbered(chunk, given, following)
+                rows, following = numbered(chunk, given, following)
                 keys = [key for key, _, _ in rows]
                 there = self._there(keys)
                 if there and not upsert:
@@ -163,16 +176,16 @@ class MilvusIndex(SearchIndex):
                         "or use upsert to replace its text"
                     )
                 vectors = unit_vectors(encode, [text for _, text, _ in rows], self.dimension)  # (m, d)
-                packed = [_packed(row, vector) for row, vector in zip(rows, vectors, strict=True)]
+                sent = [packed(row, vector) for row, vector in zip(rows, vectors, strict=True)]
                 added += [key for key in keys if key not in there]
                 with self._explained():
-                    (self._client.upsert if upsert else self._client.insert)(self._collection, packed)
+                    (self._client.upsert if upsert else self._client.insert)(self._collection, sent)
                 fields.update(name for _, _, metadata in rows for name in metadata)
                 if upsert:
                     added += [key for key in keys if key in there]
         except BaseException:
             if not upsert and added:
-                self._client.delete(self._collection, ids=[_key(one) for one in added])
+                self._client.delete(self._collection, ids=[key_of(one) for one in added])
             raise
         self._tell({"next_id": following, "fields": sorted(fields)} | ({} if note is None else {"note": dict(note)}))
         return added
@@ -193,7 +206,7 @@ class MilvusIndex(SearchIndex):
             raise SearchError(f"id {missing[0]!r}{more} is not in the index; nothing was deleted")
         for start in range(0, len(wanted), CHUNK):
             with self._explained():
-                self._client.delete(self._collection, ids=[_key(key) for key in wanted[start : start + CHUNK]])
+                self._client.delete(self._collection, ids=[key_of(key) for key in wanted[start : start + CHUNK]])
         self._tell({})
         return len(wanted)
 
@@ -210,18 +223,18 @@ class MilvusIndex(SearchIndex):
 
     def vectors_found(self, ids: Sequence[Id]) -> dict[Id, Matrix]:
         """Unit vector (d,) of each id that is there."""
-        return {_id(row["key"]): np.asarray(row["vector"], np.float32) for row in self._get(ids, ["vector"])}
+        return {id_of(row["key"]): np.asarray(row["vector"], np.float32) for row in self._get(ids, ["vector"])}
 
     def sample(self, size: int) -> tuple[list[Id], list[str], Matrix]:
         """Ids, texts and vectors (n, d) of at most `size` rows, in the order that Milvus keeps."""
         rows = list(islice(self._all(["text", "vector"]), size))
         vectors = np.array([row["vector"] for row in rows], np.float32).reshape(-1, self.dimension)
-        return [_id(row["key"]) for row in rows], [row["text"] for row in rows], vectors
+        return [id_of(row["key"]) for row in rows], [row["text"] for row in rows], vectors
 
     def rows(self) -> Iterator[Row]:
         """All (id, text, metadata), in the order that Milvus keeps."""
         for row in self._all(["text", "metadata"]):
-            yield _id(row["key"]), row["text"], json.loads(row["metadata"])
+            yield id_of(row["key"]), row["text"], json.loads(row["metadata"])
 
     def typed_ids(self, texts: Sequence[str]) -> list[Id]:
         """Ids as they are stored, from ids typed on a command line."""
@@ -272,7 +285,7 @@ class MilvusIndex(SearchIndex):
                     output_fields=["text", "metadata"],
                 )  # fmt: skip
             for hits in found:
-                listed = [_hit(one) for one in hits]
+                listed = [hit_of(one) for one in hits]
                 results.append(sorted((h for h in listed if h.score >= least), key=lambda h: -h.score))
         return results
 
@@ -283,86 +296,40 @@ class MilvusIndex(SearchIndex):
 
     def _get(self, ids: Sequence[Id], fields: list[str]) -> Iterator[dict[str, Any]]:
         for start in range(0, len(ids), CHUNK):
-            keys = [_key(key) for key in ids[start : start + CHUNK]]
+            keys = [key_of(key) for key in ids[start : start + CHUNK]]
             with self._explained():
                 yield from self._client.get(self._collection, ids=keys, output_fields=["key", *fields])
 
     def _there(self, ids: Sequence[Id]) -> set[Id]:
-        return {_id(row["key"]) for row in self._get(ids, [])}
+        return {id_of(row["key"]) for row in self._get(ids, [])}
 
     def _all(self, fields: list[str]) -> Iterator[dict[str, Any]]:
-        last = ""
-        while True:  # by key, so that rows that come or go in the meantime do not shift the rest
-            with self._explained():
-                found = self._client.query(
-                    self._collection, filter=f"key > {json.dumps(last, ensure_ascii=False)}", limit=CHUNK,
-                    output_fields=["key", *fields], order_by=["key"],
-                )  # fmt: skip
-            rows = sorted(found, key=lambda row: row["key"])
-            yield from rows
-            if len(rows) < CHUNK:
-                return
-            last = rows[-1]["key"]
+        with self._explained(), _quiet(_is_file(self._address)):
+            pages = self._client.query_iterator(self._collection, batch_size=CHUNK, output_fields=["key", *fields])
+        try:
+            while page := self._next(pages):
+                yield from page
+        finally:
+            pages.close()
+
+    def _next(self, pages: Any) -> list[dict[str, Any]]:
+        with self._explained():
+            return list(pages.next())
 
     def _refresh(self) -> None:
         """Take in what other processes have told."""
         with self._explained():
-            name = _about_name(self._collection)
+            name = about_name(self._collection)
             self._about = json.loads(self._client.get(name, ids=[0], output_fields=["values"])[0]["values"])
 
     def _tell(self, changes: dict[str, Any]) -> None:
         self._about |= {**changes, "generation": self._about.get("generation", 0) + 1}
         row = {"number": 0, "values": json.dumps(self._about), "nothing": [0.0, 0.0]}
         with self._explained():
-            self._client.upsert(_about_name(self._collection), [row])
+            self._client.upsert(about_name(self._collection), [row])
 
     def _explained(self) -> Any:
         return _explained(self._address)
-
-
-def _numbered(chunk: list[Document], given: set[Id], following: int) -> tuple[list[Row], int]:
-    """Rows with an id each, and the next free number."""
-    rows: list[Row] = []
-    for key, text, metadata in chunk:
-        if key is None:
-            key = following
-        elif key in given:
-            raise SearchError(f"id {key!r} is given twice; each text needs its own")
-        given.add(key)
-        following = max(following, key + 1) if isinstance(key, int) else following
-        rows.append((key, text, metadata))
-    return rows, following
-
-
-def _packed(row: Row, vector: Matrix) -> dict[str, Any]:
-    key, text, metadata = row
-    try:
-        written = json.dumps(metadata, ensure_ascii=False, allow_nan=False)
-        sizes = {"text": len(text.encode()), "metadata": len(written.encode())}
-    except (TypeError, ValueError) as error:
-        raise SearchError(f"row with id {key!r}: text or metadata cannot be stored as UTF-8 JSON ({error})") from error
-    for what, size in sizes.items():
-        if size > LONGEST:
-            raise SearchError(f"row with id {key!r}: {what} has {size} bytes, Milvus takes {LONGEST}; split the text")
-    # null is no value to Milvus: a field that is None is left out of what filters look at
-    fields = {name: value for name, value in metadata.items() if value is not None}
-    return {"key": _key(key), "text": text, "metadata": written, "fields": fields, "vector": vector.tolist()}
-
-
-def _key(key: Id) -> str:
-    """`7` and `"7"` are two ids."""
-    return json.dumps(key, ensure_ascii=False)
-
-
-def _id(key: str) -> Id:
-    found: Id = json.loads(key)
-    return found
-
-
-def _hit(found: Any) -> Hit:
-    entity = found["entity"]
-    score = float(np.clip(found["distance"], -1, 1))
-    return Hit(entity["text"], score, _id(found["key"]), json.loads(entity["metadata"]))
 
 
 def _is_file(uri: str) -> bool:
@@ -372,10 +339,6 @@ def _is_file(uri: str) -> bool:
 def _files(uri: str) -> list[Path]:
     path = Path(uri)
     return [one for one in path.rglob("*") if one.is_file()] if path.is_dir() else [path]
-
-
-def _about_name(collection: str) -> str:
-    return f"{collection}_about"
 
 
 def _connect(uri: str) -> Any:
@@ -391,31 +354,18 @@ def _connect(uri: str) -> Any:
         return MilvusClient(uri, token=os.environ.get("MILVUS_TOKEN", ""))
 
 
-def _create_rows(client: Any, collection: str, dimension: int, exact: bool) -> None:
-    from pymilvus import DataType
-
-    schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
-    schema.add_field("key", DataType.VARCHAR, is_primary=True, max_length=1024)
-    schema.add_field("text", DataType.VARCHAR, max_length=LONGEST)
-    schema.add_field("metadata", DataType.VARCHAR, max_length=LONGEST)
-    schema.add_field("fields", DataType.JSON)
-    schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dimension)
-    index = client.prepare_index_params()
-    # of unit vectors the inner product is the cosine, and 0 for a zero vector
-    index.add_index("vector", index_type="FLAT" if exact else "AUTOINDEX", metric_type="IP")
-    client.create_collection(collection, schema=schema, index_params=index, consistency_level="Strong")
-
-
-def _create_about(client: Any, collection: str) -> None:
-    from pymilvus import DataType
-
-    schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
-    schema.add_field("number", DataType.INT64, is_primary=True)
-    schema.add_field("values", DataType.VARCHAR, max_length=LONGEST)
-    schema.add_field("nothing", DataType.FLOAT_VECTOR, dim=2)  # Milvus wants a vector in each collection
-    index = client.prepare_index_params()
-    index.add_index("nothing", index_type="FLAT", metric_type="IP")
-    client.create_collection(_about_name(collection), schema=schema, index_params=index, consistency_level="Strong")
+@contextmanager
+def _quiet(wanted: bool) -> Iterator[None]:
+    """Without the errors that milvus-lite logs, and gets over, because it has no clock of its own."""
+    loggers = [logging.getLogger(name) for name in ("pymilvus", "grpc._server")] if wanted else []
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 @contextmanager
@@ -426,4 +376,4 @@ def _explained(uri: str) -> Iterator[None]:
         yield
     except MilvusException as error:
         reason = " ".join(str(error.message).split())[:200]
-        raise SearchError(f"{uri}: Milvus refuses: {reason}; check that it runs and that the address is right") from error
+        raise SearchError(f"{uri}: Milvus refuses: {reason}; check the address and that it runs") from error

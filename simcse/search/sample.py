@@ -9,6 +9,7 @@ import numpy as np
 
 from simcse.search.identity import Matrix
 from simcse.search.index import SearchIndex
+from simcse.search.milvus import MilvusIndex
 from simcse.search.store import Id
 
 __all__ = ["Sample", "sample_of", "vectors_of"]
@@ -29,9 +30,11 @@ def sample_of(index: SearchIndex, size: int, seed: int = 0) -> Sample:
     Args:
         index: to draw from.
         size: how many.
-        seed: the same index and seed give the same sample.
+        seed: the same index and seed give the same sample. Rows in Milvus are its first ones: it draws none.
     """
-    view = index._state.current()
+    if isinstance(index, MilvusIndex):
+        return Sample(*index.sample(size))
+    view = index.view
     slots = np.arange(len(view.matrix)) if view.live is None else np.flatnonzero(view.live)
     if len(slots) > size:
         slots = np.sort(np.random.default_rng(seed).choice(slots, size, replace=False))
@@ -42,6 +45,8 @@ def sample_of(index: SearchIndex, size: int, seed: int = 0) -> Sample:
 
 def vectors_of(index: SearchIndex, ids: Sequence[Id]) -> dict[Id, Matrix]:
     """Unit vector (d,) of each id; ids that are not there are left out."""
-    view = index._state.current()
+    if isinstance(index, MilvusIndex):
+        return index.vectors_found(ids)
+    view = index.view
     slots = view.store.slots(list(ids))
     return {key: np.array(view.matrix[slot]) for key, slot in slots.items() if slot < len(view.matrix)}

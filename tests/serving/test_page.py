@@ -212,7 +212,7 @@ def test_a_token_is_asked_for_until_it_is_right(browser, serve, index, encoder, 
 def test_the_interface_can_be_tried_on_its_page(browser, url):
     ready(browser, f"{url}/docs")
     assert "/api/search" in texts(browser, "summary .code")
-    one(browser, "details[open] button").click()
+    one(browser, "details[open] button").send_keys(Keys.ENTER)
     until(lambda: '"score"' in one(browser, "details[open] .inside pre").text)
 
 
@@ -232,7 +232,7 @@ def test_it_fits_from_phone_to_desktop_in_light_and_dark(browser, url, sentences
     weak = browser.execute_script(
         """const channels = c => c.match(/[\\d.]+/g).map(Number);
         const linear = v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
-        const light = c => c.slice(0, 3).map(v => linear(v / 255)).reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+        const light = ([r, g, b]) => 0.2126 * linear(r / 255) + 0.7152 * linear(g / 255) + 0.0722 * linear(b / 255);
         const ground = e => { for (; e; e = e.parentElement) { const c = getComputedStyle(e).backgroundColor;
           if (c.startsWith("rgb(")) return channels(c); if (c.startsWith("oklab")) return null; } return null; };
         const weak = [];
