@@ -60,7 +60,8 @@ class HybridSearch:
             top_k: how many at most.
             where: metadata that hits must have, as in `SearchIndex.search`.
             weight: share of the vectors in the fused score; the rest is BM25's. 1 is the order of the vectors alone.
-                The default is the best of 0, .3, .5, .7 on NPL with all-MiniLM-L6-v2: nDCG@10 .449, vectors alone .434.
+                The default raises nDCG@10 of all-MiniLM-L6-v2 from .434 to .449 on NPL, from .644 to .669 on SciFact
+                (.426 and .690 with 0.5).
 
         Returns:
             Hits whose score is the fused one, `weight / (60 + rank) + (1 - weight) / (60 + rank)`, scaled so that the

@@ -10,7 +10,6 @@ for hit in index.search(["Who plays?"], top_k=5)[0]:
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import numpy.typing as npt
 
 from simcse.errors import ConfigError, SearchError
 from simcse.search.documents import Document, documents
+from simcse.search.hit import Hit
 from simcse.search.identity import Encode, Identity, Matrix, checked_units, unit_vectors
 from simcse.search.nearest import nearest_rows
 from simcse.search.plan import check_kind
@@ -30,23 +30,6 @@ __all__ = ["Hit", "SearchIndex"]
 
 COMPACT_AT = 4 / 3  # rows per living row
 CHUNK = 8192  # texts encoded at a time: enough to sort by length, few enough to hold
-
-
-@dataclass(frozen=True)
-class Hit:
-    """One answer.
-
-    Attributes:
-        text: the text as it was given.
-        score: cosine similarity with the query, in [-1, 1].
-        id: the id it was given, or the number that it got; never -1.
-        metadata: what was stored with it.
-    """
-
-    text: str
-    score: float
-    id: Id
-    metadata: dict[str, Any] = field(default_factory=dict)
 
 
 class SearchIndex:
