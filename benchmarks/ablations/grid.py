@@ -1,0 +1,83 @@
+"""Grids of training runs: a base recipe, and what each variant changes in it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from simcse.console import Parser
+from simcse.errors import ConfigError, nearest
+from simcse.training.config import TrainConfig
+
+__all__ = ["GRIDS", "Grid", "Variant", "read_grid", "train_config"]
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+GRIDS = tuple(sorted(path.stem for path in (CONFIGS / "ablations").glob("*.yaml")))
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of the table."""
+
+    name: str
+    paper: float
+    """Spearman x 100 on STS-B's development set, BERT-base."""
+    options: dict[str, Any]
+    """Dotted option -> value; `$NAME` stands for one of the files that the command line gives."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """One table of the paper."""
+
+    name: str
+    title: str
+    source: str
+    base: str
+    """The recipe in configs/ that variants change."""
+    variants: list[Variant]
+
+
+def read_grid(name: str) -> Grid:
+    """Read configs/ablations/NAME.yaml.
+
+    Raises:
+        ConfigError: no such grid.
+    """
+    if name not in GRIDS:
+        raise ConfigError(f"found ablation {name!r}, expected one of {', '.join(GRIDS)}{nearest(name, GRIDS)}")
+    values = yaml.safe_load((CONFIGS / "ablations" / f"{name}.yaml").read_text(encoding="utf-8"))
+    common = values.get("options", {})
+    variants = [Variant(row["name"], row["paper"], {**common, **row["options"]}) for row in values["variants"]]
+    return Grid(name, values["title"], values["source"], values["base"], variants)
+
+
+def train_config(grid: Grid, variant: Variant, given: Mapping[str, Any]) -> TrainConfig | None:
+    """The run's configuration: the base recipe, what all runs are given, the variant's own options.
+
+    Args:
+        grid: names the base.
+        variant: its options win.
+        given: dotted option -> value, and `$NAME` -> file or None where there is none.
+
+    Returns:
+        None where the variant needs a file that is not given.
+    """
+    parser = Parser()
+    parser.add_class_arguments(TrainConfig)
+    parser.add_argument("--config", action="config")
+    own = {key: given.get(value, value) if isinstance(value, str) else value for key, value in variant.options.items()}
+    if None in own.values():
+        return None
+    plain = {key: value for key, value in given.items() if not key.startswith("$")}
+    arguments = ["--config", str(CONFIGS / f"{grid.base}.yaml")]
+    for key, value in {**plain, **own}.items():
+        arguments += [f"--{key}", value if isinstance(value, str) else json.dumps(value)]
+    options = vars(parser.instantiate(parser.parse_args(arguments)))
+    options.pop("config", None)
+    return TrainConfig(**options)
