@@ -158,4 +158,4 @@ async def _client(host: str, port: int, queries: Iterator[str], outcome: Outcome
 
 
 if __name__ == "__main__":
-    auto_cli(main)
+    auto_cli(main, as_positional=False)

@@ -29,6 +29,8 @@ def encode(
     resume: bool = True,
     device: str = "auto",
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
+    engine: Literal["local", "ray"] = "local",
+    workers: int = 2,
 ) -> None:
     """Turn texts into vectors.
 
@@ -48,7 +50,19 @@ def encode(
         resume: go on with an unfinished output of the same model and texts
         device: auto, cpu, cuda, cuda:1, ...
         dtype: precision of the weights; auto is bf16 where the device computes in it
+        engine: local, or ray for parquet files in and a folder of parquet files out, by workers of a cluster that may
+            fail on the way
+        workers: encoders at work at the same time, with engine ray
     """
+    if engine == "ray":
+        from simcse.encoder.ray_encode import encode_parquet
+
+        rows = encode_parquet(
+            sources(inputs), output, model, workers=workers, column=column, pooling=pooling, max_length=max_length,
+            normalize=normalize, device=device, dtype=dtype,
+        )  # fmt: skip
+        print(f"{output}: {rows} rows with vectors", file=sys.stderr)
+        return
     import numpy as np
 
     from simcse.data.readers import read_texts

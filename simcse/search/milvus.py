@@ -10,6 +10,7 @@ back what it has written, one that is killed leaves whole rows.
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import os
@@ -265,8 +266,11 @@ class MilvusIndex(SearchIndex):
         raise SearchError(f"{self._address}#{self._collection}: is durable in Milvus; it is not saved to {folder}")
 
     def close(self) -> None:
-        """Let the connection, or the file, go."""
+        """Let the connection, or the file, go; one process at a time holds a file."""
         self._client.close()
+        if _is_file(self._address):
+            manager: Any = importlib.import_module("milvus_lite.server_manager")
+            manager.server_manager_instance.release_server(self._address)
 
     def _search(
         self, queries: Matrix, top_k: int, min_score: float | None, where: Mapping[str, Any] | None
@@ -376,4 +380,6 @@ def _explained(uri: str) -> Iterator[None]:
         yield
     except MilvusException as error:
         reason = " ".join(str(error.message).split())[:200]
-        raise SearchError(f"{uri}: Milvus refuses: {reason}; check the address and that it runs") from error
+        raise SearchError(
+            f"{uri}: Milvus refuses: {reason}; check that it runs, and that no other process has the file open"
+        ) from error
