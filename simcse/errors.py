@@ -6,7 +6,7 @@
     ├── ModelError         a checkpoint is wrong or does not fit: names the folder or file; exit status 1
     └── SearchError        an index is wrong or does not fit: names the index; exit status 1
 
-Each message is one line that says what was found, what was expected and what to do; the command line prints it as it is.
+Each message is one line that says what was found, what was expected and what to do; the command line prints it so.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from simcse.data.augment import Augment, build_augment, read_synonyms
 from simcse.data.collate import Batch, Batches
 from simcse.data.pairs import read_scored_pairs
 from simcse.data.readers import read_texts, read_training
+from simcse.encoder.allocator import keep_freed_memory
 from simcse.encoder.model import SentenceEncoder, has_native_bf16
 from simcse.errors import ConfigError, DataError, nearest
 from simcse.evaluation.sts import SEVEN, load_task
@@ -63,6 +64,8 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
             f"--batch_size {config.batch_size} does not divide by {world()} processes; the next that does is "
             f"{-(-config.batch_size // world()) * world()}"
         )
+    if accelerator.device.type == "cpu":
+        keep_freed_memory()
     if accelerator.device.type == "cpu" and "ACCELERATE_DYNAMO_BACKEND" in os.environ:
         # under accelerate's launcher, which gives a process one thread unless told otherwise
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_world()))
