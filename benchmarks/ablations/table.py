@@ -66,16 +66,19 @@ def _figure(grid: Grid, outcomes: Sequence[Outcome]) -> Any:
     found = [mean_interval(one.scores) for one in outcomes]
     for axis, values, colour, title in (
         (axes[0], [one.variant.paper for one in outcomes], COLOURS[0], "Paper, BERT-base"),
-        (axes[1], [one.mean for one in found], COLOURS[1], "Here, MiniLM"),
+        (axes[1], [one.mean for one in found], COLOURS[1], "Here"),
     ):
         axis.plot(values, rows, "o", color=colour, ms=6)
         axis.set(xlabel="Spearman × 100, STS-B dev", title=title)
         axis.margins(x=0.15)
     for row, one in zip(rows, outcomes, strict=True):
         axes[1].plot(one.scores, [row] * len(one.scores), "|", color=COLOURS[1], ms=9)  # each seed
-    axes[1].axvline(outcomes[0].before, color="#888888", lw=1, ls="--")
-    axes[1].text(outcomes[0].before, 1.0, " before", fontsize=7, color="#666666", va="top",
-                 transform=axes[1].get_xaxis_transform())  # fmt: skip
+    before = {round(one.before, 2) for one in outcomes}
+    if len(before) == 1:  # variants of the pooling start from different places
+        axes[1].axvline(*before, color="#888888", lw=1, ls="--")
+        axes[1].text(
+            *before, 1.0, " before", fontsize=7, color="#666666", va="top", transform=axes[1].get_xaxis_transform()
+        )
     axes[0].set_yticks(rows, [one.variant.name for one in outcomes])
     axes[0].invert_yaxis()
     return figure
