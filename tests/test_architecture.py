@@ -92,7 +92,9 @@ def test_files_and_functions_hold_one_idea() -> None:
             long.append(f"{file.relative_to(PACKAGE)}: {lines} lines")
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                lines = (node.end_lineno or 0) - node.lineno
+                # a command's docstring is its --help, a line an option: what is counted stands below it
+                begin = (node.body[0].end_lineno or 0) if ast.get_docstring(node) else node.lineno
+                lines = (node.end_lineno or 0) - begin
                 if lines > 60:
                     long.append(f"{file.relative_to(PACKAGE)}:{node.lineno}: {node.name} has {lines} lines")
     assert not long
