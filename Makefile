@@ -3,6 +3,9 @@ PYTHON ?= python3
 JOBS ?= 2
 SIMCSE_DATA ?= ../shared/data
 
+# a sentence a line, for benchmarks
+TEXTS ?= $(SIMCSE_DATA)/wiki/enwiki2015_sents_1m.txt.gz
+
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -30,8 +33,13 @@ lint: $(VENV)/.installed-dev  ## check style and format
 types: $(VENV)/.installed-dev  ## check types
 	@$(BIN)/mypy
 
-bench: $(VENV)/.installed-dev  ## run every benchmark; each prints a ratio to its peer
-	@set -e; for script in $$(grep -l '^if __name__ ==' benchmarks/*.py); do echo "== $$script"; $(BIN)/python "$$script"; done
+bench: $(VENV)/.installed-bench  ## run every benchmark; each prints a ratio to its peer (needs SIMCSE_DATA)
+	$(BIN)/python benchmarks/encode.py --texts $(TEXTS) --curve docs/figures
+	$(BIN)/python benchmarks/train_step.py --texts $(TEXTS)
+	$(BIN)/python benchmarks/growth.py --texts $(TEXTS) --figures docs/figures
+	$(BIN)/python benchmarks/noise.py
+	$(BIN)/python benchmarks/search.py
+	$(BIN)/python benchmarks/serve.py --texts $(TEXTS)
 
 clean:  ## remove the environment, caches and built packages; runs/ stays
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -46,6 +46,7 @@ COMMANDS: dict[str, Command | tuple[str, dict[str, Command]]] = {
             "info": Command(index.info, {"index": None}),
         },
     ),
+    "inspect-data": Command(corpus.inspect_data, {"source": None}),
     "mine": Command(corpus.mine, {"pairs": None}),
     "dedup": Command(corpus.dedup, {"index": None}),
     "cluster": Command(corpus.cluster, {"index": None}),

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -286,3 +287,15 @@ def test_dedup_and_cluster(capsys, built, tmp_path):
     assert status == 0
     assert sum(group["size"] for group in groups) == 4
     assert {m["id"] for group in groups for m in group["members"]} == {"d0", "d1", "d2", "d3"}
+
+
+def test_inspect_data_names_what_may_harm(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "pairs.csv"
+    file.write_text("anchor,positive\na dog,a dog\na cat,a tiger\na cat,a lion\n")
+    assert main(["inspect-data", str(file)]) == 0
+    printed = capsys.readouterr().out
+    assert "3 rows" in printed
+    assert "1 row" in printed
+    assert "line 2" in printed
+    assert main(["inspect-data", str(tmp_path / "nowhere.csv")]) == 1
+    assert "nowhere.csv" in capsys.readouterr().err

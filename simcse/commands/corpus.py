@@ -10,9 +10,24 @@ from typing import Literal
 from simcse.commands.shared import load_encoder
 from simcse.errors import ConfigError, DataError
 
-__all__ = ["cluster", "dedup", "mine"]
+__all__ = ["cluster", "dedup", "inspect_data", "mine"]
 
 Dtype = Literal["auto", "fp32", "bf16", "fp16"]
+
+
+def inspect_data(source: str, *, columns: list[str] | None = None) -> None:
+    """Tell what in a training file may harm.
+
+    Reads the file to its end, as train.py would: rows, repeated texts, lengths, blank fields, markup and control
+    characters, positives that equal their anchor.
+
+    Args:
+        source: txt, csv, tsv, jsonl or parquet; .gz too
+        columns: names of the columns to take, in this order; default all of the file's 1 to 3
+    """
+    from simcse.data.inspect import inspect, render
+
+    print(render(inspect(source, columns=columns)))
 
 
 def mine(

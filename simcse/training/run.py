@@ -9,12 +9,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from accelerate import Accelerator
 
 from simcse.encoder.model import SentenceEncoder
 from simcse.errors import ConfigError
 from simcse.evaluation.report import versions
+from simcse.evaluation.statistics import mean_interval
 from simcse.evaluation.sts import SEVEN
 from simcse.evaluation.suite import evaluate
 from simcse.files import replaced_file
@@ -134,7 +134,7 @@ def summarize(config: TrainConfig, reports: list[dict[str, Any]]) -> dict[str, A
 
 
 def spread_of(values: list[float]) -> dict[str, float]:
-    """Mean, sample standard deviation, least and greatest."""
-    each = np.array(values, dtype=np.float64)
-    spread = {"mean": each.mean(), "std": each.std(ddof=1), "min": each.min(), "max": each.max()}
-    return {key: float(value) for key, value in spread.items()}
+    """Mean, sample deviation, least and greatest, and the mean's 95 % interval (Student's t) from low to high."""
+    found = mean_interval(values)
+    ends = {"low": found.low, "high": found.high, "min": found.least, "max": found.greatest}
+    return {"mean": found.mean, "std": found.std, **ends}

@@ -25,7 +25,11 @@ def summary(report: dict[str, Any]) -> str:
 
     table = Table(title=None)
     several = "seeds" in report
-    for name in ("task", "measure", *(("mean", "spread", "range") if several else ("before", "after"))):
+    for name in (
+        "task",
+        "measure",
+        *(("mean", "95 % interval", "spread", "range") if several else ("before", "after")),
+    ):
         table.add_column(name, justify="left" if name in ("task", "measure") else "right", overflow="fold")
     for row in seed_rows(report) if several else run_rows(report):
         table.add_row(*row)
@@ -64,7 +68,14 @@ def seed_rows(report: dict[str, Any]) -> list[list[str]]:
     if "average" in report:
         rows.append(("average of 7", "spearman", report["average"]))
     return [
-        [task, NAMES[key], number(s["mean"]), f"+- {number(s['std'])}", f"{number(s['min'])} to {number(s['max'])}"]
+        [
+            task,
+            NAMES[key].removesuffix(" x 100"),
+            number(s["mean"]),
+            f"{number(s['low'])} to {number(s['high'])}",
+            f"+- {number(s['std'])}",
+            f"{number(s['min'])} to {number(s['max'])}",
+        ]
         for task, key, s in rows
     ]
 

@@ -202,6 +202,7 @@ def test_seeds_report_mean_and_spread(config: TrainConfig) -> None:
     assert scores["mean"] == pytest.approx(sum(each) / 3)
     assert (scores["min"], scores["max"]) == (min(each), max(each))
     assert scores["std"] == pytest.approx(torch.tensor(each, dtype=torch.float64).std().item())
+    assert scores["low"] < scores["mean"] < scores["high"]
     assert len(set(each)) > 1  # seeds do make a difference
     shutil.rmtree(Path(config.output_dir) / "seed-44")
     assert train(replace(config, resume="auto"))["tasks"] == summary["tasks"]  # only the third is run again

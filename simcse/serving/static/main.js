@@ -27,6 +27,7 @@ const search = new SearchBox({
   found: (query, hits) => map.light(query, hits).catch(tell),
   pointed: (id) => map.point(id),
 });
+if (document.activeElement === document.body) document.getElementById("query").focus({ preventScroll: true });
 heat = new HeatMap();
 heat.run();
 await map.load();
