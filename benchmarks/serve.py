@@ -1,7 +1,7 @@
 """Searches a second through the service: 64 clients on loopback, encoding included, with and without micro-batching.
 
     python benchmarks/serve.py --texts wiki.txt.gz
-    python benchmarks/serve.py --texts wiki.txt.gz --documents 20000 --index /tmp/idx   # an index to keep
+    python benchmarks/serve.py --texts wiki.txt.gz --documents 20000 --index idx   # an index to keep
 
 Builds an index of the first `--documents` lines (once, where `--index` names a folder), serves it by `simcse serve` in
 a process of its own, and lets each client send its next search when the answer to the last has come. Queries are whole

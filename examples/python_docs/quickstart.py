@@ -1,7 +1,7 @@
 """The whole road on Python's own documentation, as the commands that a user types for data of his own.
 
     python examples/python_docs/quickstart.py
-    python examples/python_docs/quickstart.py --config configs/quickstart-unsup.yaml --least_gain 2
+    python examples/python_docs/quickstart.py --config configs/quickstart-unsup.yaml --least_gain 1
 
 Corpus, training with a judgement before and after, index, three questions. Run again, it takes up an interrupted
 training, and does not repeat a finished one. It fails if training did not help.
