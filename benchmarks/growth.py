@@ -144,8 +144,13 @@ def draw(folder: Path, by_batch: list[Cost], cached: list[Cost], by_length: list
     time_axes.set(xscale="log", yscale="log", xlabel="rows in a batch", ylabel="seconds a step")
     memory_axes.set(xscale="log", xlabel="rows in a batch", ylabel="peak memory (GB)", ylim=0)
     length_axes.set(xscale="log", yscale="log", xlabel="tokens in a text", ylabel="seconds a step of 32 rows")
-    for axes in (time_axes, memory_axes, length_axes):
+    for axes, ticks in ((time_axes, (32, 128, 512, 2048)), (memory_axes, (32, 128, 512, 2048)), (length_axes, LENGTHS)):
+        axes.set_xticks(ticks, [str(tick) for tick in ticks])
+        axes.minorticks_off()
         axes.grid(alpha=0.3)
+    for axes, ticks in ((time_axes, (0.25, 0.5, 1, 2, 4, 8, 16)), (length_axes, (0.125, 0.25, 0.5, 1, 2, 4))):
+        axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()
     for axes in (time_axes, memory_axes):
         axes.legend()
     figure.savefig(folder / "growth.png", dpi=120)
