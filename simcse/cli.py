@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from simcse.commands import compare, corpus, encode, index, plot, postprocess, serve
+from simcse.commands import compare, corpus, encode, export, index, plot, postprocess, serve
 from simcse.console import Parser, run
 
 __all__ = ["main"]
@@ -50,6 +50,7 @@ COMMANDS: dict[str, Command | tuple[str, dict[str, Command]]] = {
     "mine": Command(corpus.mine, {"pairs": None}),
     "dedup": Command(corpus.dedup, {"index": None}),
     "cluster": Command(corpus.cluster, {"index": None}),
+    "export": Command(export.export, {"model": None}),
     "serve": Command(serve.serve, {"index": None}),
     "compare": Command(compare.compare, {"a": None, "b": None}, ("tasks",)),
     "plot": Command(plot.plot, {"runs": "+"}, ("kinds", "formats")),

@@ -299,3 +299,25 @@ def test_inspect_data_names_what_may_harm(tmp_path: Path, capsys: pytest.Capture
     assert "line 2" in printed
     assert main(["inspect-data", str(tmp_path / "nowhere.csv")]) == 1
     assert "nowhere.csv" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_export_loads_everywhere(tiny_bert: Path, tmp_path: Path, sentences: list[str], dtype: str) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    output = tmp_path / "out"
+    command = ["export", str(tiny_bert), "--output", str(output), "--pooling", "mean", "--dtype", dtype]
+    assert main(command) == 0
+    assert main(command) == 0  # an older export is replaced
+    ours = SentenceEncoder.from_pretrained(output, device="cpu", dtype="fp32").encode(sentences)
+    peer = SentenceTransformer(str(output), device="cpu", model_kwargs={"dtype": "float32"}).encode(sentences)
+    np.testing.assert_allclose(ours, peer, atol=1e-5)
+    plain = SentenceEncoder.from_pretrained(tiny_bert, pooling="mean", device="cpu", dtype="fp32").encode(sentences)
+    np.testing.assert_allclose(ours, plain, atol=1e-6 if dtype == "fp32" else 2e-2)
+
+
+def test_export_overwrites_nothing_else(tiny_bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "diary.txt").write_text("dear diary")
+    assert main(["export", str(tiny_bert), "--output", str(tmp_path)]) == 2
+    assert "holds something else" in capsys.readouterr().err
+    assert (tmp_path / "diary.txt").read_text() == "dear diary"
