@@ -101,7 +101,7 @@ def test_the_packaged_model_is_found(path: Path) -> None:
 
 def training_file(folder: Path, config: TrainConfig, sentences: list[str]) -> Path:
     """A file of the kind that the recipe names: text, pairs or triplets."""
-    header = {"nli": "sent0,sent1,hard_neg", "train.csv": "anchor,positive"}
+    header = {"nli": "sent0,sent1,hard_neg", "train.csv": "anchor,positive", "corpus.jsonl": "text"}
     columns = next((names for key, names in header.items() if key in config.data.train), None)
     path = folder / ("train.csv" if columns else "train.txt")
     count = 1 + columns.count(",") if columns else 1

@@ -62,7 +62,9 @@ def encode_parquet(
     normalize: bool = True,
     **options: Any,
 ) -> int:
-    """Encode a column of Parquet files; the rows keep their order and their other columns.
+    """Encode a column of Parquet files; the rows keep their other columns, and their order.
+
+    Where a worker died, blocks that were done again may stand behind later ones: keep a column that numbers the rows.
 
     Joins the cluster that `RAY_ADDRESS` names, else starts Ray on this machine for the time of the call. Every node
     must reach `model`, the inputs and the output under the same names. A worker takes an accelerator, if there is any.
@@ -93,6 +95,8 @@ def encode_parquet(
     if not Path(model).exists() and model.startswith((".", "/")):
         raise ConfigError(f"--model: found {model!r}, no such folder")
     name = str(Path(model).resolve()) if Path(model).is_dir() else model
+    with suppress(ImportError):  # Ray's threads import it all at once, and the second one finds it half done
+        importlib.import_module("fsspec.implementations.http")
     with _ray(workers) as ray, replaced_folder(output) as new:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False

@@ -44,7 +44,10 @@ def workers_of(process):
 
 @NO_RAY
 def test_a_worker_killed_midway_loses_nothing(tiny_bert, sentences, tmp_path):
-    """SIGKILL hits a worker once the first rows are written; all rows come out, in order, with the local vectors."""
+    """SIGKILL hits a worker once the first rows are written; all rows come out once, with the local vectors.
+
+    Blocks that were done again may stand behind later ones, so rows are compared in the order of their ids.
+    """
     count = 12_000
     texts = [f"{sentences[i % 64]} {i} {i * 7919 % 1000}" for i in range(count)]
     for part in range(2):
@@ -77,7 +80,7 @@ def test_a_worker_killed_midway_loses_nothing(tiny_bert, sentences, tmp_path):
     assert killed is not None
     assert f"out: {count} rows with vectors" in told
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in0.parquet", "in1.parquet", "out"]
-    table = pq.read_table(tmp_path / "out")
+    table = pq.read_table(tmp_path / "out").sort_by("id")
     assert table["id"].to_pylist() == list(range(count))
     assert table["text"].to_pylist() == texts
     expected = SentenceEncoder.from_pretrained(tiny_bert, dtype="fp32").encode(texts)
