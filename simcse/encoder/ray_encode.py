@@ -95,8 +95,6 @@ def encode_parquet(
     if not Path(model).exists() and model.startswith((".", "/")):
         raise ConfigError(f"--model: found {model!r}, no such folder")
     name = str(Path(model).resolve()) if Path(model).is_dir() else model
-    with suppress(ImportError):  # Ray's threads import it all at once, and the second one finds it half done
-        importlib.import_module("fsspec.implementations.http")
     with _ray(workers) as ray, replaced_folder(output) as new:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
