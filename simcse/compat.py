@@ -7,9 +7,9 @@
 
 Calls, defaults and shapes of results are those of the original; the work is done by `SentenceEncoder` and
 `SearchIndex`.
-What differs: the checkpoint decides whether its head is used, not a word in its path; queries in a list keep
-`threshold` and `top_k` in brute-force search too; there is never a hit that is not there; wrong input is one clear
-line.
+What differs: where a checkpoint says itself whether its head is used, that counts, and not a word in its path; queries
+in a list keep `threshold` and `top_k` in brute-force search too; there is never a hit that is not there; wrong input is
+one clear line.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ class SimCSE:
             num_cells: cells of the approximate index of `build_index(faiss_fast=True)`.
             num_cells_in_search: at least so many of them are searched.
             pooler: `cls` takes the trained head that the checkpoint holds, `cls_before_pooler` the vector before it,
-                `avg`, `avg_top2`, `avg_first_last` average; default what the checkpoint says, without a head if it is
-                silent.
+                `avg`, `avg_top2`, `avg_first_last` average; default what the checkpoint says; where it
+                is silent, as in the original, `cls_before_pooler` if its name holds "unsup", else `cls`.
 
         Raises:
             ModelError: no such checkpoint, a damaged one, or one without the head that `pooler="cls"` asks for.
@@ -255,12 +255,10 @@ def _load(name: str, device: str, pooler: str | None) -> SentenceEncoder:
             name, pooling=POOLERS[pooler], projection="none", device=device, dtype="fp32"
         )
     if layout.pooling is None and _holds_pooler(layout.folder):
-        log.warning(
-            "%s does not say whether its pooler was trained for sentences: taking [CLS] without it; "
-            "pooler='cls' takes it "
-            "(supervised models of the original package), pooler='cls_before_pooler' confirms this choice",
-            name,
-        )
+        # the checkpoint is silent; the original package then went by the name, and its users' vectors depend on it
+        rule = "cls_before_pooler" if "unsup" in name else "cls"
+        log.info("%s does not say whether its head belongs to it: taking pooler=%r, by its name", name, rule)
+        return _load(name, device, rule)
     return SentenceEncoder.from_pretrained(name, device=device, dtype="fp32")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import shutil
 
 import numpy as np
 import pytest
@@ -113,19 +114,19 @@ def test_an_index_from_a_file_and_additions(minilm, tmp_path):
     assert model.search("It is raining.", top_k=1)[0][0] == "It rains."
 
 
-def test_the_pooler_says_which_vector(tiny_bert, caplog):
+def test_the_pooler_says_which_vector(tiny_bert, tmp_path):
     """`cls` is the head of the checkpoint, tanh(W h + b), on the vector that `cls_before_pooler` gives."""
     before = SimCSE(str(tiny_bert), pooler="cls_before_pooler")
     raw = before.encode(SENTENCES[:2], normalize_to_unit=False)
-    assert not caplog.records
-    default = SimCSE(str(tiny_bert))
-    assert "taking [CLS] without it" in caplog.text
-    torch.testing.assert_close(default.encode(SENTENCES[:2], normalize_to_unit=False), raw)
     head = before.model.__class__.from_pretrained(tiny_bert).pooler
     with torch.no_grad():
         expected = torch.tanh(head.dense(raw))
     after = SimCSE(str(tiny_bert), pooler="cls").encode(SENTENCES[:2], normalize_to_unit=False)
     torch.testing.assert_close(after, expected, atol=1e-5, rtol=1e-4)
+    # a folder that says nothing: the original package went by its name
+    torch.testing.assert_close(SimCSE(str(tiny_bert)).encode(SENTENCES[:2], normalize_to_unit=False), after)
+    unsup = shutil.copytree(tiny_bert, tmp_path / "unsup-simcse")
+    torch.testing.assert_close(SimCSE(str(unsup)).encode(SENTENCES[:2], normalize_to_unit=False), raw)
     mean = SentenceEncoder.from_pretrained(tiny_bert, pooling="mean", dtype="fp32").encode(SENTENCES[:2])
     np.testing.assert_allclose(SimCSE(str(tiny_bert), pooler="avg").encode(SENTENCES[:2]).numpy(), mean, atol=1e-5)
 
