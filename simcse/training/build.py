@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
 from torch import Tensor
@@ -17,7 +17,7 @@ from simcse.data.collate import Batch, Batches
 from simcse.data.pairs import read_scored_pairs
 from simcse.data.readers import read_texts, read_training
 from simcse.encoder.allocator import keep_freed_memory
-from simcse.encoder.model import SentenceEncoder, has_native_bf16
+from simcse.encoder.model import SentenceEncoder, has_native_bf16, pick_device
 from simcse.errors import ConfigError, DataError, nearest
 from simcse.evaluation.sts import SEVEN, load_task
 from simcse.objectives import OBJECTIVES, SCORES, build_objective, queue_scores
@@ -54,7 +54,9 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
         raise ConfigError("--precision fp16 needs an accelerator and there is none here; say auto, bf16 or fp32")
     precision = config.precision
     if precision == "auto":
-        precision = "bf16" if has_native_bf16(PartialState().device) else "fp32"
+        # not from accelerate's state: whoever asks that first decides on processes and devices, too
+        on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+        precision = "bf16" if has_native_bf16(pick_device("cpu" if on_cpu else "auto")) else "fp32"
     AcceleratorState._reset_state()  # a second run in this process may ask for another precision
     accelerator = Accelerator(
         mixed_precision=MIXED[precision], log_with=config.trackers or None, project_dir=config.output_dir
