@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from functools import partial
 from typing import Literal
 
 from simcse.console import Parser, run
@@ -17,7 +16,9 @@ def build_parser() -> Parser:
         prog="evaluate.py",
         description="Judge an encoder on STS, transfer, retrieval, own files, and by its vectors' geometry.",
     )
-    parser.add_argument("--model", type=str, required=True, help="folder of a model, hub id, or package:NAME")
+    parser.add_argument("--model", type=str, required=True, help=(
+        "folder of a checkpoint, a run or a map of simcse postprocess; hub id, or package:NAME"
+    ))  # fmt: skip
     parser.add_argument("--pooling", type=str | None, help="instead of what the model says (cls, mean, ...)")
     parser.add_argument("--dtype", type=Literal["auto", "fp32", "bf16", "fp16"], default="auto", help="of the weights")
     parser.add_argument("--device", type=str, default="auto", help="auto takes the accelerator, if there is one")
@@ -47,27 +48,19 @@ def main(argv: Sequence[str]) -> None:
     """
     options = build_parser().parse_args(list(argv))
     # heavy, and not wanted for --help
-    from simcse import SentenceEncoder
+    from simcse.commands.models import encoder_of, open_model
     from simcse.evaluation.report import check_output
     from simcse.evaluation.suite import evaluate
 
     check_output(options.output)
-    encoder = SentenceEncoder.from_pretrained(
-        options.model, pooling=options.pooling, device=options.device, dtype=options.dtype
-    )
-    settings = {
-        "pooling": encoder.pooling,
-        "max_length": encoder.max_length,
-        "dtype": str(encoder.dtype).removeprefix("torch."),
-        "device": str(encoder.device),
-    }
+    model = open_model(encoder_of(options.model), options.device, options.dtype, pooling=options.pooling)
     report = evaluate(
-        partial(encoder.encode, batch_size=options.batch_size, show_progress=sys.stderr.isatty()),
+        model.encoding(batch_size=options.batch_size, show_progress=sys.stderr.isatty()),
         [name for part in options.tasks for name in part.split(",") if name],
         options.data_dir,
         aggregation=options.aggregation,
         model=options.model,
-        settings=settings,
+        settings=model.settings,
         on_task=lambda name: print(f"measuring {name}", file=sys.stderr),
     )
     print(report.to_markdown() if options.markdown else report.to_terminal())

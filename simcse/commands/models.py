@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simcse.commands.shared import load_encoder
-from simcse.errors import ModelError
+from simcse.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
+    from simcse.encoder.model import SentenceEncoder
     from simcse.evaluation.judge import Encode
+    from simcse.evaluation.postprocess import Fitted
 
-__all__ = ["config_of", "encoders_of", "load_encode", "short_names"]
+__all__ = ["Model", "config_of", "encoder_of", "encoders_of", "load_encode", "open_model", "short_names"]
 
 
 def encoders_of(run: str) -> list[str]:
@@ -35,6 +38,22 @@ def encoders_of(run: str) -> list[str]:
     return [str(one / "best") for one in folders]
 
 
+def encoder_of(run: str) -> str:
+    """The one encoder behind a name.
+
+    Raises:
+        ConfigError: a run of several seeds.
+        ModelError: a run folder without best/ yet.
+    """
+    found = encoders_of(run)
+    if len(found) > 1:
+        raise ConfigError(
+            f"--model {run}: holds {len(found)} seeds, expected one encoder; name one of them, such as {found[0]} "
+            "(simcse compare takes them all)"
+        )
+    return found[0]
+
+
 def config_of(run: str) -> dict[str, Any]:
     """The content of the run's `config.yaml`, that of its first seed where there are several; empty without one."""
     import yaml
@@ -45,21 +64,72 @@ def config_of(run: str) -> dict[str, Any]:
     return loaded if isinstance(loaded, dict) else {}
 
 
-def load_encode(name: str, device: str, dtype: str, *, normalize: bool = True, show_progress: bool = False) -> Encode:
-    """The callable of a checkpoint, or of a folder that `simcse postprocess` wrote: its encoder, then the map.
+@dataclass(frozen=True)
+class Model:
+    """An encoder, and the map that was fitted on its vectors, if there is one."""
+
+    encoder: SentenceEncoder
+    fitted: Fitted | None = None
+
+    def encoding(self, **options: Any) -> Encode:
+        """Texts -> (n, k) unit vectors; the options are those of `SentenceEncoder.encode`."""
+        if self.fitted is None:
+            return partial(self.encoder.encode, **options)
+        return self.fitted(partial(self.encoder.encode, normalize=False, **options))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a report's protocol says of it."""
+        said = {
+            "pooling": self.encoder.pooling,
+            "max_length": self.encoder.max_length,
+            "dtype": str(self.encoder.dtype).removeprefix("torch."),
+            "device": str(self.encoder.device),
+        }
+        if self.fitted is not None:
+            about = self.fitted.about
+            said["encoder"] = about["encoder"]
+            said["postprocess"] = (
+                f"{self.fitted.kind}, {about['d']} -> {about['k']}, fitted on {about['texts']:,} texts"
+            )
+        return said
+
+
+def open_model(name: str, device: str, dtype: str, *, pooling: str | None = None) -> Model:
+    """A checkpoint, or a folder that `simcse postprocess` wrote: its encoder, and the map.
 
     Raises:
-        ModelError: no such model, or a damaged one.
+        ConfigError: a pooling is asked of a map, which was fitted on one.
+        ModelError: no such model, or a damaged one; the encoder of a map is not the one that it was fitted on.
     """
     from simcse.evaluation.postprocess import SETTINGS, Fitted
 
     if not (Path(name) / SETTINGS).is_file():
-        return partial(load_encoder(name, device, dtype).encode, normalize=normalize, show_progress=show_progress)
+        return Model(load_encoder(name, device, dtype, pooling=pooling))
     fitted = Fitted.load(name)
-    if "encoder" not in fitted.about:
+    about = fitted.about
+    if "encoder" not in about:
         raise ModelError(f"{name}: does not say which encoder it was fitted on; fit it by simcse postprocess")
-    encoder = load_encoder(fitted.about["encoder"], device, dtype, pooling=fitted.about.get("pooling"))
-    return fitted(partial(encoder.encode, normalize=False, show_progress=show_progress))
+    if pooling not in (None, about.get("pooling")):
+        raise ConfigError(
+            f"--pooling {pooling}: {name} was fitted on pooling {about.get('pooling')}; leave the option out, or fit "
+            "anew by simcse postprocess --pooling"
+        )
+    try:
+        encoder = load_encoder(about["encoder"], device, dtype, pooling=about.get("pooling"))
+    except ModelError as error:
+        raise ModelError(f"{name}: its encoder does not load: {error}") from error
+    if about.get("fingerprint", encoder.fingerprint) != encoder.fingerprint:
+        raise ModelError(
+            f"{name}: {about['encoder']} has other weights or settings ({encoder.fingerprint}) than it had at the fit "
+            f"({about['fingerprint']}); fit anew by simcse postprocess"
+        )
+    return Model(encoder, fitted)
+
+
+def load_encode(name: str, device: str, dtype: str, *, show_progress: bool = False) -> Encode:
+    """The callable of `open_model`."""
+    return open_model(name, device, dtype).encoding(show_progress=show_progress)
 
 
 def short_names(names: list[str]) -> list[str]:

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from simcse.commands.models import encoder_of
 from simcse.commands.shared import load_encoder
 from simcse.errors import ConfigError
 
@@ -32,12 +33,12 @@ def postprocess(
 ) -> None:
     """Fit whitening or a normalising flow on an encoder's vectors.
 
-    The folder written can be named wherever simcse compare and simcse plot take a model. The encoder is not copied:
-    the folder holds its name.
+    The folder written can be named wherever evaluate.py, simcse compare and simcse plot take a model. The encoder is
+    not copied: the folder holds its name.
 
     Args:
         input: file of texts to fit on: txt, csv, tsv, jsonl or parquet
-        model: folder of a checkpoint, hub id, or package:NAME
+        model: folder of a run or a checkpoint, hub id, or package:NAME
         output: folder to write; an older one is replaced
         kind: whitening (Su et al. 2021) or flow (RealNVP, in place of BERT-flow's Glow; Li et al. 2020)
         dimensions: of the whitened vectors; default all
@@ -59,13 +60,18 @@ def postprocess(
     if Path(output).is_file():
         raise ConfigError(f"--output {output}: is a file, expected a folder")
     texts = [text for text in itertools.islice(read_texts(input, column=column), max_texts) if text.strip()]
-    encoder = load_encoder(model, device, dtype, pooling=pooling)
+    encoder = load_encoder(encoder_of(model), device, dtype, pooling=pooling)
     fitted = fit(
         partial(encoder.encode, normalize=False, show_progress=sys.stderr.isatty()),
         texts,
         kind=kind,
         dimensions=dimensions,
-        about={"encoder": encoder.name, "pooling": encoder.pooling, "fitted_on": input},
+        about={
+            "encoder": encoder.name,
+            "fingerprint": encoder.fingerprint,
+            "pooling": encoder.pooling,
+            "fitted_on": input,
+        },
         **({"epochs": epochs, "blocks": blocks, "seed": seed} if kind == "flow" else {}),
     )
     fitted.save(output)
