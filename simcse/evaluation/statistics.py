@@ -224,15 +224,14 @@ def resampled_spearman(
     for first in range(0, resamples, BLOCK):
         rows = min(BLOCK, resamples - first)
         counts = np.concatenate([rng.multinomial(size, np.full(size, 1 / size), rows) for size in sizes], axis=1)
-        gold_ranks = _centred(sorted_gold.ranks(counts), counts)  # (r, n)
+        gold_ranks, gold_spread = sorted_gold.ranks(counts)
+        # deviations times counts sum to 0, so the cosines' ranks need not be centred
+        weights = counts * (gold_ranks - (len(gold) + 1) / 2)  # (r, n); mid-ranks of n have the mean (n + 1) / 2
         for k, of_encoder in enumerate(sorted_cosines):
-            ranks = _centred(of_encoder.ranks(counts), counts)
-            together = np.einsum("rn,rn,rn->r", counts, ranks, gold_ranks)
-            alone = np.einsum("rn,rn,rn->r", counts, ranks, ranks) * np.einsum(
-                "rn,rn,rn->r", counts, gold_ranks, gold_ranks
-            )
+            ranks, spread = of_encoder.ranks(counts)
+            covariance = np.einsum("rn,rn->r", weights, ranks)
             with np.errstate(invalid="ignore"):
-                found[first : first + rows, k] = 100 * together / np.sqrt(alone)
+                found[first : first + rows, k] = 100 * covariance / np.sqrt(gold_spread * spread)
     return found
 
 
@@ -247,18 +246,16 @@ class _Sorted:
         self._group = np.empty(len(values), dtype=np.int64)  # (n,) of each value, in the caller's order
         self._group[self._order] = np.cumsum(is_new) - 1
 
-    def ranks(self, counts: NDArray[np.int64]) -> Floats:
-        """(R, n) mid-ranks of the values in samples that hold value i `counts[r, i]` times."""
+    def ranks(self, counts: NDArray[np.int64]) -> tuple[Floats, Floats]:
+        """Of samples that hold value i `counts[r, i]` times, n in all, the mid-ranks of the values (R, n), and the sum
+        of the squared deviations of the sample's ranks (R,): (n^3 - n) / 12, less (s^3 - s) / 12 for a tie of s.
+        """
         sizes = np.add.reduceat(counts[:, self._order], self._first, axis=1)  # (R, g)
         middle = np.cumsum(sizes, axis=1) - (sizes - 1) / 2
+        n = len(self._order)
+        spread = (n**3 - np.einsum("rg,rg,rg->r", sizes, sizes, sizes)) / 12  # sum s = n
         ranks: Floats = middle[:, self._group]
-        return ranks
-
-
-def _centred(ranks: Floats, counts: NDArray[np.int64]) -> Floats:
-    # the mean of mid-ranks 1..N is (N + 1) / 2 whatever the ties
-    centred: Floats = ranks - (counts.sum(axis=1, keepdims=True) + 1) / 2
-    return centred
+        return ranks, spread
 
 
 def _by_task(
