@@ -1,7 +1,8 @@
-"""The paper's ablations from MiniLM at [CLS], a table and a figure each:
+"""The paper's ablations from MiniLM at [CLS], and studies of our own, a table and a figure each:
 
-    python -m benchmarks.ablations --data_dir data              # all of them: some 45 runs of 100 steps
+    python -m benchmarks.ablations --data_dir data              # the paper's, all: some 45 runs of 100 steps
     python -m benchmarks.ablations dropout --data_dir data --seeds 3
+    python -m benchmarks.ablations objectives-unsup objectives-sup --data_dir data --seeds 5 --steps 60
 
 A finished run is not run again, so that a stopped command goes on where it was.
 """
@@ -28,8 +29,8 @@ from simcse.training.config import TrainConfig
 
 def build_parser() -> Parser:
     """The options, with their help."""
-    parser = Parser(prog="python -m benchmarks.ablations", description="Redo the ablations of the SimCSE paper.")
-    parser.add_argument("grids", nargs="*", type=str, default=[], help=f"of {', '.join(GRIDS)}; default all")
+    parser = Parser(prog="python -m benchmarks.ablations", description="Redo the SimCSE paper's ablations, and more.")
+    parser.add_argument("grids", nargs="*", type=str, default=[], help=f"of {', '.join(GRIDS)}; default the paper's")
     parser.add_argument("--data_dir", type=str | None, default=os.environ.get("SIMCSE_DATA"), help=(
         "folder with senteval, nli, wiki and ir; default: the environment's SIMCSE_DATA"))  # fmt: skip
     parser.add_argument("--train", type=str | None, help="sentences; default DATA_DIR/wiki/enwiki2015_sents_1m.txt.gz")
@@ -57,7 +58,7 @@ def main(argv: Sequence[str]) -> None:
         if getattr(options, name) < 1:
             raise ConfigError(f"--{name} is {getattr(options, name)}: at least 1")
     grids = [read_grid(name) for name in options.grids or GRIDS]
-    for grid in grids:
+    for grid in grids if options.grids else [grid for grid in grids if grid.source]:
         run_grid(grid, given_to(grid, options), options)
 
 

@@ -25,19 +25,20 @@ class Variant:
     """One row of the table."""
 
     name: str
-    paper: float
-    """Spearman x 100 on STS-B's development set, BERT-base."""
+    paper: float | None
+    """Spearman x 100 on STS-B's development set, BERT-base; None where the paper has no such row."""
     options: dict[str, Any]
     """Dotted option -> value; `$NAME` stands for one of the files that the command line gives."""
 
 
 @dataclass(frozen=True)
 class Grid:
-    """One table of the paper."""
+    """One table of the paper, or a study of our own."""
 
     name: str
     title: str
-    source: str
+    source: str | None
+    """Where in the paper; None: not in it."""
     base: str
     """The recipe in configs/ that variants change."""
     variants: list[Variant]
@@ -53,8 +54,8 @@ def read_grid(name: str) -> Grid:
         raise ConfigError(f"found ablation {name!r}, expected one of {', '.join(GRIDS)}{nearest(name, GRIDS)}")
     values = yaml.safe_load((CONFIGS / "ablations" / f"{name}.yaml").read_text(encoding="utf-8"))
     common = values.get("options", {})
-    variants = [Variant(row["name"], row["paper"], {**common, **row["options"]}) for row in values["variants"]]
-    return Grid(name, values["title"], values["source"], values["base"], variants)
+    variants = [Variant(row["name"], row.get("paper"), {**common, **row["options"]}) for row in values["variants"]]
+    return Grid(name, values["title"], values.get("source"), values["base"], variants)
 
 
 def train_config(grid: Grid, variant: Variant, given: Mapping[str, Any]) -> TrainConfig | None:

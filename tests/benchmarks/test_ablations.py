@@ -63,7 +63,7 @@ def arguments(files: Path, model: Path, output: Path) -> list[str]:
 def test_every_variant_reaches_the_run(grids: ModuleType) -> None:
     """Each option of each row is in the configuration, and no two rows of a grid are the same run."""
     given = {"data.train": "t", "$synonyms": "s", "$sentences": "a", "$next_sentences": "b"}
-    assert len(grids.GRIDS) == 9
+    assert len(grids.GRIDS) == 11
     for name in grids.GRIDS:
         grid, seen = grids.read_grid(name), []
         for variant in grid.variants:
@@ -75,7 +75,8 @@ def test_every_variant_reaches_the_run(grids: ModuleType) -> None:
                 assert found == given.get(value, value) if isinstance(value, str) else found == value, (name, key)
             assert config not in seen
             seen.append(config)
-            assert 40 < variant.paper < 90
+            assert (variant.paper is not None) == (grid.source is not None)
+            assert variant.paper is None or 40 < variant.paper < 90
 
 
 def test_every_grid_opens_with_its_command(grids: ModuleType) -> None:
@@ -86,6 +87,34 @@ def test_every_grid_opens_with_its_command(grids: ModuleType) -> None:
         assert set(yaml.safe_load(text)) <= {"title", "source", "base", "options", "variants"}
 
 
+@pytest.mark.parametrize("name", ["objectives-unsup", "objectives-sup"])
+def test_every_objective_of_the_table_is_built(name: str, grids: ModuleType) -> None:
+    """SCE, NT-Xent, LS, BC, NCE, NS, SANS, DCL, margin: nine rows, each a loss that its arguments fit."""
+    from simcse.training.build import build_loss
+
+    grid = grids.read_grid(name)
+    configs = [grids.train_config(grid, variant, {"data.train": "t"}) for variant in grid.variants]
+    for config in configs:
+        build_loss(config)
+    objectives = (
+        "softmax softmax label_smoothed backward_corrected noise_contrastive negative_sampling self_adversarial"
+    )
+    assert [config.objective for config in configs] == [*objectives.split(), "decoupled", "margin"]
+    assert [config.scores for config in configs] == ["info_nce", "nt_xent", *["info_nce"] * 7]
+
+
+def test_without_names_only_the_papers_are_run(
+    files: Path, tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from benchmarks.ablations import __main__ as command
+
+    ran: list[str] = []
+    monkeypatch.setattr(command, "run_grid", lambda grid, given, options: ran.append(grid.name))
+    command.main(arguments(files, tiny_bert, tmp_path))
+    assert ran == [name for name in command.GRIDS if not name.startswith("objectives")]
+    assert len(ran) == 9
+
+
 def test_a_row_without_its_file_is_left_out(grids: ModuleType) -> None:
     grid = grids.read_grid("positives")
     [row] = [variant for variant in grid.variants if variant.name == "synonyms"]
@@ -94,7 +123,7 @@ def test_a_row_without_its_file_is_left_out(grids: ModuleType) -> None:
         grids.read_grid("dropouts")
 
 
-@pytest.mark.parametrize("name", ["next-sentence", "encoders-sup"])
+@pytest.mark.parametrize("name", ["next-sentence", "encoders-sup", "objectives-sup"])
 def test_a_grid_runs_and_goes_on(
     name: str, tiny_bert: Path, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -104,7 +133,7 @@ def test_a_grid_runs_and_goes_on(
     table = (tmp_path / "results" / f"{name}.md").read_text()
     assert table in capsys.readouterr().out
     numbers = json.loads((tmp_path / "results" / f"{name}.json").read_text())
-    assert [len(row["scores"]) for row in numbers["variants"]] == [2, 2]
+    assert {len(row["scores"]) for row in numbers["variants"]} == {2}
     for row in numbers["variants"]:
         assert row["name"] in table
     assert (tmp_path / "results" / f"{name}.svg").stat().st_size > 1000
@@ -136,6 +165,26 @@ def test_the_table_says_how_much_of_the_order_shows(grids: ModuleType) -> None:
     outcomes = [Outcome(row, scores, 0.5) for row, scores in zip(rows, ([10.0, 12.0], [30.0], [20.0]), strict=True)]
     assert order(outcomes) == "2 of 3 pairs of variants stand in the paper's order (Kendall's tau +0.33)."
     table = to_markdown(grid, outcomes, "")
-    assert "| a | 1.0 | 11.00 ± 1.41 | 0.50 |" in table
-    assert "| b | 2.0 | **30.00** | 0.50 |" in table
-    assert "| c | **3.0** | 20.00 | 0.50 |" in table
+    assert "| variant | paper | here | std | min | max | before training |" in table
+    assert "| a | 1.0 | 11.00 | 1.41 | 10.00 | 12.00 | 0.50 |" in table
+    assert "| b | 2.0 | **30.00** |  | 30.00 | 30.00 | 0.50 |" in table
+    assert "| c | **3.0** | 20.00 |  | 20.00 | 20.00 | 0.50 |" in table
+
+
+def test_without_the_paper_variants_are_set_against_the_first(grids: ModuleType, tmp_path: Path) -> None:
+    """Differences 3 and 5: mean 4, std sqrt(2), so the 95 % interval is 4 -+ 12.706 * sqrt(2) / sqrt(2)."""
+    from benchmarks.ablations.table import Outcome, draw, to_markdown
+
+    grid = grids.Grid("own", "Own", None, "minilm-unsup", [])
+    rows = [grids.Variant(name, None, {}) for name in "ab"]
+    table = to_markdown(grid, [Outcome(rows[0], [10.0, 12.0], 0.5), Outcome(rows[1], [13.0, 17.0], 0.5)], "About.")
+    assert "Spearman × 100. About." in table
+    assert "| variant | here | std | min | max | against a | before training |" in table
+    assert "| a | 11.00 | 1.41 | 10.00 | 12.00 |  | 0.50 |" in table
+    assert "| b | **15.00** | 2.83 | 13.00 | 17.00 | +4.00 [-8.71, +16.71] | 0.50 |" in table
+    assert "paper" not in table
+    once = [Outcome(row, [10.0], 0.5) for row in rows]
+    assert "| variant | here | before training |" in to_markdown(grid, once, "")
+    for number, outcomes in enumerate(([Outcome(rows[0], [10.0, 12.0], 0.5)], once)):
+        [figure] = draw(grid, outcomes, tmp_path / str(number))
+        assert figure.stat().st_size > 1000
