@@ -64,6 +64,7 @@ class SentenceEncoder(nn.Module):
         super().__init__()
         self.backbone: PreTrainedModel = backbone
         self.tokenizer = tokenizer
+        self._tokenize: tuple[tuple[int, int, int], Tokenize] | None = None
         self.pooling = check_pooling(pooling)
         self.projection = projection
         self.max_length = max_length
@@ -180,7 +181,10 @@ class SentenceEncoder(nn.Module):
 
     def tokenize(self, max_length: int | None = None) -> Tokenize:
         """A tokenizing function with this encoder's maximum length, or another."""
-        return Tokenize(self.tokenizer, max_length or self.max_length)
+        wanted = (id(self.tokenizer), len(self.tokenizer), max_length or self.max_length)
+        if self._tokenize is None or self._tokenize[0] != wanted:  # making one takes longer than a text or two
+            self._tokenize = wanted, Tokenize(self.tokenizer, wanted[-1])
+        return self._tokenize[1]
 
     def count_truncated(self, cut: int, max_length: int) -> None:
         """Add to `truncated`, and say so once."""

@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from simcse.encoder.batching import TokenLists
+from simcse.encoder.words import WordMemory, splits_at_spaces
 from simcse.errors import DataError
 
 __all__ = ["Tokenize"]
@@ -18,8 +19,10 @@ __all__ = ["Tokenize"]
 class Tokenize:
     """A tokenizer with a maximum length of its own, so that training and encoding do not disturb each other's.
 
+    It keeps the tokenizer's settings as they are when it is made.
+
     Args:
-        tokenizer: any Hugging Face tokenizer; fast ones run in parallel.
+        tokenizer: any Hugging Face tokenizer; fast ones run in parallel, and BERT's remember words.
         max_length: tokens kept of each text, special tokens included.
     """
 
@@ -27,9 +30,15 @@ class Tokenize:
         self.max_length = max_length
         self._slow = tokenizer
         self._fast: Tokenizer | None = None
-        if tokenizer.is_fast:
-            self._fast = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-            self._fast.no_padding()
+        self._words: WordMemory | None = None
+        if not tokenizer.is_fast:
+            return
+        self._fast = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        self._fast.no_padding()
+        self._fast.no_truncation()
+        if splits_at_spaces(self._fast):
+            self._words = WordMemory(self._fast)
+        else:
             self._fast.enable_truncation(max_length)
 
     def __call__(self, texts: Sequence[str]) -> tuple[list[list[int]], int]:
@@ -41,11 +50,19 @@ class Tokenize:
         if self._fast is None:
             return self._slowly(texts)
         try:
+            if self._words is not None:
+                return self._joined(self._words(texts), self._words.before, self._words.behind)
             encodings = self._fast.encode_batch_fast(texts if isinstance(texts, list) else list(texts))
-        except TypeError:
+        except (AttributeError, TypeError):
             raise DataError(wrong_element(texts)) from None
         cut = sum(1 for encoding in encodings if encoding.overflowing)
         return [encoding.ids for encoding in encodings], cut
+
+    def _joined(self, rows: list[list[int]], before: list[int], behind: list[int]) -> tuple[list[list[int]], int]:
+        """Rows cut to length, with the special tokens; and how many were cut."""
+        room = max(self.max_length - len(before) - len(behind), 0)
+        cut = sum(len(row) > room for row in rows)
+        return [before + row[:room] + behind for row in rows], cut
 
     def flat(self, texts: Sequence[str]) -> tuple[TokenLists, int]:
         """The same as one flat array."""
