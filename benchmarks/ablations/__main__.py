@@ -146,7 +146,8 @@ def finished(config: TrainConfig, name: str) -> dict[str, Any]:
     done = Path(config.output_dir) / "report.json"
     if done.is_file():
         before = yaml.safe_load((done.parent / "config.yaml").read_text(encoding="utf-8"))
-        if {**before, "resume": "auto"} != {**config.as_dict(), "resume": "auto"}:
+        before = {**TrainConfig().as_dict(), **before, "resume": "auto"}  # an option that is newer had its default
+        if before != {**config.as_dict(), "resume": "auto"}:
             raise ConfigError(f"--runs: {done.parent} holds a run with other options; remove it or name another folder")
         return dict(json.loads(done.read_text(encoding="utf-8")))
     print(f"{name}, seed {config.seed}", file=sys.stderr)
