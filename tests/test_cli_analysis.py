@@ -13,6 +13,7 @@ from tiny import WORDS, build_encoder
 from simcse.cli import main
 from simcse.commands.models import encoders_of, short_names
 from simcse.errors import ModelError
+from simcse.evaluation.sts import SEVEN, TASKS, StsTask
 
 
 def sentence(rng: random.Random) -> str:
@@ -25,7 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root, rng = tmp_path_factory.mktemp("analysis"), random.Random(0)
     for number, run in enumerate(("one", "two/seed-1", "two/seed-2")):
         build_encoder(root / run / "best", seed=number)
-        config = {"model": {"name": "bert-base-uncased", "projection": "train"}}
+        config = {"model": {"name": "bert-base-uncased", "projection": "train"}, "batch_size": 64, "max_steps": 20}
         (root / run / "config.yaml").write_text(yaml.safe_dump(config))
         with (root / run / "log.jsonl").open("w") as log:
             for step in (0, 10, 20):
@@ -57,7 +58,48 @@ def test_compare_prints_a_table_a_verdict_and_the_reference(folder: Path, capsys
     assert task["difference"] == pytest.approx(task["b"] - task["a"])
     assert task["low"] <= task["difference"] <= task["high"]
     assert len(found["b"]["seeds"]) == 2
-    assert found["a"]["published"]["average"] == 76.25  # bert-base with a head in training: the paper's recipe
+    published = found["a"]["published"]
+    assert published["average"] == 76.25  # bert-base with a head in training: the paper's recipe
+    assert published["departures"] == ["max_steps 20 (paper: unset)"]
+
+
+def test_beside_a_recipe_stand_the_paper_the_reference_and_the_runs(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = random.Random(1)
+    for name, task in TASKS.items():
+        if name in SEVEN:
+            write_task(tmp_path, task, rng)
+    options = ("--data_dir", tmp_path, "--resamples", 100, "--format", "text")
+    assert simcse("compare", folder / "one", folder / "two", *options) == 0
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 80
+    words = " ".join(shown.split())
+    assert "Beside unsup-bert-base task paper reference, 50 seeds one two" in words
+    assert "STS12 68.40" in words
+    assert "average 76.25 75.11 ± 0.84" in words
+    assert "two beside unsup-bert-base, from whose settings it departs: max_steps 20 (paper: unset)." in words
+    assert "The paper has 76.25 by one run, yours is" in words
+    assert "standard deviations below it" in words
+    # a recipe that is named holds for both; of the supervised ones no spread over seeds is known
+    assert simcse("compare", folder / "one", folder / "two", *options, "--recipe", "sup-bert-base") == 0
+    assert "average 81.57 not known" in " ".join(capsys.readouterr().out.split())
+
+
+def write_task(root: Path, task: StsTask, rng: random.Random) -> None:
+    """Twelve scored pairs for each sub-set, in the task's own layout."""
+    (root / task.folder).mkdir(parents=True, exist_ok=True)
+    for subset in task.subsets:
+        rows = [(sentence(rng), sentence(rng), f"{1 + i % 5}") for i in range(12)]
+        if task.is_semeval:
+            (root / task.folder / f"STS.input.{subset}.txt").write_text("".join(f"{a}\t{b}\n" for a, b, _ in rows))
+            (root / task.folder / f"STS.gs.{subset}.txt").write_text("".join(f"{score}\n" for *_, score in rows))
+        elif task.name == "SICK-R":
+            header = "pair_ID\tsentence_A\tsentence_B\trelatedness_score\tentailment_judgment\n"
+            lines = "".join(f"{i}\t{a}\t{b}\t{score}\tNEUTRAL\n" for i, (a, b, score) in enumerate(rows))
+            (root / task.folder / subset).write_text(header + lines)
+        else:
+            (root / task.folder / subset).write_text("".join(f"g\tf\ty\t0\t{s}\t{a}\t{b}\n" for a, b, s in rows))
 
 
 def test_compare_refuses_in_one_line(

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-import math
 import os
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from simcse.commands.models import config_of, encoders_of, load_encode, short_names
 from simcse.commands.shared import Format, as_text, print_json
 from simcse.errors import ConfigError, nearest
-from simcse.evaluation.published import RECIPES, recipe_of
+from simcse.evaluation.published import RECIPES, departures, recipe_of
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from rich.table import Table
+
     from simcse.data.pairs import ScoredPairs
     from simcse.evaluation.judge import Encode
-    from simcse.evaluation.statistics import Comparison
+    from simcse.evaluation.statistics import Comparison, Interval
 
 __all__ = ["compare"]
+
+WIDTH = 80  # columns of the tables
 
 
 def compare(
@@ -73,11 +78,11 @@ def compare(
         confidence=confidence,
         seed=seed,
     )
-    beside = [(run, recipe or recipe_of(config_of(run))) for run in (a, b)]
+    sides = sides_of(found, [a, b], recipe)
     if as_text(format):
-        print(as_tables(found, short_names([a, b]), [name for _, name in beside]))
+        print(as_tables(found, sides))
     else:
-        print_json(as_json(found, beside))
+        print_json(as_json(found, sides))
 
 
 def _loaded_when_called(name: str, device: str, dtype: str) -> Encode:
@@ -107,77 +112,162 @@ def read_tasks(data: str | None, data_dir: str | None, tasks: list[str]) -> dict
     return {task: load_task(task, folder) for task in (tasks or SEVEN)}
 
 
-def as_json(found: Comparison, runs: list[tuple[str, str | None]]) -> dict[str, Any]:
-    """All numbers, unrounded."""
+@dataclass(frozen=True)
+class Side:
+    """One of the two, with what its seeds and its config say."""
+
+    run: str
+    name: str
+    """Short."""
+    scores: NDArray[np.float64]
+    """(k, T): Spearman x 100 of each seed on each task."""
+    averages: Interval
+    """Of the mean over the tasks, over the seeds."""
+    recipe: str | None
+    """The paper's recipe that it follows, a key of `RECIPES`."""
+    departs: list[str]
+    """From that recipe, in which settings."""
+
+
+def sides_of(found: Comparison, runs: list[str], recipe: str | None) -> list[Side]:
+    """Both sides; the recipe is the one given, else the one that a run's config follows."""
     from simcse.evaluation.statistics import mean_interval
 
-    rows = [*found.tasks, found.average] if len(found.tasks) > 1 else found.tasks
     sides = []
-    for (run, recipe), scores in zip(runs, (found.scores_a, found.scores_b), strict=True):
-        interval = asdict(mean_interval(scores.mean(axis=1).tolist(), found.confidence))
-        over_seeds = {key: None if isinstance(x, float) and math.isnan(x) else x for key, x in interval.items()}
-        published = {"recipe": recipe, **asdict(RECIPES[recipe])} if recipe else None
-        sides.append({"model": run, "seeds": scores.tolist(), "average": over_seeds, "published": published})
-    names = short_names([run for run, _ in runs])
+    for run, name, scores in zip(runs, short_names(runs), (found.scores_a, found.scores_b), strict=True):
+        averages, config = mean_interval(scores.mean(axis=1).tolist(), found.confidence), config_of(run)
+        followed = recipe or recipe_of(config)
+        sides.append(Side(run, name, scores, averages, followed, departures(followed, config) if followed else []))
+    return sides
+
+
+def as_json(found: Comparison, sides: list[Side]) -> dict[str, Any]:
+    """All numbers, unrounded."""
+
+    def of_side(side: Side) -> dict[str, Any]:
+        averages = {key: None if value != value else value for key, value in asdict(side.averages).items()}  # no NaN
+        published = (
+            {"recipe": side.recipe, **asdict(RECIPES[side.recipe]), "departures": side.departs} if side.recipe else None
+        )
+        return {"model": side.run, "seeds": side.scores.tolist(), "average": averages, "published": published}
+
+    a, b = sides
     return {
-        "a": sides[0],
-        "b": sides[1],
-        "tasks": {row.name: {**asdict(row), "difference": row.difference, "stands": row.stands} for row in rows},
+        "a": of_side(a),
+        "b": of_side(b),
+        "tasks": {r.name: {**asdict(r), "difference": r.difference, "stands": r.stands} for r in found.rows},
         "welch": found.welch,
         "stands": found.stands,
-        "verdict": found.in_words(names[0], names[1]),
+        "verdict": found.in_words(a.name, b.name),
         "confidence": found.confidence,
         "resamples": found.resamples,
     }
 
 
-def as_tables(found: Comparison, names: list[str], recipes: list[str | None]) -> str:
-    """A table of differences, the verdict, and for each side what its seeds and its recipe say."""
+def as_tables(found: Comparison, sides: list[Side]) -> str:
+    """At most 80 columns: the differences, what each side's seeds say, the verdict, and the paper beside."""
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
-    console = Console(width=100, color_system=None, legacy_windows=False)
-    table = Table(title="Spearman × 100", title_justify="left")
-    for column in ("task", "pairs", *names, "difference", f"{100 * found.confidence:g} % interval", "stands"):
-        table.add_column(column, justify="left" if column == "task" else "right", overflow="fold")
-    for row in [*found.tasks, found.average] if len(found.tasks) > 1 else found.tasks:
-        table.add_row(
-            row.name, f"{row.n:,}", f"{row.a:.2f}", f"{row.b:.2f}", f"{row.difference:+.2f}",
-            f"{row.low:+.2f} to {row.high:+.2f}", "yes" if row.stands else "no", end_section=row is found.tasks[-1],
-        )  # fmt: skip
+    console = Console(width=WIDTH, color_system=None, legacy_windows=False)
+    names = [side.name for side in sides]
     with console.capture() as capture:
-        console.print(table)
-        for name, scores, recipe in zip(names, (found.scores_a, found.scores_b), recipes, strict=True):
-            for line in _about(found, name, scores, recipe):
-                console.print(Text(line))
+        console.print(differences_table(found, names))
+        for side in sides:
+            if side.averages.n > 1:
+                console.print(Text(seeds_in_words(side, found.confidence)))
         console.print(Text(found.in_words(*names)))
+        for recipe in dict.fromkeys(side.recipe for side in sides if side.recipe):
+            following = [side for side in sides if side.recipe == recipe]
+            if (table := paper_table(found, recipe, following)) is not None:
+                console.print("", table)
+                for side in following:
+                    console.print(Text(paper_in_words(found, side)))
     return "\n".join(line.rstrip() for line in capture.get().splitlines())
 
 
-def _about(found: Comparison, name: str, scores: Any, recipe: str | None) -> list[str]:
-    from simcse.evaluation.statistics import mean_interval
+def differences_table(found: Comparison, names: list[str]) -> Table:
+    """A row a task, and their average."""
+    table = _table(
+        "Spearman × 100", "task", "pairs", *names, "difference", f"{100 * found.confidence:g} % interval", "stands"
+    )
+    for row in found.rows:
+        if row is found.average and len(found.tasks) > 1:
+            table.add_section()
+        table.add_row(
+            row.name, f"{row.n:,}", f"{row.a:.2f}", f"{row.b:.2f}", f"{row.difference:+.2f}",
+            f"{row.low:+.2f} to {row.high:+.2f}", "yes" if row.stands else "no",
+        )  # fmt: skip
+    return table
+
+
+def seeds_in_words(side: Side, confidence: float) -> str:
+    """How far the seeds of a run spread."""
+    over = side.averages
+    return (
+        f"{side.name}: {over.n} seeds, mean {over.mean:.2f}, standard deviation {over.std:.2f}, {over.least:.2f} to "
+        f"{over.greatest:.2f}, {100 * confidence:g} % interval of the mean {over.low:.2f} to {over.high:.2f}."
+    )
+
+
+def paper_table(found: Comparison, recipe: str, sides: list[Side]) -> Table | None:
+    """The paper's scores, the reference over 50 seeds, and those of the runs; None without a task of the paper's."""
     from simcse.evaluation.sts import SEVEN
 
-    lines, averages = [], mean_interval(scores.mean(axis=1).tolist(), found.confidence)
-    if averages.n > 1:
-        lines.append(
-            f"{name}: {averages.n} seeds, mean {averages.mean:.2f}, standard deviation {averages.std:.2f}, "
-            f"{averages.least:.2f} to {averages.greatest:.2f}, "
-            f"{100 * found.confidence:g} % interval of the mean {averages.low:.2f} to {averages.high:.2f}"
-        )
-    if recipe is None:
-        return lines
     published = RECIPES[recipe]
     paper = dict(zip(SEVEN, published.scores, strict=True))
-    if [task.name for task in found.tasks] == list(SEVEN):
-        line = f"{name} follows {recipe}: the paper has {published.average:.2f}, yours is {averages.mean:.2f}"
+    if not any(task.name in paper for task in found.tasks):
+        return None
+    table = _table(f"Beside {recipe}", "task", "paper", "reference, 50 seeds", *(side.name for side in sides))
+    for column, task in enumerate(found.tasks):
+        if task.name in paper:
+            table.add_row(
+                task.name, f"{paper[task.name]:.2f}", "", *(_spread(side.scores[:, column]) for side in sides)
+            )
+    if _all_seven(found):
+        table.add_section()
+        reference = "{:.2f} ± {:.2f}".format(*published.spread) if published.spread else "not known"
+        table.add_row(
+            "average", f"{published.average:.2f}", reference, *(_spread(side.scores.mean(axis=1)) for side in sides)
+        )
+    return table
+
+
+def paper_in_words(found: Comparison, side: Side) -> str:
+    """Whether a run is the recipe, and how far from the reference it came out."""
+    assert side.recipe is not None
+    words = f"{side.name} beside {side.recipe}"
+    if side.departs:
+        words += f", from whose settings it departs: {', '.join(side.departs)}"
+    published = RECIPES[side.recipe]
+    if _all_seven(found):
+        words += f". The paper has {published.average:.2f} by one run, yours is {side.averages.mean:.2f}"
         if published.spread:
             mean, deviation = published.spread
-            line += (
-                f"; a reference over 50 seeds has {mean:.2f} ± {deviation:.2f}, from which yours is "
-                f"{(averages.mean - mean) / deviation:+.1f} standard deviations away"
+            away = (side.averages.mean - mean) / deviation
+            words += (
+                f"; a reference over 50 seeds has {mean:.2f} ± {deviation:.2f}, so yours lies {abs(away):.1f} standard "
+                f"deviations {'above' if away > 0 else 'below'} it"
             )
-        return [*lines, f"{line}."]
-    shown = [f"{task.name} {paper[task.name]:.2f}" for task in found.tasks if task.name in paper]
-    return [*lines, f"{name} follows {recipe}: the paper has {', '.join(shown)}."] if shown else lines
+    return f"{words}."
+
+
+def _all_seven(found: Comparison) -> bool:
+    from simcse.evaluation.sts import SEVEN
+
+    return [task.name for task in found.tasks] == list(SEVEN)
+
+
+def _spread(scores: Any) -> str:
+    """A mean over seeds, with their deviation where there are several."""
+    return f"{scores.mean():.2f} ± {scores.std(ddof=1):.2f}" if len(scores) > 1 else f"{scores[0]:.2f}"
+
+
+def _table(title: str, *columns: str) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for column in columns:
+        table.add_column(column, justify="left" if column == "task" else "right", overflow="fold")
+    return table

@@ -111,6 +111,11 @@ class Comparison:
     resamples: int
 
     @property
+    def rows(self) -> list[Difference]:
+        """The tasks, and their average where there are several."""
+        return [*self.tasks, self.average] if len(self.tasks) > 1 else self.tasks
+
+    @property
     def stands(self) -> bool:
         """Whether the average differs by the bootstrap and, where there are seeds to tell, by Welch's interval too."""
         return self.average.stands and (self.welch is None or self.welch[0] > 0 or self.welch[1] < 0)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
 from simcse.data.pairs import ScoredPairs
 from simcse.errors import ConfigError, DataError
-from simcse.evaluation.published import RECIPES, recipe_of
+from simcse.evaluation.published import RECIPES, departures, recipe_of
 from simcse.evaluation.statistics import compare_encoders, mean_interval, resampled_spearman
 
 Encode = Callable[[list[str]], np.ndarray]
@@ -178,3 +180,13 @@ def test_published_averages_are_the_means_of_their_tasks() -> None:
 )
 def test_a_recipe_is_told_from_the_config(name: str, projection: str, expected: str | None) -> None:
     assert recipe_of({"model": {"name": name, "projection": projection}}) == expected
+
+
+def test_departures_from_a_recipe_are_named() -> None:
+    shipped = Path(__file__).parents[2] / "configs"
+    for name in RECIPES:
+        config = yaml.safe_load((shipped / f"{name}.yaml").read_text())
+        assert recipe_of(config) == name
+        assert departures(name, config) == []
+    config = {"model": {"dropout": 0.2}, "batch_size": 128, "optim": {"lr": 3e-5}}
+    assert departures("unsup-bert-base", config) == ["model.dropout 0.2 (paper: unset)", "batch_size 128 (paper: 64)"]
