@@ -108,7 +108,8 @@ class Scores:
 def keep_negatives(scores: Scores, count: int, generator: torch.Generator | None = None) -> Scores:
     """Keep `count` random negatives of each row, and mask out the others.
 
-    Contrastive Tension (Carlsson et al. 2021) takes 7. A row that has fewer keeps what it has.
+    Contrastive Tension (Carlsson et al. 2021) takes 7. A row that has fewer keeps what it has. Expected counts are
+    thinned alike.
 
     Raises:
         ConfigError: count below 1.
@@ -119,4 +120,7 @@ def keep_negatives(scores: Scores, count: int, generator: torch.Generator | None
     order = order.masked_fill(~scores.negatives, -1.0).scatter(1, scores.target[:, None], 2.0)  # the target comes first
     chosen = order.topk(min(count + 1, order.shape[1]), dim=1).indices  # (R, count + 1)
     valid = torch.zeros_like(order, dtype=torch.bool).scatter(1, chosen, True) & (order >= 0)
-    return replace(scores, valid=valid)
+    if scores.log_noise is None:
+        return replace(scores, valid=valid)
+    had = scores.negatives.count_nonzero(1).clamp(min=count)[:, None].to(scores.log_noise.dtype)  # (R, 1)
+    return replace(scores, valid=valid, log_noise=scores.log_noise - (had / count).log())

@@ -20,7 +20,7 @@ from simcse.encoder.allocator import keep_freed_memory
 from simcse.encoder.model import SentenceEncoder, has_native_bf16, pick_device
 from simcse.errors import ConfigError, DataError, nearest
 from simcse.evaluation.sts import SEVEN, load_task
-from simcse.objectives import OBJECTIVES, SCORES, build_objective, queue_scores
+from simcse.objectives import OBJECTIVES, SCORES, build_objective, keep_negatives, queue_scores
 from simcse.training.config import DataConfig, TrainConfig
 from simcse.training.distributed import gather, local_world, rank, world
 from simcse.training.judge import Judge, RetrievalDev, ScoredDev
@@ -105,6 +105,7 @@ def build_batches(config: TrainConfig, encoder: SentenceEncoder, device: torch.d
         raise DataError(
             f"{config.data.train}: {len(data)} rows are fewer than --batch_size {config.batch_size}; lower it"
         )
+    check_negatives(config, views=max(2, len(data.column_names)))
     needs_counts = OBJECTIVES[config.objective].needs_counts if config.objective in OBJECTIVES else False
     if len(data.column_names) > 1 and (config.model.same_mask or config.data.augment != "none"):
         option = "--model.same_mask" if config.model.same_mask else f"--data.augment {config.data.augment}"
@@ -125,6 +126,17 @@ def build_batches(config: TrainConfig, encoder: SentenceEncoder, device: torch.d
         with_counts=needs_counts,
         augment=build_augmentation(config.data, encoder),
     )
+
+
+def check_negatives(config: TrainConfig, views: int) -> None:
+    """Raise a ConfigError if a row has fewer negatives than it is to keep."""
+    sides = views if config.scores == "nt_xent" else views - 1
+    most = sides * config.batch_size + config.model.queue - (2 if config.scores == "nt_xent" else 1)
+    if config.negatives is not None and config.negatives > most:
+        raise ConfigError(
+            f"--negatives is {config.negatives}, but a row has {most} at most at --batch_size {config.batch_size}; "
+            "raise that, or leave --negatives out to keep all"
+        )
 
 
 def build_augmentation(data: DataConfig, encoder: SentenceEncoder) -> Augment | None:
@@ -164,9 +176,11 @@ def build_loss(config: TrainConfig, queue: MomentumQueue | None = None) -> LossO
             "log_frequency": batch.log_frequency,
         }
         if queue is None:
-            return objective(SCORES[config.scores](views, **own, **options))
-        past: dict[str, Any] = {"queue": queue.vectors, "queue_keys": queue.keys if masked else None}
-        return objective(queue_scores(views, **past, **own, **options))
+            scores = SCORES[config.scores](views, **own, **options)
+        else:
+            past: dict[str, Any] = {"queue": queue.vectors, "queue_keys": queue.keys if masked else None}
+            scores = queue_scores(views, **past, **own, **options)
+        return objective(scores if config.negatives is None else keep_negatives(scores, config.negatives))
 
     return loss_of
 
@@ -197,7 +211,7 @@ def build_trainer(config: TrainConfig, accelerator: Accelerator) -> Trainer:
         for task in SEVEN:  # a missing file is better found now than after the last step
             load_task(task, config.data.test)
     model.to(accelerator.device)
-    if batches.repeats_texts and not config.model.same_mask:
+    if batches.repeats_texts and not (config.model.same_mask or config.model.twin):
         check_dropout(model.train(), batches.batch_of(0))
     queue = MomentumQueue(model, config.model.queue, config.model.momentum) if config.model.queue else None
     optimizer = torch.optim.AdamW(weight_groups(model, config.optim.weight_decay), lr=config.optim.lr, fused=True)

@@ -142,6 +142,9 @@ class TrainConfig:
     temperature: float = 0.05
     """Divides the similarities (paper, table D.1: 0.05)."""
 
+    negatives: int | None = None
+    """Negatives of a row, drawn anew each step from those it has (Contrastive Tension: 7); null: all of them."""
+
     hard_negative_weight: float = 1.0
     """Alpha, the weight of an anchor's own hard negative in the denominator (paper, table D.2: 1)."""
 
@@ -173,7 +176,7 @@ class TrainConfig:
         """Check what can be checked without the files and the model."""
         for name, low in {"batch_size": 1, "epochs": 1, "max_length": 3, "eval_every": 1, "save_every": 1}.items():
             at_least(name, getattr(self, name), low)
-        for name in ("micro_batch_size", "max_steps"):
+        for name in ("micro_batch_size", "max_steps", "negatives"):
             if getattr(self, name) is not None:
                 at_least(name, getattr(self, name), 1)
         at_least("log_every", self.log_every, 1)

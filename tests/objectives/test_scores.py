@@ -234,6 +234,18 @@ def test_keep_negatives_draws_evenly() -> None:
     assert torch.equal(keep_negatives(scores, 99).valid, scores.valid)
 
 
+@pytest.mark.parametrize("shape", [(4,), (4, 4)])
+def test_keep_negatives_thins_the_expected_counts_too(shape: tuple[int, ...]) -> None:
+    """2 of 3 negatives, of 2 in row 0: what was expected once is expected 2/3 times; row 0 keeps all it has."""
+    valid = torch.ones(4, 4, dtype=torch.bool)
+    valid[0, 3] = False
+    noise = torch.rand(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).log()
+    scores = Scores(torch.zeros(4, 4, dtype=torch.float64), torch.arange(4), valid, noise)
+    kept = keep_negatives(scores, 2)
+    share = torch.tensor([1, 2 / 3, 2 / 3, 2 / 3], dtype=torch.float64)[:, None]
+    torch.testing.assert_close(kept.log_noise.exp(), noise.expand(4, 4).exp() * share)
+
+
 def test_keep_negatives_never_revives_a_masked_candidate() -> None:
     scores = info_nce(random_views(2, 4), keys=torch.tensor([7, 8, 9, 7]).expand(2, 4))
     kept = keep_negatives(scores, 3)

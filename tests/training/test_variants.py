@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from simcse.encoder.batching import TokenBatch
 from simcse.encoder.model import SentenceEncoder
 from simcse.errors import ConfigError
+from simcse.objectives import info_nce, keep_negatives
+from simcse.training.build import build_batches, build_loss, build_model
 from simcse.training.config import DataConfig, ModelConfig, TrainConfig
 from simcse.training.model import ContrastiveModel
 from simcse.training.run import train
@@ -27,7 +30,7 @@ def build(folder: Path, **options: bool) -> ContrastiveModel:
 
 
 def config(folder: Path, data: Path, output: Path, **options: object) -> TrainConfig:
-    model = {key: options.pop(key) for key in ("twin", "same_mask", "dropout") if key in options}
+    model = {key: options.pop(key) for key in ("twin", "same_mask", "dropout", "queue") if key in options}
     source = {key: options.pop(key) for key in ("augment", "synonyms") if key in options}
     return TrainConfig(
         model=ModelConfig(str(folder), **model),  # type: ignore[arg-type]
@@ -117,6 +120,62 @@ def test_twins_are_trained_apart_and_resume(tiny_bert: Path, tmp_path: Path, tex
     assert any(not torch.equal(saved[0][key], states[0]["twin"][f"encoder.{key}"]) for key in saved[0])
 
 
+def test_contrastive_tension_is_the_logistic_loss_of_two_encoders(tiny_bert: Path, text_file: Path) -> None:
+    """Row i: -log sigmoid(f(x_i) . g(x_i)) - sum over 3 random others of log sigmoid(-f(x_i) . g(x_j)); a plain loop.
+
+    Which three are kept shows in the gradient: those of the other vectors of g are zero.
+    """
+    run = config(
+        tiny_bert, text_file, Path("none"), twin=True, objective="negative_sampling", similarity="dot", temperature=1.0,
+        negatives=3,
+    )  # fmt: skip
+    batch = build_batches(run, build_model(run).encoder, torch.device("cpu")).batch_of(0)
+    views = torch.randn(2, 8, 32, generator=torch.Generator().manual_seed(0)).double()
+    torch.manual_seed(1)
+    loss = build_loss(run)(batch, views)
+    torch.manual_seed(1)
+    row_losses = []
+    for i, kept in enumerate(keep_negatives(info_nce(views, similarity="dot", temperature=1.0), 3).valid):
+        others = [j for j in range(8) if j != i and kept[j]]
+        assert len(others) == 3
+        positive = -F.logsigmoid(views[0, i] @ views[1, i])
+        row_losses.append(positive - sum(F.logsigmoid(-views[0, i] @ views[1, j]) for j in others))
+    torch.testing.assert_close(loss, torch.stack(row_losses).mean())
+
+
+def test_negatives_are_drawn_anew_each_step_and_alike_in_parts(
+    tiny_bert: Path, tmp_path: Path, text_file: Path
+) -> None:
+    """The same run in micro batches has the same losses, random negatives and all."""
+    options: dict[str, object] = {"negatives": 2, "twin": True, "objective": "negative_sampling", "dropout": 0.0}
+    for name, size in (("whole", None), ("parts", 3)):
+        train(config(tiny_bert, text_file, tmp_path / name, micro_batch_size=size, **options))
+    losses = [
+        [json.loads(line)["loss"] for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
+        for name in ("whole", "parts")
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert losses[0][0] != losses[0][1]
+
+
+@pytest.mark.parametrize(
+    ("options", "most"),
+    [({}, 7), ({"scores": "symmetric"}, 7), ({"scores": "nt_xent"}, 14), ({"queue": 20}, 27)],
+)
+def test_more_negatives_than_there_are(
+    options: dict[str, object], most: int, tiny_bert: Path, tmp_path: Path, text_file: Path
+) -> None:
+    build_batches(config(tiny_bert, text_file, tmp_path, negatives=most, **options), *encoder_on_cpu(tiny_bert))
+    with pytest.raises(ConfigError, match=rf"--negatives is {most + 1}, but a row has {most} at most"):
+        build_batches(config(tiny_bert, text_file, tmp_path, negatives=most + 1, **options), *encoder_on_cpu(tiny_bert))
+    with pytest.raises(ConfigError, match="--negatives is 0: at least 1"):
+        config(tiny_bert, text_file, tmp_path, negatives=0)
+
+
+def encoder_on_cpu(folder: Path) -> tuple[SentenceEncoder, torch.device]:
+    return SentenceEncoder.from_pretrained(folder, device="cpu", dtype="fp32"), torch.device("cpu")
+
+
 def killed_at(last: int) -> Callable[[int, int], None]:
     """In place of `seed_step`: the same, but the process ends at a step."""
 
@@ -143,6 +202,12 @@ def test_one_mask_allows_what_would_else_teach_nothing(tiny_bert: Path, tmp_path
         train(config(tiny_bert, text_file, tmp_path / "a", dropout=0.0))
     train(config(tiny_bert, text_file, tmp_path / "b", dropout=0.0, same_mask=True))
     assert (tmp_path / "b" / "report.json").is_file()
+
+
+def test_two_encoders_need_no_dropout(tiny_bert: Path, tmp_path: Path, text_file: Path) -> None:
+    """What makes their views of a text differ is that they are two."""
+    train(config(tiny_bert, text_file, tmp_path / "a", dropout=0.0, twin=True))
+    assert (tmp_path / "a" / "report.json").is_file()
 
 
 def test_options_that_do_not_go_together(tiny_bert: Path, tmp_path: Path, text_file: Path) -> None:
