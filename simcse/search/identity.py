@@ -127,15 +127,23 @@ class Identity:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for the manifest; the probe vectors as base64 of float16."""
-        packed = base64.b64encode(self.probes.astype("<f2").tobytes()).decode("ascii")
-        return {"name": self.name, "fingerprint": self.fingerprint, "probes": packed}
+        return {"name": self.name, "fingerprint": self.fingerprint, "probes": packed_units(self.probes)}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Identity:
         """The inverse of `to_json`."""
-        flat = np.frombuffer(base64.b64decode(values["probes"]), dtype="<f2")
-        probes = flat.reshape(len(PROBES), -1).astype(np.float32)
-        return cls(name=str(values["name"]), fingerprint=values["fingerprint"], probes=checked_units(probes))
+        probes = unpacked_units(values["probes"], len(PROBES))
+        return cls(name=str(values["name"]), fingerprint=values["fingerprint"], probes=probes)
+
+
+def packed_units(vectors: Matrix) -> str:
+    """Unit vectors (n, d) as text for JSON, in half precision."""
+    return base64.b64encode(vectors.astype("<f2").tobytes()).decode("ascii")
+
+
+def unpacked_units(packed: str, rows: int) -> Matrix:
+    """The inverse of `packed_units`, for n rows."""
+    return checked_units(np.frombuffer(base64.b64decode(packed), dtype="<f2").reshape(rows, -1))
 
 
 def _behind(encode: Encode) -> Encode:

@@ -20,9 +20,10 @@ import numpy.typing as npt
 from simcse.errors import ConfigError, SearchError
 from simcse.search.documents import Document, documents
 from simcse.search.hit import Hit
-from simcse.search.identity import Encode, Identity, Matrix, checked_units, unit_vectors
+from simcse.search.identity import Encode, Identity, Matrix, unit_vectors
 from simcse.search.nearest import nearest_rows
 from simcse.search.plan import check_kind
+from simcse.search.queries import check_texts, check_top_k, sampled_vectors, unit_queries
 from simcse.search.state import State, View
 from simcse.search.store import Id, Row
 
@@ -59,6 +60,7 @@ class SearchIndex:
         kind: str = "auto",
         target_recall: float = 0.95,
         memory: int | None = None,
+        sample_queries: Sequence[str] | npt.NDArray[Any] | None = None,
     ) -> SearchIndex:
         """Encode texts and make them searchable, in memory.
 
@@ -69,13 +71,17 @@ class SearchIndex:
             metadata: JSON values to keep, and to filter by, for each text.
             kind: `flat` compares every vector; `hnsw`, `ivf` and `ivf-pq` are approximate; `auto` picks by size and
                 memory; anything else is a factory string of faiss, such as `IVF1024,SQ8`. Whatever is approximate is
-                measured on held-out rows and tuned; where it misses the recall, or rows are too few, search is exact.
+                measured and tuned; where it misses the recall, or rows are too few, search is exact.
                 `milvus:FILE.db` and `milvus:http://HOST:19530` keep the rows in Milvus.
             target_recall: the share of the true 10 nearest that an approximate index must find.
             memory: bytes that the approximate index may take beside the vectors; default half of the machine's.
+            sample_queries: queries like those that will come, as texts or vectors (q, d), to measure and tune the
+                recall on; some hundreds do, of more than 1,000 that many are drawn. By default rows of the index are
+                held out and searched for, whose recall is higher than that of texts of another kind, such as questions.
 
         Raises:
-            SearchError: no text at all, duplicate ids, or NaN vectors.
+            SearchError: no text at all, duplicate ids, NaN vectors, a blank sample query or vectors of another
+                dimension.
             DataError: a file that is missing or damaged; names file and line.
         """
         index = cls.empty(encode, kind=kind, target_recall=target_recall)
@@ -83,7 +89,7 @@ class SearchIndex:
         if not len(index):
             where = f"{sentences_or_file}: " if isinstance(sentences_or_file, (str, Path)) else ""
             raise SearchError(f"{where}found no text to index, expected at least one")
-        index.optimize(memory=memory)
+        index.optimize(memory=memory, sample_queries=sample_queries)
         return index
 
     @classmethod
@@ -302,10 +308,8 @@ class SearchIndex:
             SearchError: an empty query, top_k below 1, an unknown field in `where`.
         """
         listed = [queries] if isinstance(queries, str) else list(queries)
-        for number, query in enumerate(listed):
-            if not isinstance(query, str) or not query.strip():
-                raise SearchError(f"query {number}: found {query!r}, expected a text that is not blank")
-        self._check_top_k(top_k)
+        check_texts(listed)
+        check_top_k(top_k)
         if not listed:
             return []
         vectors = unit_vectors(self._encoder(), listed, self.dimension)  # (q, d)
@@ -324,13 +328,8 @@ class SearchIndex:
         Raises:
             SearchError: another dimension than the index holds, NaN, top_k below 1, an unknown field in `where`.
         """
-        self._check_top_k(top_k)
-        queries = np.atleast_2d(np.asarray(vectors, dtype=np.float32))
-        if queries.ndim != 2 or queries.shape[1] != self.dimension:
-            raise SearchError(
-                f"queries: found shape {np.shape(vectors)}, expected (q, {self.dimension}), the index's dimension"
-            )
-        return self._search(checked_units(queries), top_k, min_score, where)
+        check_top_k(top_k)
+        return self._search(unit_queries(vectors, self.dimension), top_k, min_score, where)
 
     def _search(
         self, queries: Matrix, top_k: int, min_score: float | None, where: Mapping[str, Any] | None
@@ -373,9 +372,19 @@ class SearchIndex:
         """Drop what is deleted from all files, in one step."""
         self._state.compact()
 
-    def optimize(self, *, memory: int | None = None) -> None:
-        """Choose, build and measure an approximate index anew; `build` and `compact` do it by themselves."""
-        self._state.optimize(memory)
+    def optimize(
+        self, *, memory: int | None = None, sample_queries: Sequence[str] | npt.NDArray[Any] | None = None
+    ) -> None:
+        """Choose, build and measure an approximate index anew; `build` and `compact` do it by themselves.
+
+        Args:
+            memory: as in `build`.
+            sample_queries: as in `build`; kept for later, and by default those kept before.
+        """
+        sampled = None
+        if sample_queries is not None:
+            sampled = sampled_vectors(sample_queries, self._encoder, self.dimension)
+        self._state.optimize(memory, sampled)
 
     def verify(self) -> None:
         """Read everything and compare checksums.
@@ -389,8 +398,3 @@ class SearchIndex:
         if self._encode is None:
             raise SearchError(f"{self!r} was loaded without an encoder; load it with {self._state.identity.name}")
         return self._encode
-
-    @staticmethod
-    def _check_top_k(top_k: int) -> None:
-        if isinstance(top_k, bool) or not isinstance(top_k, (int, np.integer)) or top_k < 1:
-            raise SearchError(f"top_k: found {top_k!r}, expected a whole number from 1 on")

@@ -49,6 +49,7 @@ def build_from_files(
     kind: str = "auto",
     target_recall: float = 0.95,
     memory: int | None = None,
+    sample_queries: Sequence[str] | None = None,
     overwrite: bool = False,
     advance: Callable[[int], None] = lambda n: None,
     **columns: Any,
@@ -64,6 +65,7 @@ def build_from_files(
         kind: as in `SearchIndex.build`.
         target_recall: as in `SearchIndex.build`.
         memory: as in `SearchIndex.build`.
+        sample_queries: as in `SearchIndex.build`.
         overwrite: whether an index that is there already is replaced, when the new one is done.
         advance: called with the number of texts done.
         columns: `text_column`, `id_column`, `metadata_columns`.
@@ -91,7 +93,8 @@ def build_from_files(
     if not len(index):
         shutil.rmtree(_partial(output))
         raise SearchError(f"{', '.join(map(str, inputs))}: found no text to index, expected at least one")
-    return _finished(index, output, encode, memory)
+    index.optimize(memory=memory, sample_queries=sample_queries)
+    return _finished(index, output, encode)
 
 
 def _partial(output: Path) -> Path:
@@ -128,9 +131,8 @@ def _as_json(values: dict[str, Any]) -> Any:
     return json.loads(json.dumps(values))
 
 
-def _finished(index: SearchIndex, output: Path, encode: Encode, memory: int | None) -> SearchIndex:
+def _finished(index: SearchIndex, output: Path, encode: Encode) -> SearchIndex:
     partial = _partial(output)
-    index.optimize(memory=memory)
     if output.exists():
         index.save(output)
         shutil.rmtree(partial)

@@ -242,8 +242,14 @@ class MilvusIndex(SearchIndex):
         there = self._there(texts)
         return [text if text in there or not text.isdecimal() else int(text) for text in texts]
 
-    def optimize(self, *_: Any, **__: Any) -> None:
-        """Nothing: Milvus builds its index as rows come."""
+    def optimize(self, *, memory: int | None = None, sample_queries: Any = None) -> None:
+        """Nothing: Milvus builds its index as rows come.
+
+        Raises:
+            ConfigError: sample queries, on which it could not be tuned.
+        """
+        if sample_queries is not None:
+            raise ConfigError("sample_queries: Milvus tunes its index itself; leave them out")
 
     def compact(self) -> None:
         """Nothing: Milvus compacts by itself."""

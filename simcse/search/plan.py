@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,10 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from simcse.errors import ConfigError, nearest
-from simcse.search.ann import Ann, most_effort, new_faiss_index
-from simcse.search.exact import exact_search
+from simcse.search.ann import Ann, new_faiss_index
 from simcse.search.identity import Matrix
-from simcse.search.nearest import approximate
+from simcse.search.tuning import QUERIES, Trial
 
 __all__ = ["KINDS", "Plan", "check_kind", "make_plan"]
 
@@ -27,9 +24,6 @@ FLAT_BELOW = 20_000  # rows; comparing all of them takes a few milliseconds
 HNSW_BELOW = 200_000  # rows; its graph answers fastest, but takes minutes to build beyond
 ROWS_A_CELL = 39  # faiss asks for so many to train a cell
 FEWEST_CELLS = 16
-HELD_OUT = 256  # queries
-MEASURED_AT = 10  # recall@10
-SINGLE_QUERIES = 50  # for milliseconds a query
 
 
 @dataclass(frozen=True)
@@ -40,7 +34,9 @@ class Plan:
         kind: flat, hnsw, ivf, ivf-pq, or a factory string of faiss.
         factory: the factory string; None for flat.
         reason: why, in words.
-        recall: measured share of the true 10 nearest found, on held-out rows as queries; 1 for flat.
+        recall: measured share of the true 10 nearest found; 1 for flat.
+        recall_error: its standard error.
+        measured_on: which queries and how many, in words; None for flat.
         milliseconds: measured for one query.
         exact_milliseconds: of exact search on the same rows.
         effort: nprobe or efSearch that was needed.
@@ -50,6 +46,8 @@ class Plan:
     factory: str | None
     reason: str
     recall: float = 1.0
+    recall_error: float = 0.0
+    measured_on: str | None = None
     milliseconds: float | None = None
     exact_milliseconds: float | None = None
     effort: int = 0
@@ -82,6 +80,7 @@ def make_plan(
     target_recall: float = 0.95,
     memory: int | None = None,
     live: npt.NDArray[np.bool_] | None = None,
+    sample_queries: Matrix | None = None,
     seed: int = 0,
 ) -> tuple[Plan, Ann | None]:
     """Choose, build, measure.
@@ -92,6 +91,8 @@ def make_plan(
         target_recall: recall@10 to reach.
         memory: bytes that the approximate index may take; default half of the machine's.
         live: (n,), which rows count; default all.
+        sample_queries: (q, d) unit vectors like those to be searched for, to measure and tune on; default rows that are
+            held out. Texts of another kind than the rows, such as questions, need more effort for the same recall.
         seed: of the choice of held-out rows and training rows.
 
     Returns:
@@ -104,32 +105,45 @@ def make_plan(
             log.warning("index: %s", reason)
         return Plan("flat", None, reason), None
     rng = np.random.default_rng(seed)
-    held_out = np.sort(rng.choice(slots, min(HELD_OUT, len(slots) // 10), replace=False))
+    held_out = np.empty(0, np.int64)
+    if sample_queries is None:
+        held_out = np.sort(rng.choice(slots, min(QUERIES, len(slots) // 10), replace=False))
     kept = np.setdiff1d(slots, held_out, assume_unique=True)
-    ann = Ann(new_faiss_index(matrix.shape[1], factory), len(matrix), effort=1, rescored=rescored)
     try:
-        sample = rng.choice(kept, min(len(kept), _training_rows(ann.index)), replace=False)
-        ann.train(np.ascontiguousarray(matrix[np.sort(sample)]))
+        ann = _built(matrix, kept, factory, rescored, rng)
     except RuntimeError as error:
         told = " ".join(str(error).split())[-80:]
-        why = f"faiss cannot train {factory} on {len(kept)} rows ({told}): exact search instead"
-        log.warning("index: %s", why)
-        return Plan("flat", None, why), None
-    ann.add(matrix, kept)
-    recall = _tune(ann, matrix, held_out, kept, target_recall)
-    fast, exact = _milliseconds(ann, matrix, held_out)
-    ann.add(matrix, held_out)
-    if recall < target_recall:
-        why = (
-            f"{factory} finds only {recall:.3f} of the true 10 nearest, {target_recall} is asked: exact search instead"
+        return _exactly(f"faiss cannot train {factory} on {len(kept)} rows ({told})")
+    trial = Trial(matrix[held_out] if sample_queries is None else sample_queries, matrix, kept)
+    measured_on = f"{len(trial.queries)} {'held-out rows' if sample_queries is None else 'sample queries'}"
+    recall = trial.tune(ann, target_recall)
+    if recall.mean < target_recall:
+        return _exactly(
+            f"{factory} finds only {recall.mean:.3f} of the true 10 nearest ({measured_on}), {target_recall} is asked"
         )
-        log.warning("index: %s", why)
-        return Plan("flat", None, why, exact_milliseconds=exact), None
-    plan = Plan(name, factory, reason, round(recall, 4), round(fast, 3), round(exact, 3), ann.effort)
-    log.info(
-        "index: %s, %s: recall@10 %.3f, %.2f ms a query, exact search %.2f ms", factory, reason, recall, fast, exact
-    )
+    fast, exact = trial.milliseconds(ann)
+    ann.add(matrix, held_out)
+    plan = Plan(
+        name, factory, reason, round(recall.mean, 4), round(recall.error, 4), measured_on, round(fast, 3),
+        round(exact, 3), ann.effort,
+    )  # fmt: skip
+    log.info("index: %s", plan)
     return plan, ann
+
+
+def _exactly(why: str) -> tuple[Plan, None]:
+    reason = f"{why}: exact search instead"
+    log.warning("index: %s", reason)
+    return Plan("flat", None, reason), None
+
+
+def _built(matrix: Matrix, kept: npt.NDArray[np.int64], factory: str, rescored: int, rng: np.random.Generator) -> Ann:
+    """An index of these rows, trained on some of them; RuntimeError of faiss if they are too few."""
+    ann = Ann(new_faiss_index(matrix.shape[1], factory), len(matrix), effort=1, rescored=rescored)
+    some = rng.choice(kept, min(len(kept), _training_rows(ann.index)), replace=False)
+    ann.train(matrix[np.sort(some)])
+    ann.add(matrix, kept)
+    return ann
 
 
 def _choose(count: int, dimension: int, kind: str, memory: int | None) -> tuple[str, str | None, int, str]:
@@ -172,50 +186,3 @@ def _automatic(count: int, dimension: int, room: int) -> tuple[str, str]:
 def _training_rows(index: Any) -> int:
     cells = getattr(index, "nlist", 0)
     return 64 * cells if cells else 65_536
-
-
-def _tune(ann: Ann, matrix: Matrix, held_out: Any, kept: Any, target: float) -> float:
-    """Double the effort until the recall holds, then halve the last step; returns the recall reached."""
-    queries = np.ascontiguousarray(matrix[held_out])  # (q, d)
-    among = np.zeros(len(matrix), bool)
-    among[kept] = True
-    k = min(MEASURED_AT, len(kept))
-    true = exact_search(queries, matrix, k, allowed=among)[1]  # (q, k)
-    margin = (target * (1 - target) / true.size) ** 0.5  # one standard error of what is measured
-
-    def reached(effort: int) -> float:
-        ann.effort = effort
-        found = approximate(ann, queries, matrix, k)[1]
-        return float(np.mean([len(np.intersect1d(a, b)) / k for a, b in zip(found, true, strict=True)]))
-
-    return _least_effort(reached, most_effort(ann.index), min(1.0, target + margin), ann)
-
-
-def _least_effort(reached: Callable[[int], float], most: int, target: float, ann: Ann) -> float:
-    low, effort, recall = 0, 1, reached(1)
-    while recall < target and effort < most:
-        low, effort = effort, min(2 * effort, most)
-        recall = reached(effort)
-    while recall >= target and effort - low > max(1, effort // 8):
-        middle = (low + effort) // 2
-        if (found := reached(middle)) >= target:
-            effort, recall = middle, found
-        else:
-            low = middle
-    ann.effort = effort
-    return recall
-
-
-def _milliseconds(ann: Ann, matrix: Matrix, held_out: Any) -> tuple[float, float]:
-    """Median time of one query, approximate and exact."""
-    fast, exact = [], []
-    for slot in held_out[:SINGLE_QUERIES]:
-        query = np.ascontiguousarray(matrix[slot : slot + 1])
-        start = time.perf_counter()
-        approximate(ann, query, matrix, MEASURED_AT)
-        fast.append(time.perf_counter() - start)
-    for slot in held_out[:5]:
-        start = time.perf_counter()
-        exact_search(np.ascontiguousarray(matrix[slot : slot + 1]), matrix, MEASURED_AT)
-        exact.append(time.perf_counter() - start)
-    return 1000 * float(np.median(fast)), 1000 * float(np.median(exact))

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from simcse.errors import SearchError
 from simcse.files import replaced_folder, settled_folder
 from simcse.search.ann import Ann, checksum
-from simcse.search.identity import Identity, Matrix
+from simcse.search.identity import Identity, Matrix, packed_units, unpacked_units
 from simcse.search.layout import MANIFEST, file_name, read_manifest, remove_strays, sync_folder, write_manifest
 from simcse.search.plan import make_plan
 from simcse.search.store import Store
@@ -146,21 +146,26 @@ class State:
             self._ann = Ann.read(self.folder / file_name("ann", held["key"]), held, mmap=self.vectors.mmap)
         return self._ann
 
-    def optimize(self, memory: int | None = None) -> None:
-        """Choose, build and measure an approximate index for the rows that are there; see `plan.make_plan`."""
+    def optimize(self, memory: int | None = None, sample_queries: Matrix | None = None) -> None:
+        """Choose, build and measure an approximate index for the rows that are there; see `plan.make_plan`. Sample
+        queries are kept, and used again when the index is compacted.
+        """
         with self.mutation():
+            if sample_queries is not None:
+                self.store["sample_queries"] = [len(sample_queries), packed_units(sample_queries)]
             self._plan(self.view.generation + 1, memory)
 
     def _plan(self, key: int, memory: int | None = None) -> None:
         live = np.ones(self.vectors.count, bool)
         live[self.store.dead()] = False
-        settings = self.store["settings"]
+        settings, sample = self.store["settings"], self.store["sample_queries"]
         plan, ann = make_plan(
             self.vectors.matrix,
             kind=settings["kind"],
             target_recall=settings["target_recall"],
             memory=memory,
             live=live,
+            sample_queries=sample and unpacked_units(sample[1], sample[0]),
         )
         self.store["plan"] = plan.to_json()
         self._put(ann, key)
@@ -354,7 +359,7 @@ class State:
             while block := list(islice(rows, COPIED_AT_ONCE)):
                 fresh.store.insert(fresh.vectors.count, [row for _, row in block])
                 fresh.vectors.append(view.matrix[[slot for slot, _ in block]])
-            for key in ("settings", "next_id", "note", "plan"):
+            for key in ("settings", "next_id", "note", "plan", "sample_queries"):
                 fresh.store[key] = view.store[key]
             fresh.vectors.sync()
             fresh._note(generation)

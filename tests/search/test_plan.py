@@ -45,6 +45,41 @@ def test_the_measured_recall_is_the_real_one(kind, matrix):
     assert recall(ann, matrix[:-200], matrix[-200:]) == pytest.approx(chosen.recall, abs=0.06)
 
 
+def test_sample_queries_of_another_kind_than_the_rows_reach_the_recall(matrix):
+    """Queries in all directions, as questions are none of the documents: tuned on held-out rows they miss what was
+    asked for; tuned on others like them they do not.
+    """
+    queries = np.random.default_rng(1).standard_normal((600, D)).astype(np.float32)
+    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+    rows_plan, rows_ann = make_plan(matrix, kind="ivf", target_recall=0.9)
+    plan, ann = make_plan(matrix, kind="ivf", target_recall=0.9, sample_queries=queries[:300])
+    assert (rows_plan.measured_on, plan.measured_on) == ("400 held-out rows", "300 sample queries")
+    assert recall(rows_ann, matrix, queries[300:]) < 0.88
+    assert recall(ann, matrix, queries[300:]) > 0.89
+    assert ann.effort > rows_ann.effort
+    assert len(np.unique(nearest_rows(matrix, matrix, 1, ann=ann)[1])) > 0.95 * N  # every row is in the index
+
+
+def test_what_was_measured_lies_surely_above_what_was_asked(matrix):
+    chosen, _ = make_plan(matrix, kind="ivf", target_recall=0.8)
+    assert 0 < chosen.recall_error < 0.05
+    assert chosen.recall >= 0.8 + 1.9 * chosen.recall_error
+
+
+def test_more_candidates_are_rescored_where_no_effort_is_enough(matrix):
+    """Codes of four bytes find nine of ten with 4 candidates for each hit, and more with more."""
+    few, many = (make_plan(matrix, kind="PQ8x4", target_recall=target)[1] for target in (0.85, 0.97))
+    assert few.rescored == 4
+    assert many.rescored > 4
+    assert recall(many, matrix, matrix[:300]) > 0.95
+
+
+def test_any_of_equal_rows_is_a_find(matrix):
+    """Every row stands forty times: which of the copies are found does not matter."""
+    copies = np.repeat(matrix[:100], 40, axis=0)
+    assert make_plan(copies, kind="hnsw", target_recall=0.95)[0].kind == "hnsw"
+
+
 def test_more_recall_takes_more_effort(matrix):
     efforts = [make_plan(matrix, kind="ivf", target_recall=target)[0].effort for target in (0.5, 0.8, 0.99)]
     assert efforts == sorted(efforts)
@@ -166,6 +201,34 @@ def test_a_damaged_or_missing_file_is_named(matrix, tmp_path):
     path.unlink()
     with pytest.raises(SearchError, match=rf"{path.name}: missing"):
         SearchIndex.load(tmp_path / "idx", encode)
+
+
+@pytest.mark.parametrize("given", ["texts", "vectors"])
+def test_sample_queries_are_kept_for_the_next_plan(given, matrix, tmp_path):
+    encode = Rows(matrix).encode
+    sample = [str(i) for i in range(2000, 2040)] if given == "texts" else matrix[2000:2040]
+    index = SearchIndex.build([str(i) for i in range(2000)], encode, kind="ivf", sample_queries=sample)
+    assert index.info["plan"]["measured_on"] == "40 sample queries"
+    index.save(tmp_path / "idx")
+    index = SearchIndex.load(tmp_path / "idx", encode)
+    index.delete(range(100))
+    index.compact()
+    assert index.info["plan"]["measured_on"] == "40 sample queries"
+    index.optimize(sample_queries=matrix[2000:4000])
+    assert SearchIndex.load(tmp_path / "idx").info["plan"]["measured_on"] == "1000 sample queries"
+
+
+@pytest.mark.parametrize(
+    ("sample", "message"),
+    [
+        ([], "sample_queries: found \\[\\], expected a list"),
+        (["7", " "], "sample query 1: found ' ', expected a text that is not blank"),
+        (np.ones((3, D + 1)), f"sample_queries: found shape \\(3, {D + 1}\\), expected \\(q, {D}\\)"),
+    ],
+)
+def test_wrong_sample_queries_are_refused(sample, message, matrix):
+    with pytest.raises(SearchError, match=message):
+        SearchIndex.build(["1", "2"], Rows(matrix).encode, sample_queries=sample)
 
 
 @pytest.mark.parametrize("kind", ["IVF12,Nonsense", "PQ7x4fs", "HNSWW32"])

@@ -1,0 +1,48 @@
+"""`simcse index build` with sample queries, as it is typed."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from simcse.cli import main
+from simcse.search import plan
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    words = ["river", "stone", "music", "winter", "garden", "market", "engine", "letter", "doctor", "island"]
+    lines = [f"the {a} and the {b} of {c}" for a in words for b in words for c in words]
+    (tmp_path / "corpus.txt").write_text("\n".join(lines) + "\n")
+    (tmp_path / "asked.txt").write_text("where is the island?\n\nwho is the doctor?\nwhat does the engine do?\n")
+    return tmp_path
+
+
+def test_recall_is_tuned_on_given_queries_and_says_so(corpus, tiny_bert, capsys, monkeypatch):
+    monkeypatch.setattr(plan, "FLAT_BELOW", 500)
+    command = ["index", "build", "--model", str(tiny_bert), "--input", str(corpus / "corpus.txt"), "--output"]
+    assert main([*command, str(corpus / "idx"), "--sample_queries", str(corpus / "asked.txt")]) == 0
+    assert "on 3 sample queries" in capsys.readouterr().err
+    assert main(["index", "info", str(corpus / "idx"), "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["plan"]["measured_on"] == "3 sample queries"
+    assert main([*command, str(corpus / "plain")]) == 0
+    assert "on 100 held-out rows" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "message"),
+    [
+        (None, 1, "asked.txt: no such file"),
+        ("\n \n", 2, "--sample_queries: found no query in"),
+    ],
+)
+def test_a_file_without_queries_is_told_before_any_work(corpus, tiny_bert, capsys, content, status, message):
+    (corpus / "asked.txt").unlink()
+    if content is not None:
+        (corpus / "asked.txt").write_text(content)
+    command = ["index", "build", "--model", str(tiny_bert), "--input", str(corpus / "corpus.txt"), "--output"]
+    assert main([*command, str(corpus / "idx"), "--sample_queries", str(corpus / "asked.txt")]) == status
+    assert message in capsys.readouterr().err
+    assert not (corpus / "idx").exists()
+    assert not list(corpus.glob(".*"))
