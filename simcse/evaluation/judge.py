@@ -21,6 +21,8 @@ Encode = Callable[[list[str]], Any]
 
 Vectors = NDArray[np.float32]
 
+ROUNDING = 1e-6  # of a cosine in float32: the order of cosines that differ by less says nothing
+
 
 def embed(encode: Encode, texts: Sequence[str], where: Callable[[int], str]) -> Vectors:
     """Encode and check: vectors of unit length, so that a dot product is a cosine.
@@ -56,7 +58,7 @@ def correlate(cosines: NDArray[Any], gold: NDArray[Any], name: str) -> tuple[flo
 
     Raises:
         DataError: fewer than two pairs, or all gold scores equal: no correlation is defined.
-        ModelError: all cosines equal: the encoder has collapsed.
+        ModelError: all cosines equal, but for the rounding of float32: the encoder has collapsed.
     """
     from scipy import stats
 
@@ -64,7 +66,7 @@ def correlate(cosines: NDArray[Any], gold: NDArray[Any], name: str) -> tuple[flo
         raise DataError(f"{name}: found {len(gold)} scored pairs, expected at least 2 for a correlation")
     if np.ptp(gold) == 0:
         raise DataError(f"{name}: all {len(gold)} gold scores are {gold[0]:g}; a correlation needs different ones")
-    if np.ptp(cosines) == 0:
+    if np.ptp(cosines) < ROUNDING:
         raise ModelError(
             f"{name}: the cosines of all {len(gold)} pairs are {cosines[0]:.6f}; the encoder has collapsed"
         )

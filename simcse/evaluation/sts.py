@@ -51,6 +51,8 @@ class StsTask:
     """Sub-set (a name in STS.input.NAME.txt, or a file) -> scored pairs in the published data."""
     columns: tuple[str, str, str] | None = None
     """For a single file whose header does not tell sentences and score by itself."""
+    scores: tuple[float, float] = (0, 5)
+    """The least and the greatest gold score that annotators could give."""
 
     @property
     def n(self) -> int:
@@ -78,7 +80,7 @@ TASKS: dict[str, StsTask] = {
         _semeval(16, answer_answer=254, headlines=249, plagiarism=230, postediting=244, question_question=209),
         StsTask("STS-B", "test", "STS/STSBenchmark", {"sts-test.csv": 1379}),
         StsTask("STS-B-dev", "dev", "STS/STSBenchmark", {"sts-dev.csv": 1500}),
-        StsTask("SICK-R", "test", "SICK", {"SICK_test_annotated.txt": 4927}),
+        StsTask("SICK-R", "test", "SICK", {"SICK_test_annotated.txt": 4927}, scores=(1, 5)),
         StsTask("JSTS", "valid", "ja/JGLUE/jsts-v1.3", {"valid-v1.3.json": 1457}),
         StsTask("JSTS-test", "test", "ja/JGLUE/jsts-v1.3", {"test-v1.3.json": 1589}),
         StsTask(
@@ -156,6 +158,8 @@ def _read_semeval(task: StsTask, folder: Path, subset: str) -> ScoredPairs:
             continue
         if len(fields) < 2:
             raise DataError(f"{inputs}:{number}: found {len(fields)} columns, expected 2 sentences with a tab between")
+        if not (fields[0].strip() and fields[1].strip()):
+            raise DataError(f"{inputs}:{number}: a sentence is blank; fill it, or empty line {number} of {golds.name}")
         try:
             gold.append(float(score))
         except ValueError as error:
@@ -172,6 +176,12 @@ def _read_table(task: StsTask, folder: Path, name: str) -> ScoredPairs:
     if not path.is_file():
         raise _missing(task, path)
     read = read_scored_pairs(path, columns=task.columns)
+    low, high = task.scores
+    if len(wrong := np.flatnonzero((read.scores < low) | (read.scores > high))):
+        raise DataError(
+            f"{path}: {task.name}, pair {wrong[0] + 1}: score {read.scores[wrong[0]]:g} is out of range, expected "
+            f"{low:g} to {high:g} ({len(wrong)} of {len(read)} pairs)"
+        )
     return ScoredPairs(read.a, read.b, read.scores, task.name)
 
 

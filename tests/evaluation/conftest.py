@@ -36,7 +36,7 @@ def write_sts(root: Path, seed: int = 0) -> None:
         folder = root / task.folder
         folder.mkdir(parents=True, exist_ok=True)
         for subset in task.subsets:
-            rows = [(sentence(), sentence(), f"{rng.uniform(0, 5):.3f}") for _ in range(7)]
+            rows = [(sentence(), sentence(), f"{rng.uniform(1, 5):.3f}") for _ in range(7)]
             rows.append((sentence(), sentence(), "4.5"))  # a positive pair for alignment
             if name == "SICK-R":
                 body = "".join(f"{i}\t{a}\t{b}\t{s}\tNEUTRAL\n" for i, (a, b, s) in enumerate(rows))

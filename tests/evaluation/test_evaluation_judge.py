@@ -101,6 +101,11 @@ def test_correlations_that_do_not_exist_are_errors() -> None:
         evaluate_pairs(word_vectors, pairs(["a", "b"], ["c", "d"], [3, 3]))
     with pytest.raises(ModelError, match=r"mine: the cosines of all 3 pairs are 1.0.*collapsed"):
         evaluate_pairs(lambda texts: np.ones((len(texts), 4)), THREE)
+    # vectors that differ by rounding alone have cosines that do too: their order says nothing
+    rng = np.random.default_rng(0)
+    many = pairs([f"a {i}" for i in range(50)], [f"b {i}" for i in range(50)], list(range(50)))
+    with pytest.raises(ModelError, match=r"mine: the cosines of all 50 pairs are 1\.0.*collapsed"):
+        evaluate_pairs(lambda texts: 1 + rng.uniform(-1e-4, 1e-4, (len(texts), 384)), many)
 
 
 def test_correlate_is_scipys() -> None:

@@ -95,6 +95,7 @@ def test_missing_files_are_named(senteval: Path, word_vectors, tmp_path: Path) -
         ("gs", lambda text: "\n".join("2" * 9) + "\n", "STS13 FNWN: all 9 gold scores are 2"),
         ("gs", lambda text: "1.0\n" + 8 * "\n", "STS13 FNWN: found 1 scored pairs, expected at least 2"),
         ("input", lambda text: text.replace("\t", " ", 1), r"STS\.input\.FNWN\.txt:1: found 1 columns"),
+        ("input", lambda text: text[text.index("\t") :], r"STS\.input\.FNWN\.txt:1: a sentence is blank"),
     ],
 )
 def test_damaged_files_are_told(senteval: Path, word_vectors, file: str, edit, message: str) -> None:
@@ -102,6 +103,24 @@ def test_damaged_files_are_told(senteval: Path, word_vectors, file: str, edit, m
     path.write_text(edit(path.read_text()))
     with pytest.raises(DataError, match=message):
         evaluate_sts(word_vectors, senteval, ["STS13"])
+
+
+@pytest.mark.parametrize(
+    ("task", "file", "message"),
+    [
+        ("STS-B", "STS/STSBenchmark/sts-test.csv", "STS-B, pair 2: score 7.5 is out of range, expected 0 to 5"),
+        ("SICK-R", "SICK/SICK_test_annotated.txt", "SICK-R, pair 2: score 0.5 is out of range, expected 1 to 5"),
+    ],
+)
+def test_a_score_outside_the_tasks_range_is_told(
+    senteval: Path, word_vectors, task: str, file: str, message: str
+) -> None:
+    path = senteval / file
+    pairs = load_task(task, senteval)[0]
+    wrong = "7.5" if task == "STS-B" else "0.5"
+    path.write_text(path.read_text().replace(f"\t{pairs.scores[1]:.3f}\t", f"\t{wrong}\t"))
+    with pytest.raises(DataError, match=rf"{path.name}: {message}"):
+        evaluate_sts(word_vectors, senteval, [task])
 
 
 def test_a_nan_vector_names_task_subset_and_row(senteval: Path, word_vectors) -> None:
