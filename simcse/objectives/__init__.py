@@ -14,12 +14,12 @@ from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
-from simcse.errors import ConfigError
+from simcse.errors import ConfigError, nearest
 from simcse.objectives.noise import LogUniform, Noise, Uniform, Unigram
 from simcse.objectives.sampled import NegativeSampling, NoiseContrastive, SampledSoftmax, SelfAdversarial
 from simcse.objectives.scores import SCORES, info_nce, nt_xent, queue_scores, symmetric_info_nce
 from simcse.objectives.softmax import BackwardCorrected, Decoupled, LabelSmoothed, Margin, SoftmaxCrossEntropy
-from simcse.objectives.table import Scores, keep_negatives
+from simcse.objectives.table import RowError, Scores, keep_negatives
 from simcse.objectives.vocabulary import sampled_scores, vocabulary_scores
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "Noise",
     "NoiseContrastive",
     "Objective",
+    "RowError",
     "SampledSoftmax",
     "Scores",
     "SelfAdversarial",
@@ -56,6 +57,9 @@ class Objective(Protocol):
 
     needs_counts: ClassVar[bool]
     """Whether the scores must carry `log_noise` or `correction`: pass `log_frequency` to the layout."""
+
+    needs_angles: ClassVar[bool]
+    """Whether the scores must be cosines over a temperature, and carry it: not dot products."""
 
     def __call__(self, scores: Scores) -> Tensor: ...
 
@@ -81,7 +85,8 @@ def build_objective(name: str, **options: Any) -> Objective:
         ConfigError: an unknown name or option, or a value out of range.
     """
     if name not in OBJECTIVES:
-        raise ConfigError(f"--objective is {name!r}, expected one of {', '.join(OBJECTIVES)}")
+        expected = f"expected one of {', '.join(OBJECTIVES)}{nearest(name, OBJECTIVES)}"
+        raise ConfigError(f"--objective is {name!r}, {expected}")
     known = sorted(inspect.signature(OBJECTIVES[name]).parameters)
     if unknown := sorted(set(options) - set(known)):
         takes = ", ".join(known) if known else "no options"

@@ -32,6 +32,7 @@ class NoiseContrastive:
     """
 
     needs_counts: ClassVar[bool] = True
+    needs_angles: ClassVar[bool] = False
 
     bias: float = 0.0
     """b, added to each score; 0 as in Mnih and Teh. Cosines over a temperature are bounded and need one below 0."""
@@ -58,6 +59,7 @@ class NegativeSampling:
     """
 
     needs_counts: ClassVar[bool] = False
+    needs_angles: ClassVar[bool] = False
 
     bias: float = 0.0
     """b, added to each score; 0 as in word2vec. For cosines over a temperature, -10 as in SigLIP (Zhai et al. 2023)."""
@@ -83,6 +85,7 @@ class SelfAdversarial:
     """
 
     needs_counts: ClassVar[bool] = False
+    needs_angles: ClassVar[bool] = False
 
     adversarial_temperature: float = 1.0
     """a: 0 weighs all negatives alike; 1.0 as for RotatE on FB15k-237 (Sun et al. 2019, appendix)."""
@@ -116,6 +119,7 @@ class SampledSoftmax:
     """
 
     needs_counts: ClassVar[bool] = True
+    needs_angles: ClassVar[bool] = False
 
     def __call__(self, scores: Scores) -> Tensor:
         """The mean over the rows, a scalar."""

@@ -28,6 +28,7 @@ class SoftmaxCrossEntropy:
     """
 
     needs_counts: ClassVar[bool] = False
+    needs_angles: ClassVar[bool] = False
 
     def __call__(self, scores: Scores) -> Tensor:
         """The mean over the rows, a scalar."""
@@ -45,6 +46,7 @@ class LabelSmoothed:
     """
 
     needs_counts: ClassVar[bool] = False
+    needs_angles: ClassVar[bool] = False
 
     smoothing: float = 0.1
     """Share l of the target's probability that is spread evenly; 0.1 as in Szegedy et al. 2016, section 7."""
@@ -75,6 +77,7 @@ class BackwardCorrected:
     """
 
     needs_counts: ClassVar[bool] = True
+    needs_angles: ClassVar[bool] = False
 
     def __call__(self, scores: Scores) -> Tensor:
         """The mean over the rows, a scalar."""
@@ -97,6 +100,7 @@ class Decoupled:
     """
 
     needs_counts: ClassVar[bool] = False
+    needs_angles: ClassVar[bool] = False
 
     def __call__(self, scores: Scores) -> Tensor:
         """The mean over the rows, a scalar."""
@@ -116,6 +120,7 @@ class Margin:
     """
 
     needs_counts: ClassVar[bool] = False
+    needs_angles: ClassVar[bool] = True
 
     margin: float = math.pi / 18
     """m in radians; 10 degrees as in ArcCSE."""

@@ -10,7 +10,20 @@ from torch import Tensor
 
 from simcse.errors import ConfigError, DataError
 
-__all__ = ["Scores", "keep_negatives"]
+__all__ = ["RowError", "Scores", "keep_negatives"]
+
+
+class RowError(DataError):
+    """A row of scores from which nothing can be learned.
+
+    Attributes:
+        row: its number.
+        why: what is wrong with it, to be read behind its name.
+    """
+
+    def __init__(self, row: int, why: str) -> None:
+        super().__init__(f"row {row} {why}")
+        self.row, self.why = row, why
 
 
 @dataclass(frozen=True)
@@ -19,7 +32,7 @@ class Scores:
 
     Raises:
         ConfigError: shapes or types that do not fit each other.
-        DataError: a target that is out of range or masked out, or a row without a valid negative.
+        RowError: a DataError; a target that is out of range or masked out, or a row without a valid negative.
     """
 
     logits: Tensor
@@ -76,16 +89,14 @@ class Scores:
             return
         if bool(outside.any()):
             row = int(outside.nonzero()[0])
-            raise DataError(f"row {row}: target is {int(self.target[row])}, expected a column from 0 to {C - 1}")
+            raise RowError(row, f"has target {int(self.target[row])}, expected a column from 0 to {C - 1}")
         if bool(hidden.any()):
             row = int(hidden.nonzero()[0])
-            raise DataError(
-                f"row {row}: its target, column {int(self.target[row])}, is masked out: set valid there to True"
-            )
-        row = int(lonely.nonzero()[0])
-        raise DataError(
-            f"row {row} has no valid negative among its {C} candidates, expected at least 1: raise --batch_size, or "
-            "remove rows that repeat the same text"
+            raise RowError(row, f"has its target, column {int(self.target[row])}, masked out: set valid there to True")
+        raise RowError(
+            int(lonely.nonzero()[0]),
+            f"has no valid negative among its {C} candidates, expected at least 1: raise --batch_size, or remove rows "
+            "that repeat the same text",
         )
 
     @property

@@ -20,7 +20,15 @@ from simcse.encoder.allocator import keep_freed_memory
 from simcse.encoder.model import SentenceEncoder, has_native_bf16, pick_device
 from simcse.errors import ConfigError, DataError, nearest
 from simcse.evaluation.sts import SEVEN, load_task
-from simcse.objectives import OBJECTIVES, SCORES, build_objective, keep_negatives, queue_scores
+from simcse.objectives import (
+    OBJECTIVES,
+    SCORES,
+    RowError,
+    Scores,
+    build_objective,
+    keep_negatives,
+    queue_scores,
+)
 from simcse.training.config import DataConfig, TrainConfig
 from simcse.training.distributed import gather, local_world, rank, world
 from simcse.training.judge import Judge, RetrievalDev, ScoredDev
@@ -129,9 +137,14 @@ def build_batches(config: TrainConfig, encoder: SentenceEncoder, device: torch.d
 
 
 def check_negatives(config: TrainConfig, views: int) -> None:
-    """Raise a ConfigError if a row has fewer negatives than it is to keep."""
-    sides = views if config.scores == "nt_xent" else views - 1
-    most = sides * config.batch_size + config.model.queue - (2 if config.scores == "nt_xent" else 1)
+    """Raise a ConfigError if the rows of a batch have no negative, or fewer than they are to keep."""
+    whole = config.scores == "nt_xent"  # the anchors' view competes too
+    first = (views if whole else views - 1) * config.batch_size - (2 if whole else 1)  # in the first step
+    if first < 1:
+        raise ConfigError(
+            f"--batch_size is {config.batch_size}: a row's negatives are the other rows of its batch, so at least 2"
+        )
+    most = first + config.model.queue
     if config.negatives is not None and config.negatives > most:
         raise ConfigError(
             f"--negatives is {config.negatives}, but a row has {most} at most at --batch_size {config.batch_size}; "
@@ -159,8 +172,8 @@ def build_loss(config: TrainConfig, queue: MomentumQueue | None = None) -> LossO
             f"--scores {config.scores!r} is not one of {', '.join(SCORES)}{nearest(config.scores, SCORES)}"
         )
     objective = build_objective(config.objective, **config.objective_args)
-    if queue is not None and objective.needs_counts:
-        raise ConfigError(f"--objective {config.objective} needs counts, which a --model.queue of past keys has not")
+    if objective.needs_angles and config.similarity != "cosine":
+        raise ConfigError(f"--objective {config.objective} needs angles: --similarity is dot, expected cosine")
     options: dict[str, Any] = {
         "temperature": config.temperature,
         "hard_negative_weight": config.hard_negative_weight,
@@ -168,7 +181,7 @@ def build_loss(config: TrainConfig, queue: MomentumQueue | None = None) -> LossO
         "gather": gather,
     }
 
-    def loss_of(batch: Batch, views: Tensor) -> Tensor:
+    def scores_of(batch: Batch, views: Tensor) -> Scores:
         masked = config.data.mask_equal_texts
         own: dict[str, Any] = {
             "keys": batch.keys if masked else None,
@@ -176,10 +189,20 @@ def build_loss(config: TrainConfig, queue: MomentumQueue | None = None) -> LossO
             "log_frequency": batch.log_frequency,
         }
         if queue is None:
-            scores = SCORES[config.scores](views, **own, **options)
-        else:
-            past: dict[str, Any] = {"queue": queue.vectors, "queue_keys": queue.keys if masked else None}
-            scores = queue_scores(views, **past, **own, **options)
+            return SCORES[config.scores](views, **own, **options)
+        past: dict[str, Any] = {
+            "queue": queue.vectors,
+            "queue_keys": queue.keys if masked else None,
+            "queue_log_frequency": None if batch.log_frequency is None else queue.log_frequency,
+        }
+        return queue_scores(views, **past, **own, **options)
+
+    def loss_of(batch: Batch, views: Tensor) -> Tensor:
+        try:
+            scores = scores_of(batch, views)
+        except RowError as error:  # as the file has it: views of a batch lie below each other
+            row = 1 + int(batch.rows[error.row % len(batch)])
+            raise DataError(f"{config.data.train}: row {row} {error.why}") from error
         return objective(scores if config.negatives is None else keep_negatives(scores, config.negatives))
 
     return loss_of

@@ -30,6 +30,7 @@ class MomentumQueue:
         self.copy = copy.deepcopy(model).eval().requires_grad_(False)
         self.vectors = torch.empty(0, model.dimension, device=model.encoder.device)  # (<= Q, D), newest last
         self.keys = torch.empty(0, dtype=torch.int64, device=model.encoder.device)  # (<= Q,)
+        self.log_frequency = torch.empty(0, device=model.encoder.device)  # (<= Q,), empty where batches have no counts
 
     @torch.no_grad()
     def update(self, model: ContrastiveModel, batch: Batch) -> None:
@@ -39,16 +40,20 @@ class MomentumQueue:
         new = gather(self.copy(positives(batch), 1)[0].float())  # (world * B, D)
         self.vectors = torch.cat([self.vectors, new])[-self.size :]
         self.keys = torch.cat([self.keys, gather(batch.keys[1])])[-self.size :]
+        if batch.log_frequency is not None:
+            self.log_frequency = torch.cat([self.log_frequency, gather(batch.log_frequency[1])])[-self.size :]
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs."""
-        return {"copy": self.copy.state_dict(), "vectors": self.vectors, "keys": self.keys}
+        held = {"vectors": self.vectors, "keys": self.keys, "log_frequency": self.log_frequency}
+        return {"copy": self.copy.state_dict(), **held}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what `state_dict` gave."""
         self.copy.load_state_dict(state["copy"])
         device = self.vectors.device
         self.vectors, self.keys = state["vectors"].to(device), state["keys"].to(device)
+        self.log_frequency = state["log_frequency"].to(device)
 
 
 def positives(batch: Batch) -> TokenBatch:

@@ -288,9 +288,9 @@ def test_rows_without_a_negative_are_named() -> None:
         info_nce(random_views(2, 1))
     with pytest.raises(DataError, match="row 0 has no valid negative among its 4 candidates"):
         info_nce(random_views(2, 4), keys=torch.full((2, 4), 5))
-    with pytest.raises(DataError, match="row 1: its target, column 2, is masked out"):
+    with pytest.raises(DataError, match="row 1 has its target, column 2, masked out"):
         Scores(torch.zeros(2, 3), torch.tensor([0, 2]), torch.tensor([[True] * 3, [True, True, False]]))
-    with pytest.raises(DataError, match="row 1: target is 3, expected a column from 0 to 2"):
+    with pytest.raises(DataError, match="row 1 has target 3, expected a column from 0 to 2"):
         Scores(torch.zeros(2, 3), torch.tensor([0, 3]))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import datasets
@@ -10,10 +11,12 @@ import torch
 
 from simcse import ConfigError, SentenceEncoder
 from simcse.data.collate import Batches
+from simcse.objectives import OBJECTIVES
 from simcse.training.build import build_loss
-from simcse.training.config import ModelConfig, TrainConfig
+from simcse.training.config import DataConfig, ModelConfig, TrainConfig
 from simcse.training.model import ContrastiveModel
 from simcse.training.momentum import MomentumQueue
+from simcse.training.run import train
 
 
 def test_the_newest_positives_by_the_slow_copy(tiny_bert: Path, sentences: list[str]) -> None:
@@ -40,6 +43,43 @@ def test_the_newest_positives_by_the_slow_copy(tiny_bert: Path, sentences: list[
     views = model(second.tokens, 2)
     alone, longer = (build_loss(TrainConfig(), q)(second, views) for q in (None, queue))
     assert longer > alone  # the queue's other vectors are further negatives
+
+
+@pytest.mark.parametrize("objective", ["backward_corrected", "noise_contrastive", "softmax"])
+def test_objectives_with_counts_take_a_queue_too(
+    objective: str, tiny_bert: Path, tmp_path: Path, sentences: list[str]
+) -> None:
+    """Counts of past texts are kept with their vectors, over a kill too."""
+    texts = tmp_path / "texts.txt"
+    texts.write_text("\n".join(sentences[:24] + sentences[:8]) + "\n")  # some come twice
+    config = TrainConfig(
+        model=ModelConfig(str(tiny_bert), queue=12), data=DataConfig(str(texts)), objective=objective,
+        output_dir=str(tmp_path / "run"), precision="fp32", batch_size=8, max_steps=2, log_every=1, save_every=1,
+    )  # fmt: skip
+    train(config)
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert len(losses) == 2
+    state = torch.load(tmp_path / "run" / "last" / "trainer.pt", weights_only=True)["queue"]
+    assert state["vectors"].shape == (12, 32)
+    if OBJECTIVES[objective].needs_counts:
+        shares = state["log_frequency"].exp()  # (12,)
+        assert shares.shape == (12,)
+        assert {round(float(share) * 32) for share in shares} == {1, 2}
+    else:
+        assert state["log_frequency"].shape == (0,)
+
+
+def test_a_resumed_queue_has_its_counts(tiny_bert: Path, sentences: list[str]) -> None:
+    encoder = SentenceEncoder.from_pretrained(tiny_bert, device="cpu", dtype="fp32")
+    model = ContrastiveModel(encoder, "none").train()
+    data = datasets.Dataset.from_dict({"text": sentences[:16] + sentences[:16]})
+    batch = Batches(data, encoder.tokenize(32), batch_size=8, seed=0, with_counts=True).batch_of(0)
+    first, second = (MomentumQueue(model, 6, momentum=0.9) for _ in range(2))
+    first.update(model, batch)
+    second.load_state_dict(first.state_dict())
+    assert batch.log_frequency is not None
+    for queue in (first, second):
+        assert torch.equal(queue.log_frequency, batch.log_frequency[1][-6:])
 
 
 def test_what_does_not_go_together() -> None:
