@@ -18,6 +18,7 @@ def vocabulary_scores(
     target: Tensor,
     *,
     valid: Tensor | None = None,
+    log_noise: Tensor | None = None,
     correction: Tensor | None = None,
 ) -> Scores:
     """Dot product of each query with the whole vocabulary, one matrix product ("1-vs-all").
@@ -27,6 +28,7 @@ def vocabulary_scores(
         table: (C, D) vectors of the candidates.
         target: (R,) the right candidate's row in the table.
         valid: (R, C) candidates that take part; None: all.
+        log_noise: (C,) or (R, C) log expected counts, for the objectives that read `Scores.log_noise`; 0: each once.
         correction: (R,) #x / #y for `BackwardCorrected`.
 
     Returns:
@@ -38,7 +40,7 @@ def vocabulary_scores(
     """
     _check(queries, table, target)
     with torch.autocast(queries.device.type, enabled=False):
-        return Scores(_exact(queries) @ _exact(table).T, target, valid, correction=correction)
+        return Scores(_exact(queries) @ _exact(table).T, target, valid, log_noise, correction)
 
 
 def sampled_scores(

@@ -7,10 +7,12 @@ import torch
 
 from simcse.errors import ConfigError, DataError
 from simcse.objectives import (
+    OBJECTIVES,
     NegativeSampling,
     SampledSoftmax,
     SoftmaxCrossEntropy,
     Uniform,
+    build_objective,
     sampled_scores,
     vocabulary_scores,
 )
@@ -39,6 +41,19 @@ def test_sampled_scores_pick_from_the_whole_table(shared: bool) -> None:
     torch.testing.assert_close(scores.log_noise, log_noise[columns])
     assert torch.equal(scores.negatives[:, 1:], noise.expand(4, 3) != TARGET[:, None])
     assert sampled_scores(QUERIES, TABLE, TARGET, noise, remove_hits=False).negatives[:, 1:].all()
+
+
+@pytest.mark.parametrize("name", sorted(set(OBJECTIVES) - {"margin"}))  # which needs cosines
+def test_every_objective_takes_a_vocabulary_and_a_sample(name: str) -> None:
+    """On all classes, each once as noise (log count 0), a sample of all the others gives the same loss."""
+    table, options = TABLE.clone().requires_grad_(), {"correction": torch.tensor([1.0, 2.0, 0.5, 0.5]).double()}
+    objective, log_noise = build_objective(name), torch.zeros(9, dtype=torch.float64)
+    whole = objective(vocabulary_scores(QUERIES, table, TARGET, log_noise=log_noise, **options))
+    drawn = Uniform(9, 8).sample(TARGET)
+    sampled = objective(sampled_scores(QUERIES, TABLE, TARGET, drawn, log_noise=log_noise, **options))
+    torch.testing.assert_close(whole.detach(), sampled)
+    whole.backward()
+    assert torch.isfinite(table.grad).all()
 
 
 def test_a_sample_of_everything_is_the_whole_softmax() -> None:
