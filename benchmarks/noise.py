@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 python benchmarks/noise.py
 
 Prints milliseconds of CPU time a batch (one thread, median of the runs) and each peer's time over ours. The peers are
-given what they can do: `numpy.searchsorted` on the cumulative probabilities and `torch.multinomial` draw with repeats within a
-row and may hit the target; ours does neither.
+given what they can do: `numpy.searchsorted` on the cumulative probabilities and `torch.multinomial` draw with repeats
+within a row and may hit the target; ours does neither.
 """
 
 from __future__ import annotations
@@ -41,9 +41,8 @@ def main() -> None:
         "log-uniform": LogUniform(CLASSES, K),
     }
     target = torch.randint(CLASSES, (ROWS,))
-    print(
-        f"torch {torch.__version__}, numpy {np.__version__}, {CLASSES:,} classes, {ROWS:,} rows, {K} negatives, 1 thread"
-    )
+    print(f"torch {torch.__version__}, numpy {np.__version__}, 1 thread")
+    print(f"{CLASSES:,} classes, {ROWS:,} rows, {K} negatives a row")
     print(f"{'noise':14}{'ours, ms':>10}{'numpy, ms':>12}{'ratio':>8}{'multinomial, ms':>18}{'ratio':>8}")
     for name, noise in samplers.items():
         probability = noise.log_probability().exp()

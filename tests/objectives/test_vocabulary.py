@@ -81,7 +81,7 @@ def test_wrong_tensors_are_named() -> None:
         vocabulary_scores(QUERIES, TABLE, TARGET[:3])
     with pytest.raises(ConfigError, match=r"noise: found \(3, 2\)"):
         sampled_scores(QUERIES, TABLE, TARGET, torch.zeros(3, 2, dtype=torch.int64))
-    with pytest.raises(DataError, match="row 1: target is 9, expected a column from 0 to 8"):
+    with pytest.raises(DataError, match="row 1 has target 9, expected a column from 0 to 8"):
         vocabulary_scores(QUERIES, TABLE, torch.tensor([0, 9, 3, 3]))
     with pytest.raises(DataError, match="row 2 has no valid negative among its 3 candidates"):
         sampled_scores(QUERIES, TABLE, TARGET, torch.tensor([[1, 2], [3, 4], [3, 3], [3, 5]]))
