@@ -225,9 +225,10 @@ class Drawer:
 
         if self._given.data:
             pairs = read_scored_pairs(self._given.data)
-            return {run: evaluate_pairs(self._encode(run), pairs).spearman for run in self._given.runs}, pairs.name
+            scores = {run: evaluate_pairs(self._encode(run), pairs).spearman for run in self._given.runs}
+            return scores, Path(pairs.name).name
         averages = {}
         for run in self._given.runs:
-            scores = evaluate_sts(self._encode(run), str(self._given.data_dir)).values()
-            averages[run] = sum(score.spearman for score in scores) / len(scores)
+            tasks = evaluate_sts(self._encode(run), str(self._given.data_dir)).values()
+            averages[run] = sum(task.spearman for task in tasks) / len(tasks)
         return averages, "average of 7 STS tasks"

@@ -98,6 +98,23 @@ def test_a_bin_without_pairs_leaves_its_row_empty() -> None:
     assert len(figure.axes[0].collections) == 1
 
 
+def test_cosines_fill_their_panels_and_ticks_stand_apart() -> None:
+    """No cosine below 0: the axis begins there, and what lies in the last bin reaches to its edge at 1."""
+    counts = [0] * 25 + [1] * 25
+    figure = cosine_distributions({"a": {"0-1": counts, "1-2": counts}, "b": {"0-1": counts, "1-2": [0] * 50}})
+    figure.draw_without_rendering()
+    left, right = figure.axes
+    assert left.get_xlim() == (0, 1)
+    assert left.lines[0].get_xdata()[-1] == 1
+    ticks = [
+        label.get_window_extent() for axis in (left, right) for label in axis.get_xticklabels() if label.get_text()
+    ]
+    on_show = [box for box in ticks if box.x1 > box.x0]
+    assert sum(a.overlaps(b) for i, a in enumerate(on_show) for b in on_show[:i]) == 0
+    below = cosine_distributions({"a": {"0-1": [0] * 20 + [1] * 30}})
+    assert below.axes[0].get_xlim() == (-0.5, 1)
+
+
 def test_spectra_are_relative_to_the_largest() -> None:
     figure = spectra({"a": [4.0, 2.0, 1.0], "b": np.array([10.0, 10.0])})
     assert [line.get_ydata().tolist() for line in figure.axes[0].lines] == [[1, 0.5, 0.25], [1, 1]]
@@ -112,6 +129,15 @@ def test_the_heat_map_says_the_cosines() -> None:
     assert {".60", "−.80", ".00"} <= set(words(figure))
     with pytest.raises(DataError, match="found 1 sentences for a heat map, expected 2 to 40"):
         similarity_heat_map(["one"], vectors[:1])
+
+
+def test_long_sentences_stand_whole_beside_the_heat_map() -> None:
+    sentences = ["The quick brown fox jumps over the lazy dog and on", "short", "w" * 60]
+    for n in (2, 3):
+        figure = similarity_heat_map(sentences[:n], unit(n, 8))
+        figure.draw_without_rendering()
+        boxes = [label.get_window_extent() for label in figure.axes[0].get_yticklabels()]
+        assert min(box.x0 for box in boxes) >= 0
 
 
 def test_the_map_is_the_principal_plane() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,6 +64,7 @@ def cosine_distributions(histograms: Mapping[str, Mapping[str, Sequence[int]]]) 
     for axis in axes.flat[len(histograms) :]:
         axis.remove()
     shares = [max(counts) / sum(counts) for bins in histograms.values() for counts in bins.values() if sum(counts)]
+    left = _lowest(histograms)
     for axis, (name, bins) in zip(axes.flat, histograms.items(), strict=False):
         shades = colormaps[SCORES](np.linspace(0.05, 0.85, len(bins)))
         for height, ((_, counts), shade) in enumerate(zip(bins.items(), shades, strict=True)):
@@ -74,18 +75,28 @@ def cosine_distributions(histograms: Mapping[str, Mapping[str, Sequence[int]]]) 
             middles = (edges[1:] + edges[:-1]) / 2
             mean = float(np.average(middles, weights=density))
             curve = height + 1.9 * density / density.sum() / max(shares)  # the highest of all is 1.9 rows high
+            x, curve = np.concatenate([[-1], middles, [1]]), np.pad(curve, 1, mode="edge")
             order = len(bins) - height  # lower rows in front
-            axis.fill_between(middles, height, curve, color=shade, alpha=0.85, lw=0, zorder=2 * order)
-            axis.plot(middles, curve, color="white", lw=0.8, zorder=2 * order)
+            axis.fill_between(x, height, curve, color=shade, alpha=0.85, lw=0, zorder=2 * order)
+            axis.plot(x, curve, color="white", lw=0.8, zorder=2 * order)
             axis.plot([mean, mean], [height, height + 0.35], color="black", lw=1.2, zorder=2 * order + 1)
         axis.set_yticks(range(len(bins)), [label.replace("-", "–") for label in bins])
         axis.set_title(shortened(name, 32))
-        axis.set_xlim(-1 if any(sum(counts[: len(counts) // 4]) for counts in bins.values()) else -0.5, 1)
+        axis.set_xlim(left, 1)
         axis.xaxis.set_major_locator(MultipleLocator(0.5))
         axis.tick_params(labelbottom=True)
+    layout: Any = figure.get_layout_engine()
+    layout.set(wspace=0.06)  # the last tick of a panel and the first of the next need room
     figure.supxlabel("cosine of the pair", fontsize=9)
     figure.supylabel("gold score", fontsize=9)
     return figure
+
+
+def _lowest(histograms: Mapping[str, Mapping[str, Sequence[int]]]) -> float:
+    """Where the axis of cosines begins: the last of -1, -0.5 and 0 that leaves none out."""
+    every = [counts for bins in histograms.values() for counts in bins.values() if any(counts)]
+    lowest = min((2 * int(np.flatnonzero(counts)[0]) / len(counts) - 1 for counts in every), default=0.0)
+    return max(-1.0, min(0.0, math.floor(2 * lowest) / 2))
 
 
 @styled

@@ -27,6 +27,7 @@ SCORES = "viridis"
 """The colour map of scores: even in lightness, so that it also reads in grey."""
 FORMATS = ("png", "svg")
 DPI = 200  # of PNG files
+MARKER = 3  # pixels of a marker around its point, at the layout's 100 a inch
 STYLE: dict[str, Any] = {
     "axes.axisbelow": True,
     "axes.edgecolor": "#555555",
@@ -130,7 +131,7 @@ def label_points(
                 text, point, xytext=offset, textcoords="offset points", ha=ha, va=va, **{"fontsize": 8, **options}
             )
             note.set_in_layout(False)
-            box = note.get_window_extent()
+            box = note.get_window_extent().padded(MARKER)
             meets = sum(box.overlaps(other) for other in placed) + sum(box.contains(*other) for other in occupied)
             inside = (
                 axis.bbox.x0 <= box.x0 and box.x1 <= axis.bbox.x1 and axis.bbox.y0 <= box.y0 <= box.y1 <= axis.bbox.y1

@@ -37,10 +37,11 @@ def similarity_heat_map(sentences: Sequence[str], vectors: NDArray[Any]) -> Figu
         raise DataError(f"found {n} sentences for a heat map, expected 2 to {MOST_SENTENCES}")
     cosines = np.clip(vectors @ vectors.T, -1, 1)  # (n, n)
     low = min(0.0, float(cosines.min()))
-    side = 1.4 + 0.42 * n
-    figure, axis = new_figure(side + 3.6, side)
+    labels = [f"{shortened(text, 44)}  {i}" for i, text in enumerate(sentences, 1)]
+    side = max(1.6, 0.42 * n)  # of the square, in inches
+    figure, axis = new_figure(side + 0.075 * max(map(len, labels)) + 0.9, side + 0.5)
     image = axis.imshow(cosines, cmap=SCORES, vmin=low, vmax=1)
-    axis.set_yticks(range(n), [f"{shortened(text, 44)}  {i}" for i, text in enumerate(sentences, 1)])
+    axis.set_yticks(range(n), labels)
     axis.set_xticks(range(n), [str(i) for i in range(1, n + 1)])
     axis.tick_params(length=0, colors="#222222")
     axis.grid(visible=False)
