@@ -44,7 +44,7 @@ def names(paths: list[Path]) -> list[str]:
 
 
 def test_the_recipes_are_there() -> None:
-    others = {"quickstart", "quickstart-unsup", "minilm-unsup", "minilm-sup"}
+    others = {"quickstart", "quickstart-unsup", "minilm-unsup", "minilm-sup", "minilm-ct", "minilm-queue"}
     assert set(names(CONFIGS)) == set(PAPER) | others
 
 
@@ -88,7 +88,7 @@ def test_has_the_figures_of_the_paper(name: str) -> None:
 def test_an_option_overrides_the_file(path: Path) -> None:
     config = load(path, "--optim.lr", "0.5", "--batch_size", "8")
     assert (config.optim.lr, config.batch_size) == (0.5, 8)
-    assert config.temperature == 0.05
+    assert config.temperature == load(path).temperature
 
 
 @pytest.mark.parametrize("path", [p for p in CONFIGS if p.stem not in PAPER], ids=lambda path: path.stem)
