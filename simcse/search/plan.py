@@ -13,7 +13,7 @@ import numpy.typing as npt
 from simcse.errors import ConfigError, nearest
 from simcse.search.ann import Ann, new_faiss_index
 from simcse.search.identity import Matrix
-from simcse.search.tuning import QUERIES, Trial
+from simcse.search.tuning import QUERIES, Recall, Trial
 
 __all__ = ["KINDS", "Plan", "check_kind", "make_plan"]
 
@@ -21,7 +21,8 @@ log = logging.getLogger(__name__)
 
 KINDS = ("auto", "flat", "hnsw", "ivf", "ivf-pq")
 FLAT_BELOW = 20_000  # rows; comparing all of them takes a few milliseconds
-HNSW_BELOW = 200_000  # rows; its graph answers fastest, but takes minutes to build beyond
+HNSW_BELOW = 200_000  # rows; its graph answers fastest, but takes minutes to build beyond; then cells do, and of their
+# codes those of half a byte for two numbers are scanned several times as fast as those of a byte a number
 ROWS_A_CELL = 39  # faiss asks for so many to train a cell
 FEWEST_CELLS = 16
 
@@ -55,6 +56,16 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What to try: a kind, its factory string (None for flat), candidates rescored for each hit, and why."""
+
+    kind: str
+    factory: str | None
+    rescored: int
+    reason: str
 
 
 def check_kind(kind: str, dimension: int) -> None:
@@ -99,88 +110,96 @@ def make_plan(
         The plan and the index to use with it; no index where exact search is the plan.
     """
     slots = np.flatnonzero(live) if live is not None else np.arange(len(matrix))
-    name, factory, rescored, reason = _choose(len(slots), matrix.shape[1], kind, memory)
-    if factory is None:
-        if kind not in ("auto", "flat"):
-            log.warning("index: %s", reason)
-        return Plan("flat", None, reason), None
     rng = np.random.default_rng(seed)
     held_out = np.empty(0, np.int64)
     if sample_queries is None:
         held_out = np.sort(rng.choice(slots, min(QUERIES, len(slots) // 10), replace=False))
     kept = np.setdiff1d(slots, held_out, assume_unique=True)
-    try:
-        ann = _built(matrix, kept, factory, rescored, rng)
-    except RuntimeError as error:
-        told = " ".join(str(error).split())[-80:]
-        return _exactly(f"faiss cannot train {factory} on {len(kept)} rows ({told})")
-    trial = Trial(matrix[held_out] if sample_queries is None else sample_queries, matrix, kept)
-    measured_on = f"{len(trial.queries)} {'held-out rows' if sample_queries is None else 'sample queries'}"
-    recall = trial.tune(ann, target_recall)
-    if recall.mean < target_recall:
-        return _exactly(
-            f"{factory} finds only {recall.mean:.3f} of the true 10 nearest ({measured_on}), {target_recall} is asked"
-        )
-    fast, exact = trial.milliseconds(ann)
-    ann.add(matrix, held_out)
-    plan = Plan(
-        name, factory, reason, round(recall.mean, 4), round(recall.error, 4), measured_on, round(fast, 3),
-        round(exact, 3), ann.effort,
-    )  # fmt: skip
+    choices = _choices(len(slots), matrix.shape[1], kind, memory)
+    trial = None
+    for choice in choices:
+        if choice.factory is None:
+            if kind not in ("auto", "flat"):
+                log.warning("index: %s", choice.reason)
+            return Plan("flat", None, choice.reason), None
+        try:
+            ann = _built(matrix, kept, choice, rng)
+        except RuntimeError as error:
+            told = " ".join(str(error).split())[-80:]
+            missed = f"faiss cannot train {choice.factory} on {len(kept)} rows ({told})"
+        else:
+            trial = trial or Trial(matrix[held_out] if sample_queries is None else sample_queries, matrix, kept)
+            measured_on = f"{len(trial.queries)} {'held-out rows' if sample_queries is None else 'sample queries'}"
+            recall = trial.tune(ann, target_recall)
+            if recall.mean >= target_recall:
+                plan = _measured(choice, recall, measured_on, trial.milliseconds(ann), ann)
+                ann.add(matrix, held_out)
+                return plan, ann
+            missed = (
+                f"{choice.factory} finds only {recall.mean:.3f} of the true 10 nearest ({measured_on}), "
+                f"{target_recall} is asked"
+            )
+        log.warning("index: %s", missed)
+    return Plan("flat", None, f"{missed}: exact search instead"), None
+
+
+def _measured(choice: Choice, recall: Recall, measured_on: str, milliseconds: tuple[float, float], ann: Ann) -> Plan:
+    fast, exact = (round(value, 3) for value in milliseconds)
+    mean, error = round(recall.mean, 4), round(recall.error, 4)
+    plan = Plan(choice.kind, choice.factory, choice.reason, mean, error, measured_on, fast, exact, ann.effort)
     log.info("index: %s", plan)
-    return plan, ann
+    return plan
 
 
-def _exactly(why: str) -> tuple[Plan, None]:
-    reason = f"{why}: exact search instead"
-    log.warning("index: %s", reason)
-    return Plan("flat", None, reason), None
-
-
-def _built(matrix: Matrix, kept: npt.NDArray[np.int64], factory: str, rescored: int, rng: np.random.Generator) -> Ann:
+def _built(matrix: Matrix, kept: npt.NDArray[np.int64], choice: Choice, rng: np.random.Generator) -> Ann:
     """An index of these rows, trained on some of them; RuntimeError of faiss if they are too few."""
-    ann = Ann(new_faiss_index(matrix.shape[1], factory), len(matrix), effort=1, rescored=rescored)
+    assert choice.factory is not None
+    ann = Ann(new_faiss_index(matrix.shape[1], choice.factory), len(matrix), effort=1, rescored=choice.rescored)
     some = rng.choice(kept, min(len(kept), _training_rows(ann.index)), replace=False)
     ann.train(matrix[np.sort(some)])
     ann.add(matrix, kept)
     return ann
 
 
-def _choose(count: int, dimension: int, kind: str, memory: int | None) -> tuple[str, str | None, int, str]:
-    """Kind, factory string, candidates for each hit, reason."""
+def _choices(count: int, dimension: int, kind: str, memory: int | None) -> list[Choice]:
+    """What to try, in this order, until one reaches the recall."""
     if kind not in KINDS:
-        return kind, kind, 4, "asked for by its factory string"
+        return [Choice(kind, kind, 4, "asked for by its factory string")]
+    if kind != "auto":
+        return [_choice(kind, count, dimension, "asked for")]
     room = memory if memory is not None else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    reason = "asked for"
-    if kind == "auto":
-        kind, reason = _automatic(count, dimension, room)
+    graph, bytes_, halves = (count * size for size in (dimension + 2 * 32 * 4 + 16, dimension + 8, dimension // 4 + 8))
+    if count < FLAT_BELOW:
+        return [Choice("flat", None, 1, f"{count} rows are compared in a few milliseconds")]
+    tried = []
+    if count < HNSW_BELOW and graph <= room:
+        tried.append(_choice("hnsw", count, dimension, f"a graph over {count} rows, {_mib(graph)}"))
+    else:
+        told = f"cells of {count} rows, half a byte for two numbers, {_mib(halves)}"
+        tried.append(_choice("ivf-pq", count, dimension, told))
+    if bytes_ <= room:  # where half a byte tells too little
+        told = f"cells of {count} rows, a byte a number, {_mib(bytes_)}"
+        tried.append(_choice("ivf", count, dimension, told))
+    return tried
+
+
+def _mib(size: int) -> str:
+    return f"{size // 2**20} MiB"
+
+
+def _choice(kind: str, count: int, dimension: int, reason: str) -> Choice:
     if kind == "flat":
-        return kind, None, 1, reason
+        return Choice(kind, None, 1, reason)
     if kind == "hnsw":
-        return kind, "HNSW32_SQ8", 2, reason
+        return Choice(kind, "HNSW32_SQ8", 2, reason)
     cells = min(2 ** round(np.log2(4 * count**0.5)) if count else 0, count // (2 * ROWS_A_CELL))
     if cells < FEWEST_CELLS:
-        return (
-            kind,
-            None,
-            1,
-            f"{count} rows are too few to train cells of an IVF ({2 * ROWS_A_CELL * FEWEST_CELLS}): exact search",
-        )
+        fewest = 2 * ROWS_A_CELL * FEWEST_CELLS
+        return Choice(kind, None, 1, f"{count} rows are too few to train cells of an IVF ({fewest}): exact search")
     if kind == "ivf":
-        return kind, f"IVF{cells},SQ8", 2, reason
+        return Choice(kind, f"IVF{cells},SQ8", 2, reason)
     halves = dimension // 2 if dimension % 2 == 0 else dimension
-    return kind, f"IVF{cells},PQ{halves}x4fs", 10, reason
-
-
-def _automatic(count: int, dimension: int, room: int) -> tuple[str, str]:
-    if count < FLAT_BELOW:
-        return "flat", f"{count} rows are compared in a few milliseconds"
-    graph, codes = count * (dimension + 2 * 32 * 4 + 16), count * (dimension + 8)
-    if count < HNSW_BELOW and graph <= room:
-        return "hnsw", f"a graph over {count} rows, {graph // 2**20} MiB"
-    if codes <= room:
-        return "ivf", f"cells of {count} rows, a byte a number, {codes // 2**20} MiB"
-    return "ivf-pq", f"a byte a number would take {codes // 2**20} MiB, {room // 2**20} MiB are to be had"
+    return Choice(kind, f"IVF{cells},PQ{halves}x4fs", 10, reason)
 
 
 def _training_rows(index: Any) -> int:

@@ -89,10 +89,19 @@ def test_more_recall_takes_more_effort(matrix):
 def test_auto_goes_by_count_and_memory(matrix, monkeypatch):
     assert make_plan(matrix[:900])[0].kind == "flat"
     assert make_plan(matrix)[0].kind == "hnsw"
-    assert make_plan(matrix, memory=N * (D + 8))[0].kind == "ivf"
-    assert make_plan(matrix, memory=N * D // 2)[0].kind == "ivf-pq"
+    assert make_plan(matrix, memory=N * (D + 8))[0].kind == "ivf-pq"
     monkeypatch.setattr(plan, "HNSW_BELOW", 2000)
-    assert make_plan(matrix)[0].kind == "ivf"
+    assert make_plan(matrix)[0].kind == "ivf-pq"
+
+
+def test_auto_tries_finer_codes_where_half_bytes_tell_too_little(caplog, monkeypatch):
+    """Rows that differ by less than half a byte can tell, as those of an untrained encoder do."""
+    monkeypatch.setattr(plan, "HNSW_BELOW", 2000)
+    rows = 0.02 * np.random.default_rng(0).standard_normal((N, D)).astype(np.float32) + np.eye(1, D, dtype=np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    assert make_plan(rows)[0].kind == "ivf"
+    assert "PQ16x4fs finds only" in caplog.text
+    assert make_plan(rows, memory=N * D // 2)[0].kind == "flat"
 
 
 def test_too_few_rows_fall_back_and_say_so(matrix, caplog):
