@@ -97,7 +97,12 @@ def build_models(options: Any) -> list[Model]:
         if not (folder / SETTINGS).is_file():
             texts = texts or list(itertools.islice(read_texts(texts_file), options.texts))
             print(f"fitting {kind} on {len(texts)} sentences", file=sys.stderr)
-            about = {"encoder": options.model, "pooling": "cls", "fitted_on": texts_file.name}
+            about = {
+                "encoder": options.model,
+                "fingerprint": raw.fingerprint,
+                "pooling": raw.pooling,
+                "fitted_on": texts_file.name,
+            }
             fit(plain, texts, kind=kind, about=about).save(folder)
         fitted = Fitted.load(folder)
         models.append(Model(kind, f"fitted on {fitted.about['texts']:,} sentences", fitted(plain)))

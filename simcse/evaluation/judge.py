@@ -14,7 +14,7 @@ from simcse.data.pairs import ScoredPairs
 from simcse.data.tables import shown
 from simcse.errors import DataError, ModelError
 
-__all__ = ["Encode", "Once", "PairJudge", "PairScore", "Timed", "correlate", "embed", "evaluate_pairs"]
+__all__ = ["Encode", "Once", "PairJudge", "PairScore", "Timed", "check_gold", "correlate", "embed", "evaluate_pairs"]
 
 Encode = Callable[[list[str]], Any]
 """Texts to vectors: `encode(list of n) -> (n, d)` array or tensor, normalised or not."""
@@ -38,8 +38,9 @@ def embed(encode: Encode, texts: Sequence[str], where: Callable[[int], str]) -> 
     Raises:
         ModelError: another shape than (n, d); a vector with NaN or infinity, or of length zero.
     """
-    vectors = _array(encode(list(texts))).astype(np.float32, copy=False)
+    vectors = _array(encode(list(texts)))
     _check_shape(vectors, len(texts))
+    vectors = vectors.astype(np.float32, copy=False)
     lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))  # (n,) no float32 overflow
     wrong = np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0)))
     if len(wrong):
@@ -53,6 +54,15 @@ def embed(encode: Encode, texts: Sequence[str], where: Callable[[int], str]) -> 
     return unit
 
 
+def check_gold(gold: NDArray[Any], name: str) -> None:
+    """Raise a DataError where gold scores allow no correlation: fewer than two, or all of them equal."""
+    if len(gold) < 2:
+        found = f"{len(gold)} scored pair{'s' * (len(gold) != 1)}"
+        raise DataError(f"{name}: found {found}, expected at least 2 for a correlation")
+    if np.ptp(gold) == 0:
+        raise DataError(f"{name}: all {len(gold)} gold scores are {gold[0]:g}; a correlation needs different ones")
+
+
 def correlate(cosines: NDArray[Any], gold: NDArray[Any], name: str) -> tuple[float, float]:
     """Spearman's and Pearson's correlation x 100.
 
@@ -62,10 +72,7 @@ def correlate(cosines: NDArray[Any], gold: NDArray[Any], name: str) -> tuple[flo
     """
     from scipy import stats
 
-    if len(gold) < 2:
-        raise DataError(f"{name}: found {len(gold)} scored pairs, expected at least 2 for a correlation")
-    if np.ptp(gold) == 0:
-        raise DataError(f"{name}: all {len(gold)} gold scores are {gold[0]:g}; a correlation needs different ones")
+    check_gold(gold, name)
     if np.ptp(cosines) < ROUNDING:
         raise ModelError(
             f"{name}: the cosines of all {len(gold)} pairs are {cosines[0]:.6f}; the encoder has collapsed"
@@ -187,9 +194,18 @@ class Once:
 
 def _array(raw: Any) -> NDArray[Any]:
     """Numpy knows neither bfloat16 nor an accelerator's memory, so tensors come over as float32."""
-    return np.asarray(raw.detach().float().cpu().numpy() if hasattr(raw, "detach") else raw)
+    if isinstance(raw, list) and raw and hasattr(raw[0], "detach"):
+        import torch
+
+        raw = torch.stack(raw)
+    try:
+        return np.asarray(raw.detach().float().cpu().numpy() if hasattr(raw, "detach") else raw)
+    except ValueError as error:
+        raise ModelError("the encoder gave rows of different lengths, expected (n, d)") from error
 
 
 def _check_shape(vectors: NDArray[Any], n: int) -> None:
     if vectors.ndim != 2 or len(vectors) != n:
         raise ModelError(f"the encoder gave shape {vectors.shape} for {n} texts, expected ({n}, d)")
+    if vectors.dtype.kind not in "fiu":
+        raise ModelError(f"the encoder gave values of type {vectors.dtype.name}, expected numbers")

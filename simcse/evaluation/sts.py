@@ -216,8 +216,6 @@ def evaluate_sts(
         DataError: a file is missing or damaged, or its gold scores allow no correlation.
         ModelError: a vector that is NaN, infinite or zero; names task and row.
     """
-    if aggregation not in get_args(Aggregation):
-        raise ConfigError(f"aggregation {aggregation!r} is not one of {', '.join(get_args(Aggregation))}")
     return score_sts(encode, {task: load_task(task, data_dir) for task in (tasks or SEVEN)}, aggregation)
 
 
@@ -225,6 +223,8 @@ def score_sts(
     encode: Encode, loaded: Mapping[str, list[ScoredPairs]], aggregation: Aggregation = "all"
 ) -> dict[str, StsScore]:
     """`evaluate_sts` for sub-sets that are read already, by task name."""
+    if aggregation not in get_args(Aggregation):
+        raise ConfigError(f"aggregation {aggregation!r} is not one of {', '.join(get_args(Aggregation))}")
     judge = PairJudge(*(subset for subsets in loaded.values() for subset in subsets))
     cosines = iter(judge.cosines(encode))
     scores = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from simcse.data.tables import check_file, delimited_rows, format_of, named_rows
 from simcse.errors import ConfigError, DataError, nearest
 from simcse.evaluation import retrieval, sts, transfer
 from simcse.evaluation.geometry import evaluate_geometry
-from simcse.evaluation.judge import Encode, Once, Timed, evaluate_pairs
+from simcse.evaluation.judge import Encode, Once, Timed, check_gold, evaluate_pairs
 from simcse.evaluation.report import Report, TaskResult
 
 __all__ = ["GROUPS", "evaluate", "task_names"]
@@ -73,7 +74,7 @@ def evaluate(
     """
     plan = _read(tasks, None if data_dir is None else Path(data_dir))
     timed = Timed(encode)
-    once = Once(timed)  # STS tasks and geometry share sentences; corpora are too large to be kept
+    once = Once(timed)  # tasks share sentences; the documents of a corpus are too many to be kept
     results: list[TaskResult] = []
     if plan.sts:
         on_task(", ".join(plan.sts))
@@ -89,7 +90,7 @@ def evaluate(
         geometry = dataclasses.asdict(evaluate_geometry(once, plan.geometry))
     for data in plan.transfer:
         on_task(data.task.name)
-        results.append(_transfer_result(timed, data))
+        results.append(_transfer_result(once, data))
     for collection in plan.collections:
         on_task(collection.name)
         results.append(_retrieval_result(timed, collection))
@@ -128,6 +129,8 @@ def _read(tasks: Sequence[str], data_dir: Path | None) -> Plan:
                 f"--tasks {name}: no such task or file{nearest(name, task_names())}; "
                 f"known are {', '.join(task_names())}, a file, a BEIR folder"
             )
+    for pairs in itertools.chain(*plan.sts.values(), plan.pairs):
+        check_gold(pairs.scores, pairs.name)
     return plan
 
 

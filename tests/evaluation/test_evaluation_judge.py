@@ -94,8 +94,25 @@ def test_a_wrong_shape_is_told() -> None:
             Once(encode)(["a", "b"])
 
 
+def test_what_is_no_array_of_numbers_is_told() -> None:
+    for encode, what in [
+        (lambda texts: None, r"shape \(\) for 5 texts"),
+        (lambda texts: [None] * len(texts), r"shape \(5,\) for 5 texts"),
+        (lambda texts: [[0.1] * (1 + i) for i, _ in enumerate(texts)], "rows of different lengths"),
+        (lambda texts: [[text, text] for text in texts], "values of type str160, expected numbers"),
+    ]:
+        for judged in (encode, Once(encode)):
+            with pytest.raises(ModelError, match=rf"the encoder gave {what}"):
+                evaluate_pairs(judged, THREE)
+
+
+def test_a_list_of_tensors_is_taken() -> None:
+    vectors = evaluate_pairs(lambda texts: list(torch.tensor(word_vectors(texts), dtype=torch.bfloat16)), THREE)
+    assert vectors.pearson == pytest.approx(evaluate_pairs(word_vectors, THREE).pearson, abs=1.0)
+
+
 def test_correlations_that_do_not_exist_are_errors() -> None:
-    with pytest.raises(DataError, match="mine: found 1 scored pairs, expected at least 2"):
+    with pytest.raises(DataError, match="mine: found 1 scored pair, expected at least 2"):
         evaluate_pairs(word_vectors, pairs(["a"], ["b"], [1]))
     with pytest.raises(DataError, match="mine: all 2 gold scores are 3"):
         evaluate_pairs(word_vectors, pairs(["a", "b"], ["c", "d"], [3, 3]))

@@ -93,7 +93,7 @@ def test_missing_files_are_named(senteval: Path, word_vectors, tmp_path: Path) -
         ("gs", lambda text: "good" + text[text.index("\n") :], r"STS\.gs\.FNWN\.txt:1: score 'good' is no number"),
         ("gs", lambda text: "7" + text[text.index("\n") :], r"STS\.gs\.FNWN\.txt:1: score '7' is out of range"),
         ("gs", lambda text: "\n".join("2" * 9) + "\n", "STS13 FNWN: all 9 gold scores are 2"),
-        ("gs", lambda text: "1.0\n" + 8 * "\n", "STS13 FNWN: found 1 scored pairs, expected at least 2"),
+        ("gs", lambda text: "1.0\n" + 8 * "\n", "STS13 FNWN: found 1 scored pair, expected at least 2"),
         ("input", lambda text: text.replace("\t", " ", 1), r"STS\.input\.FNWN\.txt:1: found 1 columns"),
         ("input", lambda text: text[text.index("\t") :], r"STS\.input\.FNWN\.txt:1: a sentence is blank"),
     ],

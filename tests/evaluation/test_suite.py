@@ -71,10 +71,18 @@ def test_wrong_names_are_told_before_anything_is_encoded(senteval: Path, own: di
 
     with pytest.raises(ConfigError, match=r"--tasks tranfser: no such task or file; did you mean 'transfer'"):
         evaluate(never, ["sts", "tranfser"], senteval)
+    with pytest.raises(ConfigError, match=r"aggregation 'median' is not one of all, mean, wmean"):
+        evaluate(never, ["sts"], senteval, aggregation="median")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"--tasks STS12 needs --data_dir"):
         evaluate(never, ["sts"], None)
     with pytest.raises(DataError, match=r"paris\.tsv: no such file; did you mean 'pairs\.tsv'"):
         evaluate(never, ["sts", str(tmp_path / "paris.tsv")], senteval)
+    own["pairs.tsv"].write_text("a b\ta c\t3\nd e\tf g\t3\n")
+    with pytest.raises(DataError, match=r"pairs\.tsv: all 2 gold scores are 3"):
+        evaluate(never, ["sts", str(own["pairs.tsv"])], senteval)
+    own["pairs.tsv"].write_text("a b\ta c\t3\n")
+    with pytest.raises(DataError, match=r"pairs\.tsv: found 1 scored pair, expected at least 2"):
+        evaluate(never, ["sts", str(own["pairs.tsv"])], senteval)
     with pytest.raises(DataError, match=r"MR/rt-polarity\.neg: not found"):
         evaluate(never, ["sts", "transfer"], senteval)
     with pytest.raises(DataError, match=r"ir: no \*/corpus\.jsonl there"):
