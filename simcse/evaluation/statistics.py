@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from simcse.data.pairs import ScoredPairs
 from simcse.errors import ConfigError, DataError
-from simcse.evaluation.judge import Encode, PairJudge, correlate
+from simcse.evaluation.judge import Encode, PairJudge, check_gold, correlate
 
 __all__ = ["Comparison", "Difference", "Interval", "compare_encoders", "mean_interval", "resampled_spearman"]
 
@@ -179,6 +179,9 @@ def compare_encoders(
         raise ConfigError(f"--resamples is {resamples}: at least 100, for the ends of an interval to mean something")
     if not (a and b and tasks):
         raise ConfigError(f"found {len(a)} and {len(b)} encoders and {len(tasks)} tasks, expected at least one of each")
+    golds = {name: np.concatenate([subset.scores for subset in subsets]) for name, subsets in tasks.items()}
+    for name, gold in golds.items():
+        check_gold(gold, name)
     judge = PairJudge(*(subset for subsets in tasks.values() for subset in subsets))
     cosines = [_by_task(judge.cosines(encode), tasks) for encode in (*a, *b)]  # k_a + k_b of T arrays
     rng = np.random.default_rng(seed)
@@ -186,7 +189,7 @@ def compare_encoders(
     picks_a, picks_b = _seed_draws(rng, resamples, k_a), _seed_draws(rng, resamples, len(b))
     scores, differences, names = np.empty((len(cosines), len(tasks))), np.empty((resamples, len(tasks))), list(tasks)
     for t, (name, subsets) in enumerate(tasks.items()):
-        gold = np.concatenate([subset.scores for subset in subsets])
+        gold = golds[name]
         together = np.stack([of_encoder[t] for of_encoder in cosines])  # (k, n)
         scores[:, t] = [correlate(one, gold, name)[0] for one in together]
         drawn = resampled_spearman(together, gold, [len(subset) for subset in subsets], resamples, rng)  # (R, k)

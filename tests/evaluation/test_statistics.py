@@ -159,8 +159,10 @@ def test_bad_input_is_named() -> None:
     with pytest.raises(DataError, match=r"flat: all 2 gold scores are 2"):
         compare_encoders([encode], [encode], {"flat": [flat]})
     one = ScoredPairs(["a 0"], ["b 0"], np.array([2.0]), "one")
-    with pytest.raises(DataError, match="1 scored pairs, expected at least 2"):
+    with pytest.raises(DataError, match="1 scored pair, expected at least 2"):
         compare_encoders([encode], [encode], {"one": [one]})
+    with pytest.raises(DataError, match="1 scored pair"):  # told before anything is encoded
+        compare_encoders([pytest.fail], [pytest.fail], {"task": [task], "one": [one]})
 
 
 def test_published_averages_are_the_means_of_their_tasks() -> None:
