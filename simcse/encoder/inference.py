@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from simcse.encoder.allocator import keep_freed_megabytes
 from simcse.encoder.batching import TokenBatch, TokenLists, plan_batches
 from simcse.encoder.packed_forward import PackedForward, pack
 from simcse.encoder.quantized import CALIBRATION, quantized
@@ -82,6 +83,8 @@ def _encode_chunk(
     """Fill `out` (n, d) with the vectors of n texts."""
     device = encoder.device
     workers = worker_count(device)
+    if device.type == "cpu" and len(texts) > TEXTS_INLINE:
+        keep_freed_megabytes()
     tokens = _tokenize(texts, tokenize, encoder, workers)
     budget = TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH["cuda"])
     budget = min(budget, max(LEAST_TOKENS, -(-len(tokens.ids) // workers)))  # something for each worker

@@ -93,8 +93,7 @@ class Layer:
     def context(self, x: Tensor, attend: PackedAttention) -> Tensor:
         """(T, D) -> (T, D): what attention reads at each token; rows behind the last sequence are 0."""
         out = torch.empty_like(x)
-        query, key, value = self.inputs(x).chunk(3, dim=-1)
-        attend(query, key, value, out)
+        attend(self.inputs(x), out)
         out[attend.tokens :].zero_()
         return out
 

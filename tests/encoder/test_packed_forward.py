@@ -110,7 +110,7 @@ def test_sums_out_of_range_are_noticed() -> None:
     query = torch.zeros(4, 8)
     for size, sound in ((0.0, True), (200.0, False), (-200.0, False)):
         attend = PackedAttention((2, 2), 2, query)
-        attend(torch.full_like(query, size), torch.ones(4, 8), torch.ones(4, 8), torch.empty(4, 8))
+        attend(torch.cat([torch.full_like(query, size), torch.ones(4, 16)], dim=1), torch.empty(4, 8))
         assert attend.sums_in_range() is sound
 
 
