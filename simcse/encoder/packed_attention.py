@@ -7,7 +7,7 @@ maximum a sum could leave the range of the type, so `sums_in_range` tells, and t
 Sequences beyond `LONG` always go the careful way: there the fused attention is the faster one.
 
 Sequences of about one length lie in one block, whose sides are rounded up: matrix products of odd sizes are slow, and
-oneDNN compiles and keeps a kernel for each new size. What the rounding adds has values and ones of 0: no row sees it.
+oneDNN compiles and keeps a kernel for each new size. What rounding adds has values and ones of 0: no row sees it.
 """
 
 from __future__ import annotations
