@@ -4,11 +4,12 @@
     python benchmarks/serve.py --texts wiki.txt.gz --documents 20000 --index idx   # an index to keep
 
 Builds an index of the first `--documents` lines (once, where `--index` names a folder), serves it by `simcse serve` in
-a process of its own, and lets each client send its next search when the answer to the last has come. Queries are whole
-sentences of the same file that are not in the index, each asked once. Clients share the machine with the server.
+a process of its own, and lets each client send its next search when the answer to the last has come. Queries are 8 to
+10 words in a row, cut from lines that are not in the index, each asked once. Clients share the machine with the server.
 
-Prints searches a second, median and 99th percentile of the response time, errors and texts a batch; then what batching
-gives: the ratio to the same service with --max_batch 1.
+Prints searches a second, median and 99th percentile of the response time, errors, texts a batch, and processor
+milliseconds a search that the server and the clients took; then what batching gives: the ratio to the same service with
+--max_batch 1.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import os
+import random
 import re
 import signal
 import subprocess
@@ -33,7 +36,15 @@ import numpy as np
 from jsonargparse import auto_cli
 from machine import describe
 
+try:
+    import uvloop
+except ImportError:  # not made for this system
+    run = asyncio.run
+else:
+    run = uvloop.run
+
 SECONDS = 120  # no run takes longer
+WORDS = (8, 10)  # of a query
 SETTINGS = {"micro-batching": (), "one at a time": ("--max_batch", "1", "--max_wait_ms", "0")}
 
 
@@ -68,32 +79,55 @@ def main(
         folder = index or Path(scratch) / "index"
         lines = _lines(texts)
         indexed = list(islice(lines, documents))
-        queries = [line for line in islice(lines, requests + 4 * clients) if line]
+        queries = list(islice(_queries(lines), requests + 4 * clients))
         if not folder.is_dir():
             _build(folder, indexed, model, Path(scratch))
         print(describe())
         print(f"{documents:,} documents, {clients} clients, {requests:,} searches, top 10")
-        print(f"{'':16}{'searches/s':>12}{'p50, ms':>10}{'p99, ms':>10}{'errors':>8}{'texts a batch':>15}")
+        heads = ("searches/s", "p50, ms", "p99, ms", "errors", "texts a batch", "server ms", "clients ms")
+        print(f"{'':16}{''.join(f'{head:>15}' for head in heads)}", flush=True)
         rates = {name: _measured(name, folder, model, flags, queries, clients) for name, flags in SETTINGS.items()}
         print(f"ratio: {rates['micro-batching'] / rates['one at a time']:.2f}")
 
 
 def _measured(name: str, folder: Path, model: str, flags: tuple[str, ...], queries: list[str], clients: int) -> float:
-    with _server(folder, model, flags) as url:
+    with _server(folder, model, flags) as (url, process):
         host, port = re.fullmatch(r"http://([\d.]+):(\d+)", url).groups()
-        asyncio.run(_load(host, int(port), queries[: 4 * clients], clients))  # warm up
-        before = _batches(url)
-        outcome = asyncio.run(_load(host, int(port), queries[4 * clients :], clients))
-        texts, batches = (after - old for after, old in zip(_batches(url), before, strict=True))
-    rate = len(outcome.times) / outcome.seconds
+        run(_load(host, int(port), queries[: 4 * clients], clients))  # warm up
+        before = *_batches(url), _processor_seconds(process), time.process_time()
+        outcome = run(_load(host, int(port), queries[4 * clients :], clients))
+        after = *_batches(url), _processor_seconds(process), time.process_time()
+    texts, batches, server, own = np.subtract(after, before)
+    answered = len(outcome.times)
     p50, p99 = np.percentile(outcome.times, [50, 99]) * 1000
-    print(f"{name:16}{rate:12.0f}{p50:10.1f}{p99:10.1f}{outcome.errors:8}{texts / batches:15.1f}", flush=True)
-    return rate
+    values = (
+        f"{answered / outcome.seconds:.0f}", f"{p50:.1f}", f"{p99:.1f}", outcome.errors, f"{texts / batches:.1f}",
+        f"{1000 * server / answered:.2f}", f"{1000 * own / answered:.2f}",
+    )  # fmt: skip
+    print(f"{name:16}{''.join(f'{value:>15}' for value in values)}", flush=True)
+    return answered / outcome.seconds
+
+
+def _processor_seconds(process: int) -> float:
+    """Seconds that a process has taken of all cores so far."""
+    user, system = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def _lines(path: Path) -> Iterator[str]:
     with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
         yield from (line.strip() for line in file)
+
+
+def _queries(lines: Iterator[str], seed: int = 0) -> Iterator[str]:
+    """Some words in a row of each line that has enough."""
+    draw = random.Random(seed)
+    for line in lines:
+        words = line.split()
+        count = draw.randint(*WORDS)
+        if len(words) >= count:
+            start = draw.randint(0, len(words) - count)
+            yield " ".join(words[start : start + count])
 
 
 def _build(folder: Path, documents: list[str], model: str, scratch: Path) -> None:
@@ -104,13 +138,13 @@ def _build(folder: Path, documents: list[str], model: str, scratch: Path) -> Non
 
 
 @contextmanager
-def _server(folder: Path, model: str, flags: tuple[str, ...]) -> Iterator[str]:
+def _server(folder: Path, model: str, flags: tuple[str, ...]) -> Iterator[tuple[str, int]]:
     command = [sys.executable, "-m", "simcse.cli", "serve", str(folder), "--model", model, "--port", "0", *flags]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         for line in process.stderr:
             if found := re.search(r" at (http://\S+)", line):
-                yield found[1]
+                yield found[1], process.pid
                 break
             print(line, end="", file=sys.stderr)
         else:

@@ -36,6 +36,7 @@ def serve(
     max_queue: int = 1024,
     max_batch: int = 64,
     max_wait_ms: float = 2.0,
+    threads: int | None = None,
     timeout: float = 30.0,
 ) -> None:
     """Serve an index over HTTP, with a page to use it.
@@ -60,6 +61,8 @@ def serve(
         max_queue: texts that may wait; beyond, requests are refused with status 429
         max_batch: texts encoded together; 1 switches batching off
         max_wait_ms: milliseconds that the first text of a batch waits for others
+        threads: processor threads that encode and search; default one fewer than there are cores, so that requests are
+            taken and answered meanwhile
         timeout: seconds that a request may take
     """
     from simcse.serving.limits import Limits
@@ -71,6 +74,8 @@ def serve(
     )  # fmt: skip
     if map_points < 1:
         raise ConfigError(f"--map_points: found {map_points}, expected at least 1")
+    if threads is not None and threads < 1:
+        raise ConfigError(f"--threads: found {threads}, expected at least 1")
     token = _checked_token(token if token is not None else os.environ.get("SIMCSE_TOKEN"))
     if missing := [name for name in NEEDED if find_spec(name) is None]:
         raise ConfigError(f"serve needs the package {missing[0]}: pip install 'simcse[serve]'")
@@ -79,10 +84,12 @@ def serve(
     with bound(host, port) as listener:
         from simcse.search.index import SearchIndex
         from simcse.serving.app import create_app
+        from simcse.serving.threads import use_threads
 
         name = model or SearchIndex.load(index).info["encoder"]
         encoder = load_encoder(name, device, dtype)
         opened = SearchIndex.load(index, encoder.encode)
+        opened.threads = use_threads(threads)
         app = create_app(opened, encoder, limits=limits, token=token, map_points=map_points)
         told = f"{index}: {len(opened)} texts"
         run_server(app, listener, lambda url: print(f"{told} at {url}", file=sys.stderr, flush=True))

@@ -15,9 +15,11 @@ import time
 from contextlib import contextmanager, suppress
 
 import pytest
+import torch
 
 from simcse import SearchIndex
 from simcse.cli import main
+from simcse.serving.threads import use_threads
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +122,7 @@ def test_a_port_in_use_is_told_before_anything_is_loaded(folder, capsys):
         (["--host", "192.0.2.1", "--token", "x"], 2, "--host: cannot listen on 192.0.2.1"),
         (["--max_batch", "0"], 2, "--max_batch: found 0, expected at least 1"),
         (["--map_points", "0"], 2, "--map_points: found 0"),
+        (["--threads", "0"], 2, "--threads: found 0, expected at least 1"),
         (["--token", "two words"], 2, "--token: found"),
     ],
 )
@@ -127,6 +130,17 @@ def test_wrong_options_are_refused_in_one_line(folder, capsys, arguments, status
     assert main(["serve", str(folder), *arguments]) == status
     [line] = capsys.readouterr().err.splitlines()
     assert part in line
+
+
+@pytest.mark.parametrize(("wanted", "cores", "count"), [(None, 4, 3), (None, 1, 1), (2, 4, 2), (2, 1, 2)])
+def test_one_core_is_left_for_the_requests(wanted, cores, count):
+    before = torch.get_num_threads(), sys.getswitchinterval()
+    try:
+        torch.set_num_threads(cores)
+        assert use_threads(wanted) == torch.get_num_threads() == count
+    finally:
+        torch.set_num_threads(before[0])
+        sys.setswitchinterval(before[1])
 
 
 def test_no_index_and_the_wrong_encoder_are_told_in_one_line(folder, tmp_path, tiny_roberta, capsys):
