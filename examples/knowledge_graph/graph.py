@@ -47,6 +47,26 @@ class Graph:
         _, place, counts = ids.unique(return_inverse=True, return_counts=True)
         return counts[place]
 
+    def shared_queries(self, most: int = 8) -> list[Tensor]:
+        """The training triples in random order, those of one query side by side: (R, m) indices for m = most, ..., 1.
+
+        The triples of a row have the same query, so that its scores are worked out once for m answers. A query's
+        triples are dealt out by powers of two: 8 + 4 + 1 for 13. FB15k-237 has 544,230 triples, but 208,764 rows.
+        """
+        ids = self.query_ids(self.splits["train"])
+        order = torch.randperm(len(ids))
+        ids, by_query = ids[order].sort(stable=True)
+        order = order[by_query]  # (N,)
+        _, counts = ids.unique_consecutive(return_counts=True)
+        place = torch.arange(len(ids)) - (counts.cumsum(0) - counts).repeat_interleave(counts)  # (N,) in its query
+        left = counts.repeat_interleave(counts)  # (N,)
+        groups, size = [], most
+        while size:
+            taken = left // size * size
+            groups.append(order[(place >= 0) & (place < taken)].view(-1, size))
+            place, left, size = place - taken, left - taken, size // 2
+        return groups
+
 
 def read_graph(folder: str) -> Graph:
     """Read `train.txt`, `valid.txt` and `test.txt` of `head<TAB>relation<TAB>tail`.

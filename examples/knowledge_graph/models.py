@@ -7,10 +7,13 @@ entities.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+CLOSEST = 1e-6  # square of a distance, which has no slope at 0
 
 
 class Model(nn.Module):
@@ -42,13 +45,38 @@ class Model(nn.Module):
     def relate(self, head: Tensor, relation: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def score_all(self, query: Tensor) -> Tensor:
-        """(R, size) -> (R, entities)."""
-        return query @ self.entity.T
+    def score(self, query: Tensor, answers: Tensor) -> Tensor:
+        """(R, size) and (C, size) -> (R, C), each with each: one matrix product."""
+        return query @ answers.T
 
-    def score_some(self, query: Tensor, columns: Tensor) -> Tensor:
-        """(R, size) and ids (R, K) -> (R, K)."""
-        return torch.einsum("rd,rkd->rk", query, F.embedding(columns, self.entity))
+    def score_own(self, query: Tensor, answer: Tensor) -> Tensor:
+        """(R, size) and (R, size) -> (R,), each with its own."""
+        return (query * answer).sum(1)
+
+
+class Closeness(torch.autograd.Function):
+    """margin - Euclidean distance, of each (R, D) with each (C, D) -> (R, C), as one matrix product.
+
+    torch.cdist puts the squares into the product too, where bfloat16 would lose them.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, answers: Tensor, margin: float) -> Tensor:
+        scores = (-2 * query) @ answers.T  # (R, C), and all the rest in place
+        scores += query.square().sum(1, keepdim=True)
+        scores += answers.square().sum(1)
+        scores.clamp_(min=CLOSEST).sqrt_().neg_().add_(margin)
+        ctx.save_for_backward(query, answers, scores)
+        ctx.margin = margin
+        return scores
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, Tensor, None]:
+        query, answers, scores = ctx.saved_tensors
+        slope = torch.div(slope, distance := scores.neg().add_(ctx.margin), out=distance)  # (R, C)
+        to_query = slope @ answers - slope.sum(1, keepdim=True) * query
+        to_answers = (query.T @ slope).T - slope.sum(0)[:, None] * answers
+        return to_query, to_answers, None
 
 
 class DistMult(Model):
@@ -103,13 +131,11 @@ class TransE(Model):
     def relate(self, head: Tensor, relation: Tensor) -> Tensor:
         return head + F.embedding(relation, self.relation)
 
-    def score_all(self, query: Tensor) -> Tensor:
-        squares = query.square().sum(1, keepdim=True) + self.entity.square().sum(1)  # (R, entities)
-        return self.margin - (squares - 2 * query @ self.entity.T).clamp(min=1e-6).sqrt()
+    def score(self, query: Tensor, answers: Tensor) -> Tensor:
+        return Closeness.apply(query, answers, self.margin)
 
-    def score_some(self, query: Tensor, columns: Tensor) -> Tensor:
-        differences = query[:, None] - F.embedding(columns, self.entity)  # (R, K, size)
-        return self.margin - differences.square().sum(2).clamp(min=1e-6).sqrt()
+    def score_own(self, query: Tensor, answer: Tensor) -> Tensor:
+        return self.margin - (query - answer).square().sum(1).clamp(min=CLOSEST).sqrt()
 
 
 class RotatE(TransE):

@@ -82,9 +82,9 @@ def test_all_scores_are_the_scores_of_each(study, name: str) -> None:
     model = models.MODELS[name](7, 4, 6).double().eval()
     entity, relation = torch.tensor([0, 3, 6]), torch.tensor([1, 0, 3])
     query = model.query(entity, relation)
-    whole = model.score_all(query)
-    columns = torch.arange(7).expand(3, 7)
-    torch.testing.assert_close(model.score_some(query, columns), whole)
+    whole = model.score(query, model.entity)
+    for column in range(7):
+        torch.testing.assert_close(model.score_own(query, model.entity[column].expand(3, 6)), whole[:, column])
 
     def formula(h: torch.Tensor, r: int, t: torch.Tensor) -> torch.Tensor:
         w = model.relation[r]
@@ -105,6 +105,86 @@ def test_all_scores_are_the_scores_of_each(study, name: str) -> None:
     torch.testing.assert_close(whole, torch.stack([torch.stack(row) for row in expected]))
 
 
+def test_closeness_has_the_right_slope(study) -> None:
+    _, models, _ = study
+    torch.manual_seed(0)
+    one, other = (torch.randn(rows, 3, dtype=torch.float64, requires_grad=True) for rows in (4, 5))
+    torch.testing.assert_close(models.Closeness.apply(one, other, 9.0), 9 - torch.cdist(one, other))
+    assert torch.autograd.gradcheck(models.Closeness.apply, (one, other, 9.0))
+
+
+def test_rows_that_share_a_query_hold_every_triple_once(study, folder: Path) -> None:
+    graph, _, train = study
+    with (folder / "train.txt").open("a") as file:
+        file.writelines(f"e0\tplus1\te{i}\n" for i in range(2, 12))  # 11 answers: rows of 8, 2 and 1
+    found = graph.read_graph(str(folder))
+    groups = found.shared_queries()
+    assert [group.shape[1] for group in groups] == [8, 4, 2, 1]
+    assert torch.cat([group.flatten() for group in groups]).sort().values.tolist() == list(range(84))
+    ids = found.query_ids(found.splits["train"])
+    for group in groups:
+        assert bool((ids[group] == ids[group[:, :1]]).all())
+    asked = ids.new_tensor([0 * 6 + 0])  # e0, plus1
+    assert [int(torch.isin(ids[group[:, 0]], asked).sum()) for group in groups] == [1, 0, 1, 1]
+    config = train.KGConfig(batch_size=10)
+    batches = list(train.batches(found, config, shared=True))
+    assert len(batches) == config.steps(found) == 9
+    seen = torch.cat([group.flatten() for batch in batches for group in batch])
+    assert seen.sort().values.tolist() == list(range(84))
+
+
+@pytest.mark.parametrize("objective", ["sce", "sce+ls", "sce+bc"])
+@pytest.mark.parametrize("name", ["ComplEx", "RotatE", "TuckER"])
+def test_shared_rows_have_the_loss_and_gradient_of_triples(
+    study, monkeypatch: pytest.MonkeyPatch, folder: Path, name: str, objective: str
+) -> None:
+    """By blocks, and with one softmax for several answers: against the objective over one row a triple."""
+    graph, _, train = study
+    with (folder / "train.txt").open("a") as file:
+        file.writelines(f"e{i}\tplus1\te{j}\n" for i in range(4) for j in range(6, 11))
+    found = graph.read_graph(str(folder))
+    torch.manual_seed(0)
+    config = train.KGConfig(model=name, objective=objective, size=6, dropout=0.0, batch_size=30)
+    model, loss, _ = train.build(config, found)
+    model.double()
+    triples = found.splits["train"]
+    weight = torch.rand(len(triples), dtype=torch.float64)
+    batch = next(train.batches(found, config, shared=True))
+    assert max(group.shape[1] for group in batch) > 1
+
+    rows = torch.cat([group.flatten() for group in batch])
+    query = model.query(*triples[rows, :2].unbind(1))
+    whole = loss(train.Scores(model.score(query, model.entity), triples[rows, 2], correction=weight[rows]))
+    expected = torch.autograd.grad(whole, list(model.parameters()))
+    monkeypatch.setattr(train, "SCORES_AT_A_TIME", 4 * 12)  # four queries
+    total = train.against_all(model, triples, weight, batch, loss)
+    assert total.item() == pytest.approx(whole.item(), rel=1e-6)
+    for parameter, gradient in zip(model.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient)
+
+
+def test_samples_never_count_as_their_own_answer(study, folder: Path) -> None:
+    """All but one of the entities are drawn, so nearly every answer is among the samples: only it is masked out."""
+    graph, models, train = study
+    found = graph.read_graph(str(folder))
+    torch.manual_seed(0)
+    model = models.TransE(12, 6, 4).double()
+    triples = found.splits["train"]
+    noise = train.Uniform(12, 11)
+    seen = []
+
+    def objective(scores):
+        seen.append(scores)
+        return scores.logits.sum()
+
+    train.against_noise(model, triples, noise, objective)
+    valid = seen[0].valid
+    assert valid[:, 0].all()
+    hits = (seen[0].logits[:, 1:] - seen[0].logits[:, :1]).abs() < 1e-12
+    assert hits.any(1).sum() > 50
+    assert torch.equal(valid[:, 1:], ~hits)
+
+
 def test_filtered_ranks_by_hand(study, folder: Path) -> None:
     """Known answers are no competitors, and ties count half: compared with a loop over candidates."""
     graph, models, train = study
@@ -116,7 +196,7 @@ def test_filtered_ranks_by_hand(study, folder: Path) -> None:
     everything = {tuple(row) for rows in found.splits.values() for row in rows.tolist()}
     ranks = []
     for h, r, t in found.splits["train"].tolist():
-        scores = model.score_all(model.query(torch.tensor([h]), torch.tensor([r]))).tolist()[0]
+        scores = model.score(model.query(torch.tensor([h]), torch.tensor([r])), model.entity).tolist()[0]
         others = [c for c in range(12) if c != t and (h, r, c) not in everything]
         better, equal = (sum(test(scores[c], scores[t]) for c in others) for test in (float.__gt__, float.__eq__))
         ranks.append(1 + better + equal / 2)
@@ -131,7 +211,7 @@ def test_every_objective_finds_the_missing_links(study, folder: Path, objective:
     """RotatE on a ring: a rotation by three steps follows from those by one and two."""
     _, _, train = study
     output = folder / "results.jsonl"
-    options = {"size": 16, "dropout": 0, "negatives": 6, "batch_size": 16, "lr": 0.03, "epochs": 120, "margin": 3}
+    options = {"size": 16, "dropout": 0, "negatives": 6, "batch_size": 16, "lr": 0.3, "epochs": 60, "margin": 3}
     arguments = [text for name, value in options.items() for text in (f"--{name}", str(value))]
     train.main(
         ["--data", str(folder), "--model", "RotatE", "--objective", objective, "--output", str(output), *arguments]
@@ -157,7 +237,7 @@ def test_every_model_learns_a_graph_of_its_kind(
     for split in ("train", "valid", "test"):
         write(tmp_path / f"{split}.txt", triples)
     found = graph.read_graph(str(tmp_path))
-    config = train.KGConfig(data=str(tmp_path), model=name, size=16, dropout=0.0, batch_size=16, lr=0.03, epochs=60)
+    config = train.KGConfig(data=str(tmp_path), model=name, size=16, dropout=0.0, batch_size=16, lr=0.3, epochs=60)
     assert train.judge(train.train(config, found), found, "train")["mrr"] > 0.9
 
 
