@@ -12,7 +12,14 @@ function bytes(value) {
   return `${value < 10 && at ? value.toFixed(1) : Math.round(value)} ${units[at]}`;
 }
 
-const SHOWN = { count: number, deleted: number, parameters: number, generation: number, bytes, fields: (names) => names.join(", ") || "none" };
+function planned(plan) {
+  if (plan.factory === null) return `exact search: ${plan.reason}`;
+  const measured = `recall@10 ${plan.recall.toFixed(3)} on ${plan.measured_on}, ${plan.milliseconds.toFixed(2)} ms a query`;
+  return `${plan.factory}: ${plan.reason}; ${measured}`;
+}
+
+const listed = (names) => names.join(", ") || "none";
+const SHOWN = { count: number, deleted: number, parameters: number, generation: number, bytes, fields: listed, plan: planned };
 const NAMED = { count: "texts", bytes: "on disk", fields: "metadata", deleted: "deleted", max_length: "longest input" };
 
 function fill(list, facts) {
