@@ -7,6 +7,7 @@ byte a number (SQ8), or half a byte for two (PQ).
 from __future__ import annotations
 
 import os
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -95,7 +96,10 @@ class Ann:
                 os.fsync(file.fileno())
         except (RuntimeError, OSError) as error:
             path.unlink(missing_ok=True)
-            reason = getattr(error, "strerror", None) or str(error).strip().splitlines()[-1]
+            in_brackets = re.search(r"\(([^()]+)\)\s*$", str(error))  # where faiss says what the system said
+            reason = getattr(error, "strerror", None) or (
+                in_brackets[1] if in_brackets else str(error).splitlines()[-1]
+            )
             raise SearchError(f"{path}: {reason}; the index is as it was before; free the way and try again") from error
         self.crc = checksum(path)
 

@@ -212,6 +212,15 @@ def test_a_damaged_or_missing_file_is_named(matrix, tmp_path):
         SearchIndex.load(tmp_path / "idx", encode)
 
 
+def test_a_full_disk_is_told_in_words(matrix, tmp_path):
+    """/dev/full takes no byte, as a full disk does."""
+    _, ann = make_plan(matrix, kind="hnsw")
+    (tmp_path / "ann").symlink_to("/dev/full")
+    with pytest.raises(SearchError, match=r"ann: No space left on device; the index is as it was before") as told:
+        ann.write(tmp_path / "ann")
+    assert "faiss::" not in str(told.value)
+
+
 @pytest.mark.parametrize("given", ["texts", "vectors"])
 def test_sample_queries_are_kept_for_the_next_plan(given, matrix, tmp_path):
     encode = Rows(matrix).encode
