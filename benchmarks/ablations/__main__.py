@@ -2,7 +2,7 @@
 
     python -m benchmarks.ablations --data_dir data              # the paper's, all: some 45 runs of 100 steps
     python -m benchmarks.ablations dropout --data_dir data --seeds 3
-    python -m benchmarks.ablations objectives-unsup objectives-sup --data_dir data --seeds 5 --steps 60
+    python -m benchmarks.ablations objectives-unsup objectives-sup --data_dir data --seeds 5 --steps 40
 
 A finished run is not run again, so that a stopped command goes on where it was.
 """
