@@ -63,8 +63,8 @@ class Closeness(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, answers: Tensor, margin: float) -> Tensor:
         scores = (-2 * query) @ answers.T  # (R, C), and all the rest in place
-        scores += query.square().sum(1, keepdim=True)
-        scores += answers.square().sum(1)
+        scores += torch.linalg.vector_norm(query, dim=1, keepdim=True).square()
+        scores += torch.linalg.vector_norm(answers, dim=1).square()
         scores.clamp_(min=CLOSEST).sqrt_().neg_().add_(margin)
         ctx.save_for_backward(query, answers, scores)
         ctx.margin = margin
@@ -74,8 +74,8 @@ class Closeness(torch.autograd.Function):
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, Tensor, None]:
         query, answers, scores = ctx.saved_tensors
         slope = torch.div(slope, distance := scores.neg().add_(ctx.margin), out=distance)  # (R, C)
-        to_query = slope @ answers - slope.sum(1, keepdim=True) * query
-        to_answers = (query.T @ slope).T - slope.sum(0)[:, None] * answers
+        to_query = (slope @ answers).addcmul_(slope.sum(1, keepdim=True), query, value=-1)
+        to_answers = (slope.T @ query).addcmul_(slope.sum(0)[:, None], answers, value=-1)
         return to_query, to_answers, None
 
 
