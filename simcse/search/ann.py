@@ -9,8 +9,6 @@ from __future__ import annotations
 import os
 import re
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +17,9 @@ import numpy.typing as npt
 
 from simcse.errors import ConfigError, SearchError
 from simcse.search.identity import Matrix
+from simcse.search.threads import faiss_threads
 
-__all__ = ["Ann", "checksum", "faiss_threads", "most_effort", "new_faiss_index"]
+__all__ = ["Ann", "checksum", "most_effort", "new_faiss_index"]
 
 ADDED_AT_ONCE = 65_536  # rows
 
@@ -187,23 +186,3 @@ def most_effort(index: Any) -> int:
     if isinstance(index, faiss.IndexIVF):
         return min(int(index.nlist), max(64, int(index.nlist) // 4))
     return 2048 if isinstance(index, faiss.IndexHNSW) else 1
-
-
-@contextmanager
-def faiss_threads(threads: int | None) -> Iterator[None]:
-    """Let faiss use so many threads inside; None leaves it as it is.
-
-    faiss brings an OpenMP runtime of its own beside torch's. Worker threads of one that still spin after a search take
-    the cores from the other; a single query is answered as fast by one thread, which leaves no worker spinning.
-    """
-    import faiss
-
-    before = faiss.omp_get_max_threads()
-    if threads is None or threads == before:
-        yield
-        return
-    faiss.omp_set_num_threads(threads)
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(before)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from simcse.search.ann import faiss_threads
 from simcse.search.identity import Matrix
+from simcse.search.threads import blas_threads, faiss_threads
 
 __all__ = ["exact_search", "rescore"]
 
@@ -14,11 +14,18 @@ Slots = npt.NDArray[np.int64]
 
 FEW_QUERIES = 3  # up to here faiss's scan is faster than a matrix product, which reads the queries for each row anew
 WORTH_THREADS = 2**24  # numbers, 64 MiB: one thread reads them in a few milliseconds
+PRODUCTS_WORTH_THREADS = 2**30  # multiplications: one thread does them in some ten milliseconds
 BLOCK = 8192  # rows; (64, 8192) scores are 2 MiB
 
 
 def exact_search(
-    queries: Matrix, matrix: Matrix, k: int, *, allowed: npt.NDArray[np.bool_] | None = None, first: int = 0
+    queries: Matrix,
+    matrix: Matrix,
+    k: int,
+    *,
+    allowed: npt.NDArray[np.bool_] | None = None,
+    first: int = 0,
+    threads: int | None = None,
 ) -> tuple[Matrix, Slots]:
     """The k rows of largest inner product for each query, best first; equal scores in the order of rows.
 
@@ -28,31 +35,34 @@ def exact_search(
         k: how many; where fewer rows are allowed, the rest is -inf and -1.
         allowed: (n,), which rows may be found; default all.
         first: only rows from here on.
+        threads: default one where little is to be done, else all cores.
 
     Returns:
         Scores (q, k) and row numbers (q, k).
     """
     if allowed is None and first == 0 and len(queries) <= FEW_QUERIES and 0 < k <= len(matrix):
-        return _faiss_scan(queries, matrix, k)
+        return _faiss_scan(queries, matrix, k, threads)
     if allowed is not None and 2 * np.count_nonzero(allowed[first:]) < len(matrix) - first:
         rows = np.flatnonzero(allowed[first:]) + first
         blocks = [rows[i : i + BLOCK] for i in range(0, len(rows), BLOCK)]
     else:
         blocks = [np.arange(i, min(i + BLOCK, len(matrix))) for i in range(first, len(matrix), BLOCK)]
     best, where = np.full((len(queries), k), -np.inf, np.float32), np.full((len(queries), k), -1, np.int64)  # (q, k)
-    for rows in blocks:
-        contiguous = rows[-1] - rows[0] + 1 == len(rows)
-        scores = queries @ (matrix[rows[0] : rows[-1] + 1] if contiguous else matrix[rows]).T  # (q, b)
-        if allowed is not None:
-            scores[:, ~allowed[rows]] = -np.inf
-        _merge(best, where, scores, rows)
+    little = len(queries) * matrix.shape[1] * sum(map(len, blocks)) < PRODUCTS_WORTH_THREADS
+    with blas_threads(threads or (1 if little else None)):
+        for rows in blocks:
+            contiguous = rows[-1] - rows[0] + 1 == len(rows)
+            scores = queries @ (matrix[rows[0] : rows[-1] + 1] if contiguous else matrix[rows]).T  # (q, b)
+            if allowed is not None:
+                scores[:, ~allowed[rows]] = -np.inf
+            _merge(best, where, scores, rows)
     return best, where
 
 
-def _faiss_scan(queries: Matrix, matrix: Matrix, k: int) -> tuple[Matrix, Slots]:
+def _faiss_scan(queries: Matrix, matrix: Matrix, k: int, threads: int | None) -> tuple[Matrix, Slots]:
     import faiss
 
-    with faiss_threads(1 if matrix.size < WORTH_THREADS else None):
+    with faiss_threads(threads or (1 if matrix.size < WORTH_THREADS else None)):
         scores, slots = faiss.knn(queries, matrix, k, metric=faiss.METRIC_INNER_PRODUCT)  # (q, k)
     return in_order(scores, slots)
 

@@ -41,7 +41,7 @@ class SearchIndex:
     Searches may run in several threads, and beside one that changes the index.
 
     Attributes:
-        threads: of faiss, in a search; None takes one for a few queries and all cores for many.
+        threads: of a search; None takes one for little work and all cores for much.
     """
 
     def __init__(self, state: State, encode: Encode | None) -> None:

@@ -56,22 +56,23 @@ def nearest_rows(
         k: at most the number of allowed rows.
         ann: over the first rows of the matrix; None for exact search.
         allowed: (n,); default all.
-        threads: of faiss; default one for a single query.
+        threads: default one for a few queries or few rows, else all cores.
     """
     if ann is None:
-        return exact_search(queries, matrix, k, allowed=allowed)
+        return exact_search(queries, matrix, k, allowed=allowed, threads=threads)
     share = 1.0 if allowed is None else np.count_nonzero(allowed[: ann.covered]) / max(ann.covered, 1)
     if share < EXACT_SHARE or k * ann.rescored > EXACT_SHARE * share * ann.covered:
-        return exact_search(queries, matrix, k, allowed=allowed)
+        return exact_search(queries, matrix, k, allowed=allowed, threads=threads)
     scores, slots = approximate(ann, queries, matrix, int(k / share * (1.5 if share < 1 else 1)), threads=threads)
     if allowed is not None:
         scores[~allowed[slots] | (slots < 0)] = -np.inf
     if ann.covered < len(matrix):
-        tail = exact_search(queries, matrix, min(k, len(matrix) - ann.covered), allowed=allowed, first=ann.covered)
+        left = min(k, len(matrix) - ann.covered)
+        tail = exact_search(queries, matrix, left, allowed=allowed, first=ann.covered, threads=threads)
         scores, slots = np.concatenate([scores, tail[0]], 1), np.concatenate([slots, tail[1]], 1)
     scores, slots = in_order(scores, slots)
     scores, slots = scores[:, :k], slots[:, :k]
     short = np.flatnonzero(scores[:, -1] == -np.inf)
     if len(short):
-        scores[short], slots[short] = exact_search(queries[short], matrix, k, allowed=allowed)
+        scores[short], slots[short] = exact_search(queries[short], matrix, k, allowed=allowed, threads=threads)
     return scores, slots
