@@ -134,13 +134,12 @@ def test_wrong_options_are_refused_in_one_line(folder, capsys, arguments, status
 
 @pytest.mark.parametrize(("wanted", "cores", "count"), [(None, 4, 3), (None, 1, 1), (2, 4, 2), (2, 1, 2)])
 def test_one_core_is_left_for_the_requests(wanted, cores, count):
-    before = torch.get_num_threads(), sys.getswitchinterval()
+    before = torch.get_num_threads()
     try:
         torch.set_num_threads(cores)
         assert use_threads(wanted) == torch.get_num_threads() == count
     finally:
-        torch.set_num_threads(before[0])
-        sys.setswitchinterval(before[1])
+        torch.set_num_threads(before)
 
 
 def test_no_index_and_the_wrong_encoder_are_told_in_one_line(folder, tmp_path, tiny_roberta, capsys):
