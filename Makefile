@@ -40,6 +40,7 @@ bench: $(VENV)/.installed-bench  ## run every benchmark; each prints a ratio to 
 	$(BIN)/python benchmarks/noise.py
 	$(BIN)/python benchmarks/corpus.py --texts $(TEXTS) --figures docs/figures
 	$(BIN)/python benchmarks/search.py --texts $(TEXTS)
+	$(BIN)/python benchmarks/retrieval.py --data_dir $(SIMCSE_DATA)
 	$(BIN)/python benchmarks/serve.py --texts $(TEXTS)
 
 clean:  ## remove the environment, caches and built packages; runs/ stays

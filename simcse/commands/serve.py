@@ -87,7 +87,7 @@ def serve(
         from simcse.serving.threads import use_threads
 
         name = model or SearchIndex.load(index).info["encoder"]
-        encoder = load_encoder(name, device, dtype)
+        encoder = load_encoder(name, device, dtype).hold()
         opened = SearchIndex.load(index, encoder.encode)
         opened.threads = use_threads(threads)
         app = create_app(opened, encoder, limits=limits, token=token, map_points=map_points)

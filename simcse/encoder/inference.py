@@ -28,11 +28,12 @@ from simcse.progress import progress
 if TYPE_CHECKING:
     from simcse.encoder.model import SentenceEncoder
 
-__all__ = ["encode", "encode_to"]
+__all__ = ["TOKENS_HELD", "encode", "encode_to", "laid_out"]
 
 # measured: below, matrix products lose; above, what lies between them falls out of a core's second-level cache
 TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 65536}
 LEAST_TOKENS = 128  # below this a batch does not pay for its way to another core
+TOKENS_HELD = 512  # what weights that are kept between calls are laid out for: some dozens of short texts
 PREPACK_FROM = 16  # batches; laying weights out anew takes as long as a batch or two
 TEXTS_INLINE = 64  # up to here one thread tokenizes them sooner than others start
 TEXTS_PER_SHARE = 1024  # tokenized at a time: a tokenizer's own records take some kilobytes a text
@@ -105,10 +106,17 @@ def _encode_chunk(
 
 def _forward(encoder: SentenceEncoder, tokenize: Tokenize, budget: int, tokens: int) -> PackedForward | None:
     """What computes token states; None: the backbone's own forward pass."""
+    if encoder.held is not None:
+        return encoder.held
+    return laid_out(encoder, tokenize, budget if tokens >= PREPACK_FROM * budget else None)
+
+
+def laid_out(encoder: SentenceEncoder, tokenize: Tokenize, rows: int | None) -> PackedForward | None:
+    """The weights as they are now, ready for inference, for batches of so many tokens if that is known."""
     if encoder.int8:
         calibration = TokenBatch.from_lists(tokenize(CALIBRATION)[0])
         return quantized(encoder.backbone, calibration, TOKENS_PER_BATCH["cpu"])
-    return pack(encoder.backbone, prepack=budget if tokens >= PREPACK_FROM * budget else None)
+    return pack(encoder.backbone, prepack=rows)
 
 
 def _tokenize(texts: Sequence[str], tokenize: Tokenize, encoder: SentenceEncoder, workers: int) -> TokenLists:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from simcse.encoder.architecture import read_parts
 from simcse.encoder.backbone import TokenStates, load_backbone, longest_input, token_states
 from simcse.encoder.batching import TokenBatch
 from simcse.encoder.formats import Projection, read_head, read_layout, resolve, write_sentence_transformers
+from simcse.encoder.packed_forward import PackedForward
 from simcse.encoder.pooling import POOLINGS
 from simcse.encoder.tokenize import Tokenize
 from simcse.errors import ConfigError, ModelError, nearest
@@ -71,6 +72,7 @@ class SentenceEncoder(nn.Module):
         self.name = name
         self.truncated = 0
         self.int8 = False
+        self.held: PackedForward | None = None
         self._told_truncated = False
 
     @classmethod
@@ -178,6 +180,25 @@ class SentenceEncoder(nn.Module):
         left, right = (np.atleast_2d(self.encode(texts)) for texts in (a, b))
         cosines: np.ndarray = np.clip(left @ right.T, -1.0, 1.0)  # (n_a, n_b)
         return cosines
+
+    def hold(self) -> Self:
+        """Lay the weights out for inference once, not in each call of `encode`: for many calls of few texts each.
+
+        Takes a copy of the weights, which `train()` and `to()` let go; call it again after changing weights otherwise.
+        """
+        self.held = inference.laid_out(self, self.tokenize(), inference.TOKENS_HELD)
+        return self
+
+    def train(self, mode: bool = True) -> Self:
+        """As in torch; weights about to change are no longer held."""
+        if mode:
+            self.held = None
+        return super().train(mode)
+
+    def _apply(self, *args: Any, **options: Any) -> Self:
+        self.held = None
+        moved: Self = super()._apply(*args, **options)  # type: ignore[no-untyped-call]
+        return moved
 
     def tokenize(self, max_length: int | None = None) -> Tokenize:
         """A tokenizing function with this encoder's maximum length, or another."""

@@ -114,6 +114,30 @@ def test_sums_out_of_range_are_noticed() -> None:
         assert attend.sums_in_range() is sound
 
 
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_held_weights_give_the_same_vectors(tiny_bert: Path, sentences: list[str], dtype: str) -> None:
+    encoder = load(tiny_bert, dtype)
+    for texts in (sentences[:1], sentences * 40):
+        expected = encoder.encode(texts)
+        np.testing.assert_allclose(encoder.hold().encode(texts), expected, atol=1e-5 if dtype == "fp32" else 2e-2)
+        encoder.held = None
+
+
+def test_held_weights_are_let_go_before_they_change(tiny_bert: Path, sentences: list[str]) -> None:
+    encoder = load(tiny_bert).hold()
+    assert encoder.held is not None
+    first = encoder.encode(sentences)
+    assert encoder.held is not None  # encoding itself keeps them
+    encoder.train()
+    with torch.no_grad():
+        for weight in encoder.parameters():
+            weight.add_(torch.randn_like(weight), alpha=0.1)
+    encoder.eval()
+    assert np.abs(encoder.encode(sentences) - first).max() > 1e-3
+    encoder.hold().to(torch.float64)
+    assert encoder.held is None
+
+
 def test_weights_changed_after_encoding_are_seen(tiny_bert: Path, sentences: list[str]) -> None:
     """By an optimizer, through `.data`, by loading a state, by a change of dtype: each way of changing weights."""
     encoder, many = load(tiny_bert), sentences * 40  # enough for weights to be laid out anew
