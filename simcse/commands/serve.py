@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -91,6 +92,8 @@ def serve(
         opened = SearchIndex.load(index, encoder.encode)
         opened.threads = use_threads(threads)
         app = create_app(opened, encoder, limits=limits, token=token, map_points=map_points)
+        gc.collect()
+        gc.freeze()  # what is loaded stays: looking at all of it now and then would hold requests for tenths of a second
         told = f"{index}: {len(opened)} texts"
         run_server(app, listener, lambda url: print(f"{told} at {url}", file=sys.stderr, flush=True))
 
