@@ -93,7 +93,7 @@ def serve(
         opened.threads = use_threads(threads)
         app = create_app(opened, encoder, limits=limits, token=token, map_points=map_points)
         gc.collect()
-        gc.freeze()  # what is loaded stays: looking at all of it now and then would hold requests for tenths of a second
+        gc.freeze()  # what is loaded stays: looking at all of it now and then would hold up requests for 0.2 s
         told = f"{index}: {len(opened)} texts"
         run_server(app, listener, lambda url: print(f"{told} at {url}", file=sys.stderr, flush=True))
 
