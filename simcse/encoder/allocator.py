@@ -41,7 +41,7 @@ def keep_freed_megabytes() -> None:
 
     glibc maps a block anew if it is larger than any freed before (128 KB at the start, 32 MB at most), and hands memory
     back as soon as twice as much lies free. A batch's blocks of 1 to 6 MB then fault page by page in each batch: a
-    quarter of the time of the first ten thousand sentences. A large array that some program frees has the same effect,
-    so a library may do it, and no more than 64 MB stay.
+    fifth of the processor time of the first eight thousand sentences. Any large array that a program frees does the
+    same, so a library may do it, and no more than 64 MB stay.
     """
     torch.empty(31 * MEGABYTE, dtype=torch.uint8)  # no page of it is touched

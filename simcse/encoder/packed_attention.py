@@ -6,9 +6,9 @@ and the sums fall out of the product with the values, to which columns of ones a
 maximum a sum could leave the range of the type, so `sums_in_range` tells, and the caller then takes the careful way.
 Sequences beyond `LONG` always go the careful way: there the fused attention is the faster one.
 
-Work goes in pieces of some hundred tokens, all in the same few buffers, which stay in a core's own cache. Their
-sides are rounded up: matrix products of odd sizes are slow, and oneDNN compiles and keeps a kernel for each new size.
-What rounding adds has values and ones of 0, so no row sees it.
+Work goes in pieces of some hundred tokens, all in the same few buffers, which keeps memory small. Their sides are
+rounded up: matrix products of odd sizes are slow, and oneDNN compiles and keeps a kernel for each new size. What
+rounding adds has values and ones of 0, so no row sees it.
 """
 
 from __future__ import annotations
