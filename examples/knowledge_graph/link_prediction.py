@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -74,9 +75,6 @@ class KGConfig:
     adversarial_temperature: float = 1.0
     """Of sans."""
 
-    margin: float = 9.0
-    """Score of a distance of 0, for TransE and RotatE (Sun et al. 2019: 9 on FB15k-237, 6 on WN18RR)."""
-
     negatives: int = 256
     """Samples, which the queries of a batch share, for ns-uniform, ns-frequency and sans."""
 
@@ -120,8 +118,22 @@ def build(config: KGConfig, graph: Graph) -> tuple[Model, Objective, Noise | Non
         noise = Uniform(graph.entities, config.negatives)
     elif config.objective == "ns-frequency":
         noise = Unigram(graph.answer_counts(), config.negatives, power=1.0)
-    model = MODELS[config.model](graph.entities, graph.relations, config.size, config.dropout, config.margin)
-    return model.to(config.device), objective, noise
+    model = MODELS[config.model](graph.entities, graph.relations, config.size, config.dropout).to(config.device)
+    if noise is not None:
+        start_offset(model, graph, 1 if config.objective == "sans" else noise.k)
+    return model, objective, noise
+
+
+@torch.no_grad()
+def start_offset(model: Model, graph: Graph, weight: int, queries: int = 512) -> None:
+    """Let the negatives, which weigh so much together, have odds of 1 : weight on average before the first step.
+
+    Otherwise the first steps do nothing but move all scores to there. Adagrad divides by the sum of all squared slopes
+    so far, and would hardly move after that.
+    """
+    triples = graph.splits["train"]
+    entity, relation, _ = triples[:: -(-len(triples) // queries)].to(model.entity.device).unbind(1)
+    model.offset.fill_(-math.log(weight) - model.score(model.query(entity, relation), model.entity).mean())
 
 
 @matmul_precision("medium")
@@ -205,7 +217,7 @@ def against_noise(model: Model, triples: Tensor, noise: Noise, objective: Object
     sample = noise.sample(anyone)[0].to(answer)  # (k,)
     own = model.score_own(query, F.embedding(answer, model.entity))  # (B,)
     others = model.score(query, F.embedding(sample, model.entity))  # (B, k)
-    logits = torch.cat([own[:, None], others], 1)  # (B, 1 + k)
+    logits = torch.cat([own[:, None], others], 1) + model.offset  # (B, 1 + k)
     valid = torch.cat([torch.ones_like(answer[:, None], dtype=torch.bool), sample != answer[:, None]], 1)
     loss = objective(Scores(logits, torch.zeros_like(answer), valid))
     loss.backward()

@@ -23,14 +23,15 @@ class Model(nn.Module):
         entities, relations: how many.
         size: numbers an entity vector; even for ComplEx and RotatE.
         dropout: rate on entity and on query vectors in training.
-        margin: score of a distance of 0, for the translating models.
     """
 
-    def __init__(self, entities: int, relations: int, size: int, dropout: float = 0.0, margin: float = 9.0) -> None:
+    def __init__(self, entities: int, relations: int, size: int, dropout: float = 0.0) -> None:
         super().__init__()
-        self.size, self.margin = size, margin
+        self.size = size
         self.entity = nn.Parameter(torch.randn(entities, size) / math.sqrt(size))
         self.relation = nn.Parameter(self.first_relations(relations))
+        self.offset = nn.Parameter(torch.zeros(()))
+        """What makes a score a log-odds; only sampled objectives ask for it, and it changes no rank."""
         self.dropout = nn.Dropout(dropout)
 
     def first_relations(self, relations: int) -> Tensor:
@@ -55,28 +56,27 @@ class Model(nn.Module):
 
 
 class Closeness(torch.autograd.Function):
-    """margin - Euclidean distance, of each (R, D) with each (C, D) -> (R, C), as one matrix product.
+    """Minus the Euclidean distance, of each (R, D) with each (C, D) -> (R, C), as one matrix product.
 
     torch.cdist puts the squares into the product too, where bfloat16 would lose them.
     """
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, answers: Tensor, margin: float) -> Tensor:
+    def forward(ctx: Any, query: Tensor, answers: Tensor) -> Tensor:
         scores = (-2 * query) @ answers.T  # (R, C), and all the rest in place
         scores += torch.linalg.vector_norm(query, dim=1, keepdim=True).square()
         scores += torch.linalg.vector_norm(answers, dim=1).square()
-        scores.clamp_(min=CLOSEST).sqrt_().neg_().add_(margin)
+        scores.clamp_(min=CLOSEST).sqrt_().neg_()
         ctx.save_for_backward(query, answers, scores)
-        ctx.margin = margin
         return scores
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, Tensor]:
         query, answers, scores = ctx.saved_tensors
-        slope = torch.div(slope, distance := scores.neg().add_(ctx.margin), out=distance)  # (R, C)
+        slope = torch.div(slope, scores).neg_()  # (R, C)
         to_query = (slope @ answers).addcmul_(slope.sum(1, keepdim=True), query, value=-1)
         to_answers = (slope.T @ query).addcmul_(slope.sum(0)[:, None], answers, value=-1)
-        return to_query, to_answers, None
+        return to_query, to_answers
 
 
 class DistMult(Model):
@@ -110,8 +110,8 @@ class TuckER(Model):
 
     shared = 32
 
-    def __init__(self, entities: int, relations: int, size: int, dropout: float = 0.0, margin: float = 9.0) -> None:
-        super().__init__(entities, relations, size, dropout, margin)
+    def __init__(self, entities: int, relations: int, size: int, dropout: float = 0.0) -> None:
+        super().__init__(entities, relations, size, dropout)
         self.core = nn.Parameter(torch.randn(self.shared, size * size) / size)
 
     def first_relations(self, relations: int) -> Tensor:
@@ -123,7 +123,7 @@ class TuckER(Model):
 
 
 class TransE(Model):
-    """h + r, scored by margin - Euclidean distance (Bordes et al. 2013)."""
+    """h + r, scored by minus the Euclidean distance (Bordes et al. 2013)."""
 
     def first_relations(self, relations: int) -> Tensor:
         return torch.randn(relations, self.size) / math.sqrt(self.size)
@@ -132,10 +132,10 @@ class TransE(Model):
         return head + F.embedding(relation, self.relation)
 
     def score(self, query: Tensor, answers: Tensor) -> Tensor:
-        return Closeness.apply(query, answers, self.margin)
+        return Closeness.apply(query, answers)
 
     def score_own(self, query: Tensor, answer: Tensor) -> Tensor:
-        return self.margin - (query - answer).square().sum(1).clamp(min=CLOSEST).sqrt()
+        return -(query - answer).square().sum(1).clamp(min=CLOSEST).sqrt()
 
 
 class RotatE(TransE):

@@ -27,8 +27,8 @@ log = logging.getLogger("knowledge_graph")
 # Adagrad's first step moves every number by lr: too far for matrices of relations, which start near the identity.
 # Translations are too stiff to overfit, so that dropout only harms them.
 SETTINGS: dict[str, dict[str, float]] = {
-    "TransE": {"dropout": 0.0, "lr": 0.3},
-    "RotatE": {"dropout": 0.0, "lr": 0.3},
+    "TransE": {"dropout": 0.0, "lr": 1.0},
+    "RotatE": {"dropout": 0.0, "lr": 1.0},
     "RESCAL": {"lr": 0.1},
     "TuckER": {"lr": 0.1},
     "ComplEx": {"lr": 0.3},

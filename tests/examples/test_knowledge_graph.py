@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -93,9 +94,9 @@ def test_all_scores_are_the_scores_of_each(study, name: str) -> None:
         if name == "ComplEx":
             return (h * torch.complex(w[:3], w[3:]) * t.conj()).sum().real
         if name == "RotatE":
-            return model.margin - (h * torch.exp(1j * w) - t).abs().square().sum().sqrt()
+            return -(h * torch.exp(1j * w) - t).abs().square().sum().sqrt()
         if name == "TransE":
-            return model.margin - (h + w - t).norm()
+            return -(h + w - t).norm()
         if name == "DistMult":
             return (h * w * t).sum()
         matrix = w if name == "RESCAL" else sum(w[k] * model.core[k].view(6, 6) for k in range(model.shared))
@@ -109,8 +110,8 @@ def test_closeness_has_the_right_slope(study) -> None:
     _, models, _ = study
     torch.manual_seed(0)
     one, other = (torch.randn(rows, 3, dtype=torch.float64, requires_grad=True) for rows in (4, 5))
-    torch.testing.assert_close(models.Closeness.apply(one, other, 9.0), 9 - torch.cdist(one, other))
-    assert torch.autograd.gradcheck(models.Closeness.apply, (one, other, 9.0))
+    torch.testing.assert_close(models.Closeness.apply(one, other), -torch.cdist(one, other))
+    assert torch.autograd.gradcheck(models.Closeness.apply, (one, other))
 
 
 def test_rows_that_share_a_query_hold_every_triple_once(study, folder: Path) -> None:
@@ -155,11 +156,12 @@ def test_shared_rows_have_the_loss_and_gradient_of_triples(
     rows = torch.cat([group.flatten() for group in batch])
     query = model.query(*triples[rows, :2].unbind(1))
     whole = loss(train.Scores(model.score(query, model.entity), triples[rows, 2], correction=weight[rows]))
-    expected = torch.autograd.grad(whole, list(model.parameters()))
+    parameters = [weight for name, weight in model.named_parameters() if name != "offset"]  # which a softmax ignores
+    expected = torch.autograd.grad(whole, parameters)
     monkeypatch.setattr(train, "SCORES_AT_A_TIME", 4 * 12)  # four queries
     total = train.against_all(model, triples, weight, batch, loss)
     assert total.item() == pytest.approx(whole.item(), rel=1e-6)
-    for parameter, gradient in zip(model.parameters(), expected, strict=True):
+    for parameter, gradient in zip(parameters, expected, strict=True):
         torch.testing.assert_close(parameter.grad, gradient)
 
 
@@ -183,6 +185,24 @@ def test_samples_never_count_as_their_own_answer(study, folder: Path) -> None:
     hits = (seen[0].logits[:, 1:] - seen[0].logits[:, :1]).abs() < 1e-12
     assert hits.any(1).sum() > 50
     assert torch.equal(valid[:, 1:], ~hits)
+
+
+@pytest.mark.parametrize(("objective", "weight"), [("ns-uniform", 6), ("ns-frequency", 6), ("sans", 1)])
+@pytest.mark.parametrize("name", ["RESCAL", "TransE"])
+def test_negatives_start_at_even_odds_with_the_answer(
+    study, folder: Path, name: str, objective: str, weight: int
+) -> None:
+    """The mean log-odds of any entity, by the formula; and the offset is learned with the rest."""
+    graph, _, train = study
+    found = graph.read_graph(str(folder))
+    torch.manual_seed(0)
+    config = train.KGConfig(model=name, objective=objective, size=6, dropout=0.0, negatives=6)
+    model, loss, noise = train.build(config, found)
+    triples = found.splits["train"]
+    scores = model.score(model.query(*triples[:, :2].unbind(1)), model.entity)
+    assert (scores + model.offset).mean().item() == pytest.approx(-math.log(weight), abs=1e-5)
+    train.against_noise(model, triples, noise, loss)
+    assert model.offset.grad.abs() > 1e-4
 
 
 def test_filtered_ranks_by_hand(study, folder: Path) -> None:
@@ -211,7 +231,7 @@ def test_every_objective_finds_the_missing_links(study, folder: Path, objective:
     """RotatE on a ring: a rotation by three steps follows from those by one and two."""
     _, _, train = study
     output = folder / "results.jsonl"
-    options = {"size": 16, "dropout": 0, "negatives": 6, "batch_size": 16, "lr": 0.3, "epochs": 60, "margin": 3}
+    options = {"size": 16, "dropout": 0, "negatives": 6, "batch_size": 16, "lr": 0.3, "epochs": 60}
     arguments = [text for name, value in options.items() for text in (f"--{name}", str(value))]
     train.main(
         ["--data", str(folder), "--model", "RotatE", "--objective", objective, "--output", str(output), *arguments]
