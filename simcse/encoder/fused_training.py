@@ -18,6 +18,7 @@ from simcse.encoder.batching import TokenBatch
 from simcse.encoder.blocks import AttentionBlock, FeedForwardBlock
 from simcse.encoder.dropout import keep_mask, keep_scale
 from simcse.encoder.heads import Heads, plan_heads
+from simcse.encoder.tables import look_up
 
 __all__ = ["training_states", "trains_fused"]
 
@@ -79,8 +80,7 @@ def training_states(
 def embed(parts: Parts, dropout: nn.Dropout, batch: TokenBatch, dtype: torch.dtype) -> Tensor:
     """(T', D) output of the embedding layer; zeros behind the last of the T tokens."""
     rows = parts.position_rows(batch.ids, batch.starts, batch.segments)
-    total = F.embedding(batch.ids, parts.word.weight, parts.word.padding_idx)  # (T, D)
-    total = total + F.embedding(rows, parts.position.weight, parts.position.padding_idx)
+    total = look_up(parts.word, batch.ids) + look_up(parts.position, rows)  # (T, D)
     total = total + parts.token_type.weight[0]
     norm = parts.norm
     hidden = F.layer_norm(total, norm.normalized_shape, norm.weight, norm.bias, norm.eps).to(dtype)

@@ -2,7 +2,7 @@
 
 The loss needs all vectors of a batch at once, but not all activations: a first pass without graph makes the vectors,
 the loss gives each its gradient, and a second pass, a few rows at a time under the same dropout masks, carries those
-gradients through the encoder.
+gradients through the encoder. The last few rows keep the graph of their first pass, which spares them the second.
 """
 
 from __future__ import annotations
@@ -43,25 +43,27 @@ def backward(
         accelerator.backward(loss)
         return loss.detach()
     device = batch.tokens.ids.device
-    parts = list(_parts(batch, micro_batch_size))
+    *parts, kept = _parts(batch, micro_batch_size)
     states, vectors = [], []
     with torch.no_grad():
         for part in parts:
             states.append(_random_state(device))
             vectors.append(model(part.tokens, part.views))  # (V, b, D)
+    with accelerator.no_sync(model):
+        vectors.append(model(kept.tokens, kept.views))  # its graph is small enough to wait for the loss
     after = _random_state(device)
-    views = torch.cat(vectors, dim=1).requires_grad_()  # (V, B, D)
+    views = torch.cat([part.detach() for part in vectors], dim=1).requires_grad_()  # (V, B, D)
     loss = loss_of(views)
     accelerator.backward(loss)
     assert views.grad is not None
-    for index, (part, state, gradient) in enumerate(
-        zip(parts, states, torch.split(views.grad, micro_batch_size, dim=1), strict=True)
-    ):
+    *gradients, gradient = torch.split(views.grad, micro_batch_size, dim=1)
+    with accelerator.no_sync(model):
+        vectors.pop().backward(gradient)  # the loss was scaled already
+    for index, (part, state, gradient) in enumerate(zip(parts, states, gradients, strict=True)):
         _set_random_state(device, state)  # the same masks as in the first pass
         last = index == len(parts) - 1
         with nullcontext() if last else accelerator.no_sync(model):
-            # the loss was scaled already; this product has the gradient `gradient` with respect to the vectors
-            (model(part.tokens, part.views) * gradient).sum().backward()
+            model(part.tokens, part.views).backward(gradient)
     _set_random_state(device, after)
     return loss.detach()
 
