@@ -82,7 +82,7 @@ class KGConfig:
     """Triples a step."""
 
     lr: float = 0.3
-    """Of Adagrad (as in Lacroix et al. 2018, who have 0.1); falls to 0 on a line. 0.1 suits RESCAL and TuckER."""
+    """Of Adagrad (as in Lacroix et al. 2018, who have 0.1); falls to 0 on a line. `study.py` has one for each model."""
 
     epochs: int = 5
     """Passes over the training triples, each asked for its tail and for its head, and each epoch in a new order."""
@@ -126,10 +126,10 @@ def build(config: KGConfig, graph: Graph) -> tuple[Model, Objective, Noise | Non
 
 @torch.no_grad()
 def start_offset(model: Model, graph: Graph, weight: int, queries: int = 512) -> None:
-    """Let the negatives, which weigh so much together, have odds of 1 : weight on average before the first step.
+    """Set the offset so that an entity's mean log-odds are -log(weight), of negatives `weight` to each answer.
 
-    Otherwise the first steps do nothing but move all scores to there. Adagrad divides by the sum of all squared slopes
-    so far, and would hardly move after that.
+    All of them together then pull as hard as the answer does. Otherwise the first steps only move every score to that
+    level, and Adagrad, which divides by the root of all squared slopes so far, hardly moves afterwards.
     """
     triples = graph.splits["train"]
     entity, relation, _ = triples[:: -(-len(triples) // queries)].to(model.entity.device).unbind(1)

@@ -24,8 +24,8 @@ from simcse.errors import DataError
 
 log = logging.getLogger("knowledge_graph")
 
-# Adagrad's first step moves every number by lr: too far for matrices of relations, which start near the identity.
-# Translations are too stiff to overfit, so that dropout only harms them.
+# Adagrad's first step moves every number by lr; distances want larger steps than products (see README). Translations
+# and rotations are too stiff to overfit, so that dropout only harms them.
 SETTINGS: dict[str, dict[str, float]] = {
     "TransE": {"dropout": 0.0, "lr": 1.0},
     "RotatE": {"dropout": 0.0, "lr": 1.0},
@@ -52,8 +52,8 @@ def read_results(path: Path) -> list[dict[str, object]]:
 def table(results: list[dict[str, object]]) -> str:
     """Markdown: a row for each model and objective, best MRR of each model in bold."""
     lines = [
-        "| model | objective | MRR | Hits@1 | Hits@3 | Hits@10 | epochs | minutes |",
-        "|---|---|---|---|---|---|---|---|",
+        "| model | objective | MRR | Hits@1 | Hits@3 | Hits@10 | size | epochs | minutes |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for model in MODELS:
         rows = [result for result in results if result["model"] == model]
@@ -62,8 +62,8 @@ def table(results: list[dict[str, object]]) -> str:
         for row in rows:
             mrr = f"**{row['mrr']:.3f}**" if row["mrr"] == best else f"{row['mrr']:.3f}"
             hits = " | ".join(f"{row[f'hits@{k}']:.3f}" for k in (1, 3, 10))
-            minutes = f"{float(str(row['seconds'])) / 60:.0f}"
-            lines.append(f"| {model} | {row['objective']} | {mrr} | {hits} | {row['epochs']} | {minutes} |")
+            cost = f"{row['size']} | {row['epochs']} | {float(str(row['seconds'])) / 60:.1f}"
+            lines.append(f"| {model} | {row['objective']} | {mrr} | {hits} | {cost} |")
     return "\n".join(lines)
 
 
