@@ -1,7 +1,7 @@
 """Attention over a flat run of sequences: from tokens to one small matrix a head and a sequence, and back.
 
 Only here do sequences get padding, and only those that have it as short neighbours: sequences whose lengths round up to
-the same multiple of `STRIDE` share a group, which is as wide as its longest member.
+the same multiple of `STRIDE` share a group, as wide as its longest member; long ones make several groups.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from simcse.encoder.dropout import keep_mask, keep_scale
 __all__ = ["Heads", "Saved", "attend", "attend_backward", "plan_heads", "rows_and_zero"]
 
 STRIDE = 32
+GROUP_BYTES = 24 << 20  # of scores: freed blocks beyond 32 MB go back to the system, and fault anew page by page
 
 
 class Group(NamedTuple):
@@ -98,7 +99,7 @@ def plan_heads(
     query_tokens, key_tokens, groups = [], [], []
     queries = keys = 0
     count = len(batch) if first else rows  # N
-    for members, longest in by_length(batch.lengths):
+    for members, longest in by_length(batch.lengths, GROUP_BYTES // (heads * dtype.itemsize)):
         sequences = torch.tensor(members)
         offsets = torch.arange(longest)  # (Lk,)
         real = offsets < batch.sizes[sequences, None]  # (S', Lk)
@@ -136,12 +137,18 @@ def plan_heads(
     )
 
 
-def by_length(lengths: tuple[int, ...]) -> Iterator[tuple[list[int], int]]:
-    """Rows whose lengths round up to the same multiple of STRIDE, and the longest length among them."""
+def by_length(lengths: tuple[int, ...], most: int) -> Iterator[tuple[list[int], int]]:
+    """Rows whose lengths round up to the same multiple of STRIDE, and the longest length among them.
+
+    A group has at most `most` scores a head, but always one row.
+    """
     order = sorted(range(len(lengths)), key=lambda row: -(-lengths[row] // STRIDE))
     for _, rows in groupby(order, key=lambda row: -(-lengths[row] // STRIDE)):
         members = list(rows)
-        yield members, max(lengths[row] for row in members)
+        longest = max(lengths[row] for row in members)
+        count = max(1, most // longest**2)
+        for first in range(0, len(members), count):
+            yield members[first : first + count], longest
 
 
 def spread(tokens: Tensor, heads: int) -> tuple[Tensor, Tensor]:

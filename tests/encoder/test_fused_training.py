@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -336,12 +337,21 @@ def test_others_take_their_own_forward(tiny_bert: Path) -> None:
 
 
 @settings(max_examples=25, deadline=None)
-@given(lengths=st.lists(st.integers(1, 100), min_size=1, max_size=8), heads=st.integers(1, 3), first=st.booleans())
-def test_plan_visits_each_token_once(lengths: list[int], heads: int, first: bool) -> None:
+@given(
+    lengths=st.lists(st.integers(1, 100), min_size=1, max_size=8),
+    heads=st.integers(1, 3),
+    first=st.booleans(),
+    most=st.sampled_from([1, 50_000, heads_module.GROUP_BYTES]),
+)
+def test_plan_visits_each_token_once(lengths: list[int], heads: int, first: bool, most: int) -> None:
     """Going out and coming back is the identity on tokens, and zero behind them."""
     batch = batch_of(*lengths)
     rows = rounded_up(len(batch.ids))
-    plan = plan_heads(batch, rows, heads, 2, 0.0, torch.float32, first=first)
+    with patch.object(heads_module, "GROUP_BYTES", most):
+        plan = plan_heads(batch, rows, heads, 2, 0.0, torch.float32, first=first)
+    for group in plan.groups:
+        matrices, length, _ = group.key_shape
+        assert matrices == heads or matrices * length**2 * 4 <= most
     count = len(batch) if first else rows
     query, key = torch.randn(count * heads, 2), torch.randn(rows * 2 * heads, 2)
     for x, out, back in ((query, plan.query_rows, plan.query_back), (key, plan.key_rows, plan.key_back)):
