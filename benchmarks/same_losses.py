@@ -1,0 +1,101 @@
+"""Whether the fast training step learns what sentence-transformers' trainer learns: loss and STS-B over seeds.
+
+    python benchmarks/same_losses.py --texts wiki.txt.gz --dev data/senteval/STS/STSBenchmark/sts-dev.csv
+
+Same weights, sentences, batch, length, dropout, learning rate and precision; see `train_step.py`, whose trainers run
+here. Each run is a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import statistics
+import tempfile
+from pathlib import Path
+
+from jsonargparse import auto_cli
+from machine import describe
+from rich.console import Console
+from rich.table import Table
+from train_step import CONTESTANTS, MODEL, Contestant, read, train_sentence_transformers, train_simcse
+
+SHOWN = ("sentence-transformers bf16", "simcse bf16, mean")
+FROM = 100  # the first step whose loss counts
+
+
+def main(
+    texts: Path,
+    dev: Path,
+    seeds: int = 5,
+    steps: int = 200,
+    batch_size: int = 64,
+    max_length: int = 32,
+    output: Path | None = None,
+) -> None:
+    """Measure and print one table.
+
+    Args:
+        texts: a sentence a line; .gz too.
+        dev: STS-B's development set, as `data.dev` in a config.
+        seeds: runs of each contestant.
+        steps: of each run.
+        batch_size: sentences a step; each goes through the encoder twice.
+        max_length: tokens kept of each.
+        output: JSON lines, one a run; runs that are there already are not done again.
+    """
+    done = []
+    if output is not None and output.exists():
+        done = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
+    for seed in range(seeds):
+        for contestant in (c for c in CONTESTANTS if c.name in SHOWN):
+            if any((run["name"], run["seed"]) == (contestant.name, seed) for run in done):
+                continue
+            with tempfile.TemporaryDirectory() as folder:
+                sample = Path(folder) / "texts.txt"
+                sample.write_text("".join(f"{line}\n" for line in read(texts, steps * batch_size)), encoding="utf-8")
+                plan = {"batch_size": batch_size, "max_length": max_length, "steps": steps, "seed": seed}
+                with multiprocessing.get_context("spawn").Pool(1) as pool:
+                    done.append(pool.apply(run, (contestant, sample, dev, plan)))
+            Console(stderr=True).print(done[-1])
+            if output is not None:
+                with output.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(done[-1]) + "\n")
+    report(done, steps)
+
+
+def run(contestant: Contestant, sample: Path, dev: Path, plan: dict[str, int]) -> dict[str, float | str]:
+    """Mean loss of the counted steps, and STS-B dev behind the last one."""
+    from simcse.data.pairs import read_scored_pairs
+    from simcse.training.judge import ScoredDev
+
+    losses: list[float] = []
+    train = train_simcse if contestant.library == "simcse" else train_sentence_transformers
+    encode = train(contestant, sample, losses.append, model=MODEL, **plan)
+    return {
+        "name": contestant.name,
+        "seed": plan["seed"],
+        "loss": statistics.mean(losses[FROM:]),
+        "dev": ScoredDev(read_scored_pairs(dev))(encode)["spearman"],
+    }
+
+
+def report(done: list[dict[str, float | str]], steps: int) -> None:
+    """Print the table."""
+    table = Table(title=f"Mean and standard deviation over seeds, {steps} steps")
+    for column in ("", "seeds", f"loss of steps {FROM + 1} to {steps}", "STS-B dev, Spearman x 100"):
+        table.add_column(column, justify="left" if not column else "right")
+    for name in SHOWN:
+        runs = [run for run in done if run["name"] == name]
+        cells = []
+        for key, digits in (("loss", 5), ("dev", 2)):
+            values = [float(run[key]) for run in runs]
+            cells.append(f"{statistics.mean(values):.{digits}f} +- {statistics.stdev(values):.{digits}f}")
+        table.add_row(name, str(len(runs)), *cells)
+    console = Console(width=120)
+    console.print(table)
+    console.print(describe(("torch", "transformers", "sentence-transformers")))
+
+
+if __name__ == "__main__":
+    auto_cli(main, as_positional=False)
