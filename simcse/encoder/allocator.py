@@ -1,13 +1,14 @@
-"""The C library's memory, kept instead of handed back between batches and training steps."""
+"""Memory kept instead of handed back between batches and training steps, in large pages."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 
 import torch
 
-__all__ = ["keep_freed_megabytes", "keep_freed_memory"]
+__all__ = ["keep_freed_megabytes", "keep_freed_memory", "prefer_large_pages"]
 
 # of mallopt(3), as glibc's malloc.h numbers them
 TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD = -1, -2, -3
@@ -45,3 +46,13 @@ def keep_freed_megabytes() -> None:
     same, so a library may do it, and no more than 64 MB stay.
     """
     torch.empty(31 * MEGABYTE, dtype=torch.uint8)  # no page of it is touched
+
+
+def prefer_large_pages() -> None:
+    """Have torch ask for pages of 2 MB where a tensor is that large, on a Linux that gives them to who asks.
+
+    The first thousands of sentences grow the process by some hundred MB; in pages of 4 KB that is 150,000 faults, a
+    twentieth of the processor time of 20,000 sentences. The switch is torch's own, read when it makes its first tensor:
+    a program that made one before, or has set the variable itself, has decided otherwise.
+    """
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")

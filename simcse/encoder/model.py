@@ -17,6 +17,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from simcse.encoder import inference
+from simcse.encoder.allocator import prefer_large_pages
 from simcse.encoder.architecture import read_parts
 from simcse.encoder.backbone import TokenStates, load_backbone, longest_input, token_states
 from simcse.encoder.batching import TokenBatch
@@ -106,6 +107,7 @@ class SentenceEncoder(nn.Module):
             ModelError: no such model, a damaged one, or one that lacks weights which its pooling needs.
             ConfigError: an argument is out of range.
         """
+        prefer_large_pages()
         folder = resolve(str(name), revision)
         layout = read_layout(folder, with_head=projection is None)
         head = read_head(folder, "pooler.dense") if projection == "pooler" else layout.projection

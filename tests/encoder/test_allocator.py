@@ -1,10 +1,12 @@
-"""Freed memory stays in the process; measured in a process of its own, since it is a setting of the whole one."""
+"""Settings of a whole process, each tried in a process of its own."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -48,3 +50,17 @@ def test_a_freed_block_stays(setting: str) -> None:
     mapped, held = mapped_and_held(setting)
     assert mapped == 0
     assert held > 20_000_000
+
+
+@pytest.mark.parametrize("given", [None, "0"])
+def test_loading_asks_for_large_pages_unless_told(tiny_bert: Path, given: str | None) -> None:
+    name = "THP_MEM_ALLOC_ENABLE"
+    environment = {key: value for key, value in os.environ.items() if key != name} | ({name: given} if given else {})
+    script = (
+        "import os, sys; from simcse import SentenceEncoder; SentenceEncoder.from_pretrained(sys.argv[1]); "
+        f"print(os.environ['{name}'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tiny_bert)], env=environment, check=True, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == (given or "1")
