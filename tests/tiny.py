@@ -23,9 +23,8 @@ def build_encoder(folder: Path, *, kind: str = "bert", seed: int = 0, dropout: f
     from transformers import BertConfig, BertModel, BertTokenizerFast, RobertaConfig, RobertaModel
 
     folder.mkdir(parents=True, exist_ok=True)
-    vocabulary = folder / "vocab.txt"
-    vocabulary.write_text("\n".join(VOCABULARY) + "\n", encoding="utf-8")
-    wordpiece = BertWordPieceTokenizer(str(vocabulary), lowercase=True)
+    (folder / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n", encoding="utf-8")
+    wordpiece = BertWordPieceTokenizer({word: row for row, word in enumerate(VOCABULARY)}, lowercase=True)
     BertTokenizerFast(tokenizer_object=wordpiece._tokenizer, model_max_length=64).save_pretrained(folder)
     shape = {
         "vocab_size": len(VOCABULARY), "hidden_size": hidden, "num_hidden_layers": 2, "num_attention_heads": 4,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -48,8 +49,9 @@ def test_an_error_ends_it() -> None:
         begun.append(item)
         if item == 3:
             raise ValueError("third")
+        time.sleep(0.01)  # the caller must get its turn
 
     with pytest.raises(ValueError, match="third"):
-        list(in_parallel(work, range(100_000), 2))
-    assert len(begun) < 100_000
+        list(in_parallel(work, range(500), 2))
+    assert len(begun) < 500
     assert torch.get_num_threads() == 2
