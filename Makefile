@@ -36,6 +36,7 @@ types: $(VENV)/.installed-dev  ## check types
 bench: $(VENV)/.installed-bench  ## run every benchmark; each prints a ratio to its peer (needs SIMCSE_DATA)
 	$(BIN)/python benchmarks/encode.py --texts $(TEXTS) --curve docs/figures
 	$(BIN)/python benchmarks/train_step.py --texts $(TEXTS)
+	$(BIN)/python benchmarks/same_losses.py --texts $(TEXTS) --dev $(SIMCSE_DATA)/senteval/STS/STSBenchmark/sts-dev.csv
 	$(BIN)/python benchmarks/growth.py --texts $(TEXTS) --figures docs/figures
 	$(BIN)/python benchmarks/noise.py
 	$(BIN)/python benchmarks/corpus.py --texts $(TEXTS) --figures docs/figures
