@@ -88,9 +88,10 @@ def report(done: list[dict[str, float | str]], steps: int) -> None:
     for name in SHOWN:
         runs = [run for run in done if run["name"] == name]
         cells = []
-        for key, digits in (("loss", 5), ("dev", 2)):
+        for key, form in (("loss", ".2e"), ("dev", ".2f")):
             values = [float(run[key]) for run in runs]
-            cells.append(f"{statistics.mean(values):.{digits}f} +- {statistics.stdev(values):.{digits}f}")
+            spread = f" +- {statistics.stdev(values):{form}}" if len(values) > 1 else ""
+            cells.append(f"{statistics.mean(values):{form}}{spread}")
         table.add_row(name, str(len(runs)), *cells)
     console = Console(width=120)
     console.print(table)

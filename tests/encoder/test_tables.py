@@ -35,6 +35,17 @@ def test_gradients_add_up_over_passes() -> None:
     torch.testing.assert_close(embedding.weight.grad, twin.weight.grad)
 
 
+def test_a_table_may_change_its_type() -> None:
+    embedding, ids = made(), torch.tensor([4, 4, 9])
+    for dtype in (torch.float32, torch.bfloat16, torch.float64, torch.float32):
+        embedding.to(dtype)
+        embedding.weight.grad = None
+        look_up(embedding, ids).sum().backward()
+        assert embedding.weight.grad is not None
+        assert embedding.weight.grad.dtype == dtype
+        assert embedding.weight.grad.sum(1).nonzero()[:, 0].tolist() == [4, 9]
+
+
 def test_memory_is_used_again_only_when_nobody_holds_the_gradient() -> None:
     embedding, ids = made(), torch.tensor([1, 2])
     look_up(embedding, ids).sum().backward()
