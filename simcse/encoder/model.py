@@ -21,6 +21,7 @@ from simcse.encoder.allocator import prefer_large_pages
 from simcse.encoder.architecture import read_parts
 from simcse.encoder.backbone import TokenStates, load_backbone, longest_input, token_states
 from simcse.encoder.batching import TokenBatch
+from simcse.encoder.cpu import cpu_flags
 from simcse.encoder.formats import Projection, read_head, read_layout, resolve, write_sentence_transformers
 from simcse.encoder.packed_forward import PackedForward
 from simcse.encoder.pooling import POOLINGS
@@ -188,7 +189,7 @@ class SentenceEncoder(nn.Module):
 
         Takes a copy of the weights, which `train()` and `to()` let go; call it again after changing weights otherwise.
         """
-        self.held = inference.laid_out(self, self.tokenize(), inference.TOKENS_HELD)
+        self.held = inference.laid_out(self, self.tokenize(), inference.TOKENS_HELD, tiles=True)
         return self
 
     def train(self, mode: bool = True) -> Self:
@@ -353,13 +354,5 @@ def has_native_bf16(device: torch.device) -> bool:
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == "cpu":
         # AVX512-BF16 or AMX; without them torch emulates bf16, slower than fp32
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and _cpu_flag("avx512_bf16", "amx_bf16")
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and bool(cpu_flags() & {"avx512_bf16", "amx_bf16"})
     return False
-
-
-def _cpu_flag(*flags: str) -> bool:
-    try:
-        known = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("flags", 1)[-1].split("\n", 1)[0].split()
-    except OSError:
-        return False
-    return any(flag in known for flag in flags)

@@ -1,8 +1,9 @@
 """The forward pass of a BERT-like encoder for inference: packed tokens, fused products, no padding, no gradients.
 
-All work but attention runs on the flat (T, D) run of tokens. On the CPU the matrix products go to oneDNN with the
-activation or the sum fused in, and with weights laid out in its own order where many texts will pass. oneDNN compiles a
-kernel for each new number of rows, which costs more than the product, so T is rounded up to one of a few numbers.
+All work but attention runs on the flat (T, D) run of tokens. On the CPU, where many texts will pass, whole layers go to
+a kernel of our own (`amx.py`), if the CPU has tiles; else the matrix products go to oneDNN with the activation or the
+sum fused in, and with weights laid out in its own order. oneDNN compiles a kernel for each new number of rows, which
+costs more than the product, so T is rounded up to one of a few numbers.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from simcse.encoder.amx import amx_layers
 from simcse.encoder.architecture import Block, Parts, read_parts
 from simcse.encoder.batching import TokenBatch
 from simcse.encoder.packed_attention import PackedAttention
@@ -113,11 +115,16 @@ class PackedForward:
     Args:
         parts: of the backbone.
         prepack: rows of the batches to come, to lay the weights out for; None: use them as they are.
+        tiles: lay the weights out for the kernel for AMX instead, where it runs.
     """
 
     @torch.no_grad()
-    def __init__(self, parts: Parts, *, prepack: int | None = None) -> None:
+    def __init__(self, parts: Parts, *, prepack: int | None = None, tiles: bool = False) -> None:
         self.parts = parts
+        self.layers: list[Layer] = []
+        self.kernel = amx_layers(parts) if tiles else None
+        if self.kernel is not None:
+            return
         weight = parts.word.weight
         has_onednn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         if weight.device.type != "cpu" or weight.dtype == torch.float16 or not has_onednn:
@@ -128,6 +135,16 @@ class PackedForward:
     def __call__(self, batch: TokenBatch, layers: Sequence[int], *, first_only: bool = False) -> list[Tensor]:
         """States of the given layers; see `backbone.token_states`."""
         embedded = self.embed(batch)  # (T', D)
+        if self.kernel is not None:
+            states = [embedded, *self.kernel(embedded, batch.lengths, first_only=first_only)]
+        else:
+            states = self.by_torch(embedded, batch, first_only)
+        last = len(states) - 1 if first_only else -1
+        chosen = [layer % len(states) for layer in layers]
+        return [states[layer] if layer == last else states[layer][: len(batch.ids)] for layer in chosen]
+
+    def by_torch(self, embedded: Tensor, batch: TokenBatch, first_only: bool) -> list[Tensor]:
+        """States of all layers; with `first_only` the last are those of first tokens alone."""
         for careful in (False, True):
             attend = PackedAttention(batch.lengths, self.parts.heads, embedded, careful=careful)
             states = [embedded]
@@ -137,9 +154,7 @@ class PackedForward:
                 states.append(self.layers[-1].first(states[-1], attend, batch.starts))
             if attend.sums_in_range():
                 break
-        last = len(self.layers) if first_only else -1
-        chosen = [layer % len(states) for layer in layers]
-        return [states[layer] if layer == last else states[layer][: len(batch.ids)] for layer in chosen]
+        return states
 
     def embed(self, batch: TokenBatch) -> Tensor:
         """(T', D) embedding output; T' is T rounded up, and rows behind T belong to no sequence."""
@@ -169,7 +184,7 @@ def rounded_up(tokens: int) -> int:
     return -(-tokens // step) * step
 
 
-def pack(backbone: nn.Module, *, prepack: int | None = None) -> PackedForward | None:
+def pack(backbone: nn.Module, *, prepack: int | None = None, tiles: bool = False) -> PackedForward | None:
     """The backbone's weights, as they are now, ready for inference; None if the backbone is of another kind."""
     parts = read_parts(backbone)
-    return None if parts is None else PackedForward(parts, prepack=prepack)
+    return None if parts is None else PackedForward(parts, prepack=prepack, tiles=tiles)

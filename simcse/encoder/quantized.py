@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from simcse.encoder.amx import Integers, amx_layers
 from simcse.encoder.batching import TokenBatch
 from simcse.encoder.packed_forward import FeedForward, PackedForward, pack
 
@@ -75,6 +76,34 @@ class Watched:
         return self.plain(x)
 
 
+def rounded(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """(out, in) weights as int8, and what 1 stands for in each row (out,)."""
+    scales = weight.abs().amax(1).clamp(min=1e-12) / 127
+    return (weight / scales[:, None]).round().to(torch.int8), scales
+
+
+def smoothing(weight: Tensor, seen: Range) -> Tensor:
+    """(D,) what to divide the input's channels by, and multiply those of `weight` (I, D) with."""
+    return (seen.inputs.clamp(min=1e-6) / weight.abs().amax(0).clamp(min=1e-6)).sqrt()
+
+
+def gelu_levels(seen: Range) -> tuple[float, int]:
+    """What 1 of 0..255 stands for, and the integer that stands for 0."""
+    scale = (max(seen.gelu, 1e-3) - LEAST_GELU) / 255
+    return scale, round(-LEAST_GELU / scale)
+
+
+def integers(up: nn.Linear, down: nn.Linear, seen: Range) -> Integers:
+    """A feed-forward half for the kernel, which scales each row of the input by itself."""
+    smooth = smoothing(up.weight.float(), seen)
+    whole_up, up_scales = rounded(up.weight.float() * smooth)
+    whole_down, down_scales = rounded(down.weight.float())
+    scale, zero = gelu_levels(seen)
+    down_scales = down_scales * scale
+    down_bias = down.bias.float() - zero * down_scales * whole_down.sum(1)
+    return Integers(1 / smooth, whole_up, up_scales, (1 / scale, float(zero)), whole_down, down_scales, down_bias)
+
+
 class Linear8:
     """A linear map of 8-bit integers with weights in oneDNN's own order.
 
@@ -87,8 +116,7 @@ class Linear8:
     """
 
     def __init__(self, weight: Tensor, bias: Tensor, scale: float, zero: int, rows: int) -> None:
-        self.scales = weight.abs().amax(1).clamp(min=1e-12) / 127  # (out,)
-        whole = (weight / self.scales[:, None]).round().to(torch.int8)
+        whole, self.scales = rounded(weight)
         self.weight = torch.ops.onednn.qlinear_prepack(whole, [rows, weight.shape[1]])
         self.zeros = torch.zeros(len(weight), dtype=torch.int64)
         self.bias, self.scale, self.zero = bias.float(), scale, zero
@@ -115,13 +143,11 @@ class FeedForward8:
 
     def __init__(self, up: nn.Linear, down: nn.Linear, seen: Range, rows: int) -> None:
         weight = up.weight.float()  # (I, D)
-        largest = seen.inputs.clamp(min=1e-6)
-        smooth = (largest / weight.abs().amax(0).clamp(min=1e-6)).sqrt()  # (D,)
-        scale = MARGIN * float((largest / smooth).max()) / 127
+        smooth = smoothing(weight, seen)
+        scale = MARGIN * float((seen.inputs / smooth).max().clamp(min=1e-6)) / 127
         self.factors = (1 / (smooth * scale)).to(up.weight.dtype)  # (D,); mixed types would be slow
         smooth = 1 / (self.factors.float() * scale)  # (D,) as rounded
-        self.gelu_scale = (max(seen.gelu, 1e-3) - LEAST_GELU) / 255
-        self.gelu_zero = round(-LEAST_GELU / self.gelu_scale)
+        self.gelu_scale, self.gelu_zero = gelu_levels(seen)
         self.up8 = Linear8(weight * smooth, up.bias, scale, 0, rows)
         self.down8 = Linear8(down.weight.float(), down.bias, self.gelu_scale, self.gelu_zero, rows)
 
@@ -155,7 +181,13 @@ def quantized(backbone: nn.Module, calibration: TokenBatch, rows: int) -> Packed
         for layer, half in zip(forward.layers, watched, strict=True):
             layer.feed_forward = half
         forward(calibration, (-1,))
-        for layer, block, half in zip(forward.layers, forward.parts.blocks, watched, strict=True):
+        blocks = forward.parts.blocks
+        forward.kernel = amx_layers(
+            forward.parts, [integers(b.up, b.down, half.range) for b, half in zip(blocks, watched, strict=True)]
+        )
+        if forward.kernel is not None:
+            forward.layers.clear()
+        for layer, block, half in zip(forward.layers, blocks, watched, strict=False):
             layer.feed_forward = FeedForward8(block.up, block.down, half.range, rows)
     _kept[backbone] = now, forward
     return forward

@@ -1,0 +1,249 @@
+"""Transformer layers by a kernel of our own (`amx_layer.cpp`), for CPUs that multiply bfloat16 in tiles (AMX).
+
+torch runs a layer as a dozen operations, each of which reads and writes all rows: in oneDNN's hands the products
+themselves are half of the time. The kernel takes some hundred rows through a whole layer at a time. It is compiled on
+the machine that it runs on, as torch.compile does it, and kept in the user's cache folder; where there is no compiler,
+torch's operations do the same work.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import hashlib
+import logging
+import math
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from simcse.encoder.architecture import Block, Parts
+from simcse.encoder.cpu import cpu_flags
+from simcse.files import replaced_file
+
+__all__ = ["AmxLayers", "Integers", "amx_layers", "kernel"]
+
+logger = logging.getLogger(__name__)
+
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("amx_layer.cpp", "amx_tiles.hpp"))
+NEEDED = frozenset({"amx_bf16", "amx_int8", "amx_tile", "avx512_bf16", "avx512bw", "avx512dq", "avx512f", "avx512vl"})
+OPTIONS = (
+    "-std=c++17", "-O3", "-w", "-shared", "-fPIC", "-mfma", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl",
+    "-mavx512bf16", "-mamx-tile", "-mamx-bf16", "-mamx-int8",
+)  # fmt: skip
+SECONDS = 120  # a compiler that takes longer hangs
+MULTIPLE = 32  # of which widths must be one: the kernel multiplies 32 columns by 32; 64 in integers
+
+
+class NormFields(ctypes.Structure):
+    """`Norm` of amx_layer.cpp."""
+
+    _fields_ = (("gamma", ctypes.c_void_p), ("beta", ctypes.c_void_p), ("eps", ctypes.c_float))
+
+
+class LinearFields(ctypes.Structure):
+    """`Linear` of amx_layer.cpp."""
+
+    _fields_ = (("weight", ctypes.c_void_p), ("bias", ctypes.c_void_p), ("scales", ctypes.c_void_p))
+
+
+class LayerFields(ctypes.Structure):
+    """`Layer` of amx_layer.cpp."""
+
+    _fields_ = (
+        ("width", ctypes.c_long), ("heads", ctypes.c_long), ("inner", ctypes.c_long), ("inputs", LinearFields),
+        ("out", LinearFields), ("up", LinearFields), ("down", LinearFields), ("attention_norm", NormFields),
+        ("output_norm", NormFields), ("factors", ctypes.c_void_p), ("hidden_scale", ctypes.c_float),
+        ("hidden_zero", ctypes.c_float),
+    )  # fmt: skip
+
+
+class Integers(NamedTuple):
+    """A feed-forward half in 8-bit integers.
+
+    Attributes:
+        factors: (D,) on the input, before each row is rounded by a scale of its own.
+        up: (I, D) int8.
+        up_scales: (I,) what 1 in `up` stands for.
+        hidden: scale and zero; round(gelu * scale + zero) is in 0..255.
+        down: (D, I) int8.
+        down_scales: (D,) what 1 x 1 of hidden times `down` stands for.
+        down_bias: (D,) bias, less what `zero` adds.
+    """
+
+    factors: Tensor
+    up: Tensor
+    up_scales: Tensor
+    hidden: tuple[float, float]
+    down: Tensor
+    down_scales: Tensor
+    down_bias: Tensor
+
+
+@cache
+def kernel() -> ctypes.CDLL | None:
+    """The compiled kernel; None where the CPU, the system or the lack of a compiler forbids it."""
+    if not cpu_flags() >= NEEDED:
+        return None
+    path = compiled()
+    if path is None:
+        return None
+    try:
+        library = ctypes.CDLL(str(path))
+    except OSError as error:  # a folder shared with a machine that has an older C library
+        logger.info("%s: %s; encoding by torch alone", path, error)
+        return None
+    library.run_layer.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_long] * 2 + [ctypes.c_int, ctypes.c_void_p]
+    library.run_layer.restype = None
+    library.pack_weight.argtypes = [ctypes.c_void_p, ctypes.c_long, ctypes.c_long, ctypes.c_void_p]
+    library.pack_weight.restype = None
+    library.scratch_bytes.argtypes = [ctypes.c_void_p, ctypes.c_long]
+    library.scratch_bytes.restype = ctypes.c_long
+    return library if library.allow_tiles() else None
+
+
+def compiled() -> Path | None:
+    """The shared library, from the cache folder or made now; None, and a word in the log, if it cannot be made."""
+    name = os.environ.get("CXX") or next(filter(shutil.which, ("c++", "g++", "clang++")), None)
+    if name is None:
+        logger.info(
+            "no C++ compiler (c++, g++, clang++, or what CXX names): encoding by torch alone, about half as fast"
+        )
+        return None
+    command = [*name.split(), *OPTIONS]
+    key = hashlib.sha256(b"".join(file.read_bytes() for file in SOURCES) + "\0".join(command).encode()).hexdigest()[:16]
+    path = cache_folder() / f"amx-{key}.so"
+    if path.is_file():
+        return path
+    try:
+        with replaced_file(path) as new:
+            subprocess.run(
+                [*command, str(SOURCES[0]), "-o", str(new)], check=True, capture_output=True, timeout=SECONDS
+            )
+    except (OSError, subprocess.SubprocessError) as error:
+        reason = (getattr(error, "stderr", b"") or str(error).encode()).decode(errors="replace").strip()
+        logger.info("%s cannot compile %s: encoding by torch alone (%s)", name, SOURCES[0].name, reason.split("\n")[0])
+        return None
+    return path
+
+
+def cache_folder() -> Path:
+    """Where compiled kernels lie: the user's cache folder, or, where that cannot be written, one of this process."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "simcse"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return folder
+    except OSError:
+        pass
+    folder = Path(tempfile.mkdtemp(prefix="simcse-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+class AmxLayers:
+    """All layers of an encoder; a copy of the weights as they are when it is made.
+
+    Args:
+        library: the kernel.
+        parts: of the backbone.
+        halves: feed-forward halves in integers, one a layer; none: in bfloat16.
+    """
+
+    def __init__(self, library: ctypes.CDLL, parts: Parts, halves: Sequence[Integers] = ()) -> None:
+        self.library = library
+        self.kept: list[Tensor] = []  # what the layers point to
+        each: Sequence[Integers | None] = halves or [None] * len(parts.blocks)
+        self.layers = [self.layer(block, parts.heads, half) for block, half in zip(parts.blocks, each, strict=True)]
+
+    def __call__(self, x: Tensor, lengths: Sequence[int], *, first_only: bool = False) -> list[Tensor]:
+        """States after each layer, (T, D); with `first_only` the last are (S, D), of first tokens alone.
+
+        Args:
+            x: (T', D) bfloat16 embeddings of packed tokens; rows behind the last sequence come out as they may.
+            lengths: of the S sequences.
+            first_only: leave out what only other tokens of the last layer need.
+        """
+        sizes = np.array(lengths, dtype=ctypes.c_long)
+        longest = max(lengths)
+        scratch = torch.empty(self.library.scratch_bytes(ctypes.byref(self.layers[0]), longest), dtype=torch.uint8)
+        states = [x.contiguous()]
+        for layer in self.layers:
+            alone = first_only and layer is self.layers[-1]
+            out = x.new_empty(len(lengths) if alone else len(x), x.shape[1])
+            self.library.run_layer(
+                ctypes.byref(layer), states[-1].data_ptr(), out.data_ptr(), sizes.ctypes.data, len(sizes), longest,
+                alone, scratch.data_ptr(),
+            )  # fmt: skip
+            states.append(out)
+        return states[1:]
+
+    def layer(self, block: Block, heads: int, half: Integers | None) -> LayerFields:
+        """One layer as the kernel reads it."""
+        width = block.query.in_features
+        inputs = (block.query, block.key, block.value)
+        weight = torch.cat([linear.weight for linear in inputs])
+        bias = torch.cat([linear.bias for linear in inputs]).float()
+        scale = (width // heads) ** -0.5 * math.log2(math.e)  # the kernel's softmax takes powers of 2
+        weight[:width] *= scale
+        bias[:width] *= scale
+        fields = LayerFields(
+            width=width,
+            heads=heads,
+            inner=block.up.out_features,
+            inputs=self.linear(weight, bias),
+            out=self.linear(block.attention_out.weight, block.attention_out.bias),
+            attention_norm=self.norm(block.attention_norm),
+            output_norm=self.norm(block.output_norm),
+        )
+        if half is None:
+            fields.up = self.linear(block.up.weight, block.up.bias)
+            fields.down = self.linear(block.down.weight, block.down.bias)
+        else:
+            fields.up = self.linear(half.up, block.up.bias, half.up_scales)
+            fields.down = self.linear(half.down, half.down_bias, half.down_scales)
+            fields.factors = self.floats(half.factors)
+            fields.hidden_scale, fields.hidden_zero = half.hidden
+        return fields
+
+    def linear(self, weight: Tensor, bias: Tensor, scales: Tensor | None = None) -> LinearFields:
+        """A linear map's weight (out, in), laid out in panels; bias and scales (out,)."""
+        weight, panels = weight.contiguous(), torch.empty_like(weight, memory_format=torch.contiguous_format)
+        rows, columns = weight.shape
+        self.library.pack_weight(weight.data_ptr(), rows, columns * weight.itemsize, panels.data_ptr())
+        self.kept.append(panels)
+        return LinearFields(panels.data_ptr(), self.floats(bias), None if scales is None else self.floats(scales))
+
+    def norm(self, module: nn.LayerNorm) -> NormFields:
+        """A LayerNorm's weights."""
+        return NormFields(self.floats(module.weight), self.floats(module.bias), module.eps)
+
+    def floats(self, values: Tensor) -> int:
+        """Where a float32 copy lies."""
+        self.kept.append(values.detach().to(torch.float32, copy=True).contiguous())
+        return self.kept[-1].data_ptr()
+
+
+@torch.no_grad()
+def amx_layers(parts: Parts, halves: Sequence[Integers] = ()) -> AmxLayers | None:
+    """The layers of a backbone, if its weights are bfloat16 on this CPU, its widths fit, and there is a kernel."""
+    block = parts.blocks[0]
+    width, inner = block.query.in_features, block.up.out_features
+    weights = [weight for linear in vars(block).values() for weight in linear.parameters()]
+    if any(weight.device.type != "cpu" or weight.dtype != torch.bfloat16 for weight in weights):
+        return None
+    if width // parts.heads % MULTIPLE or width % MULTIPLE or inner % MULTIPLE:
+        return None
+    if halves and (width % (2 * MULTIPLE) or inner % (2 * MULTIPLE)):
+        return None
+    library = kernel()
+    return None if library is None else AmxLayers(library, parts, halves)
