@@ -35,7 +35,6 @@ TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 65536}
 LEAST_TOKENS = 128  # below this a batch does not pay for its way to another core
 TOKENS_HELD = 512  # what weights that are kept between calls are laid out for: some dozens of short texts
 PREPACK_FROM = 16  # batches; laying weights out anew takes as long as a batch or two
-TILES_FROM = 128  # tokens; fewer save less time than it takes to lay weights out for tiles
 TEXTS_INLINE = 64  # up to here one thread tokenizes them sooner than others start
 TEXTS_PER_SHARE = 1024  # tokenized at a time: a tokenizer's own records take some kilobytes a text
 TEXTS_PER_CHUNK = 16384  # tokenized, sorted by length and encoded together; bounds the memory of encode_to
@@ -109,15 +108,19 @@ def _forward(encoder: SentenceEncoder, tokenize: Tokenize, budget: int, tokens: 
     """What computes token states; None: the backbone's own forward pass."""
     if encoder.held is not None:
         return encoder.held
-    return laid_out(encoder, tokenize, budget if tokens >= PREPACK_FROM * budget else None, tiles=tokens >= TILES_FROM)
+    return laid_out(encoder, tokenize, budget if tokens >= PREPACK_FROM * budget else None)
 
 
-def laid_out(encoder: SentenceEncoder, tokenize: Tokenize, rows: int | None, *, tiles: bool) -> PackedForward | None:
-    """The weights as they are now, ready for inference, for batches of so many tokens if that is known."""
+def laid_out(encoder: SentenceEncoder, tokenize: Tokenize, rows: int | None) -> PackedForward | None:
+    """The weights as they are now, ready for inference, for batches of so many tokens if that is known.
+
+    The kernel for tiles is taken for one short text too, though laying weights out costs some milliseconds more than it
+    saves: a text gets the same vector, to the last bit, in any company.
+    """
     if encoder.int8:
         calibration = TokenBatch.from_lists(tokenize(CALIBRATION)[0])
         return quantized(encoder.backbone, calibration, TOKENS_PER_BATCH["cpu"])
-    return pack(encoder.backbone, prepack=rows, tiles=tiles)
+    return pack(encoder.backbone, prepack=rows, tiles=True)
 
 
 def _tokenize(texts: Sequence[str], tokenize: Tokenize, encoder: SentenceEncoder, workers: int) -> TokenLists:

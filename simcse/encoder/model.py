@@ -189,7 +189,7 @@ class SentenceEncoder(nn.Module):
 
         Takes a copy of the weights, which `train()` and `to()` let go; call it again after changing weights otherwise.
         """
-        self.held = inference.laid_out(self, self.tokenize(), inference.TOKENS_HELD, tiles=True)
+        self.held = inference.laid_out(self, self.tokenize(), inference.TOKENS_HELD)
         return self
 
     def train(self, mode: bool = True) -> Self:
