@@ -8,8 +8,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include <initializer_list>
-
 #include "amx_tiles.hpp"
 
 namespace {
@@ -53,8 +51,11 @@ inline __m512 gelu(__m512 x) {
 inline __m512 exp2(__m512 x) {
   x = _mm512_max_ps(_mm512_set1_ps(-126.0f), x);
   __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  __m512 rest = _mm512_sub_ps(x, whole), sum = _mm512_set1_ps(0.009618129f);
-  for (float c : {0.05550411f, 0.24022651f, 0.69314718f, 1.0f}) sum = _mm512_fmadd_ps(sum, rest, _mm512_set1_ps(c));
+  __m512 rest = _mm512_sub_ps(x, whole);
+  __m512 sum = _mm512_fmadd_ps(_mm512_set1_ps(0.009618129f), rest, _mm512_set1_ps(0.05550411f));
+  sum = _mm512_fmadd_ps(sum, rest, _mm512_set1_ps(0.24022651f));
+  sum = _mm512_fmadd_ps(sum, rest, _mm512_set1_ps(0.69314718f));
+  sum = _mm512_fmadd_ps(sum, rest, _mm512_set1_ps(1.0f));
   return _mm512_scalef_ps(sum, whole);
 }
 
