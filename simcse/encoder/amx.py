@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from simcse.encoder.architecture import Block, Parts
+from simcse.encoder.batching import TokenBatch
 from simcse.encoder.cpu import cpu_flags
 from simcse.files import replaced_file
 
@@ -54,6 +55,15 @@ class LinearFields(ctypes.Structure):
     """`Linear` of amx_layer.cpp."""
 
     _fields_ = (("weight", ctypes.c_void_p), ("bias", ctypes.c_void_p), ("scales", ctypes.c_void_p))
+
+
+class EmbeddingFields(ctypes.Structure):
+    """`Embedding` of amx_layer.cpp."""
+
+    _fields_ = (
+        ("width", ctypes.c_long), ("word", ctypes.c_void_p), ("position", ctypes.c_void_p),
+        ("token_type", ctypes.c_void_p), ("norm", NormFields),
+    )  # fmt: skip
 
 
 class LayerFields(ctypes.Structure):
@@ -104,6 +114,8 @@ def kernel() -> ctypes.CDLL | None:
         return None
     library.run_layer.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_long] * 2 + [ctypes.c_int, ctypes.c_void_p]
     library.run_layer.restype = None
+    library.embed.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_long] + [ctypes.c_void_p] * 2
+    library.embed.restype = None
     library.pack_weight.argtypes = [ctypes.c_void_p, ctypes.c_long, ctypes.c_long, ctypes.c_void_p]
     library.pack_weight.restype = None
     library.scratch_bytes.argtypes = [ctypes.c_void_p, ctypes.c_long]
@@ -161,31 +173,55 @@ class AmxLayers:
 
     def __init__(self, library: ctypes.CDLL, parts: Parts, halves: Sequence[Integers] = ()) -> None:
         self.library = library
-        self.kept: list[Tensor] = []  # what the layers point to
+        self.kept: list[Tensor] = []  # what the fields point to
+        self.parts = parts
+        self.table = EmbeddingFields(
+            width=parts.word.embedding_dim,
+            word=self.keep(parts.word.weight),
+            position=self.keep(parts.position.weight),
+            token_type=self.floats(parts.token_type.weight[0]),
+            norm=self.norm(parts.norm),
+        )
         each: Sequence[Integers | None] = halves or [None] * len(parts.blocks)
         self.layers = [self.layer(block, parts.heads, half) for block, half in zip(parts.blocks, each, strict=True)]
 
-    def __call__(self, x: Tensor, lengths: Sequence[int], *, first_only: bool = False) -> list[Tensor]:
-        """States after each layer, (T, D); with `first_only` the last are (S, D), of first tokens alone.
+    def __call__(self, batch: TokenBatch, *, first_only: bool = False) -> list[Tensor]:
+        """(T, D) embeddings and states after each layer; with `first_only` the last are (S, D), of first tokens alone.
 
-        Args:
-            x: (T', D) bfloat16 embeddings of packed tokens; rows behind the last sequence come out as they may.
-            lengths: of the S sequences.
-            first_only: leave out what only other tokens of the last layer need.
+        Raises:
+            IndexError: a token id or a position is beyond its table.
         """
-        sizes = np.array(lengths, dtype=ctypes.c_long)
-        longest = max(lengths)
-        scratch = torch.empty(self.library.scratch_bytes(ctypes.byref(self.layers[0]), longest), dtype=torch.uint8)
-        states = [x.contiguous()]
+        sizes = np.array(batch.lengths, dtype=ctypes.c_long)
+        scratch_bytes = self.library.scratch_bytes(ctypes.byref(self.layers[0]), batch.longest)
+        scratch = torch.empty(scratch_bytes, dtype=torch.uint8)
+        states = [self.embed(batch)]
         for layer in self.layers:
             alone = first_only and layer is self.layers[-1]
-            out = x.new_empty(len(lengths) if alone else len(x), x.shape[1])
+            out = states[0].new_empty(len(batch) if alone else len(batch.ids), self.table.width)
             self.library.run_layer(
-                ctypes.byref(layer), states[-1].data_ptr(), out.data_ptr(), sizes.ctypes.data, len(sizes), longest,
-                alone, scratch.data_ptr(),
+                ctypes.byref(layer), states[-1].data_ptr(), out.data_ptr(), sizes.ctypes.data, len(sizes),
+                batch.longest, alone, scratch.data_ptr(),
             )  # fmt: skip
             states.append(out)
-        return states[1:]
+        return states
+
+    def embed(self, batch: TokenBatch) -> Tensor:
+        """(T, D) embedding output.
+
+        Raises:
+            IndexError: a token id or a position is beyond its table.
+        """
+        ids, places = batch.ids.contiguous(), self.parts.position_rows(batch.ids, batch.starts, batch.segments)
+        for rows, table in ((ids, self.parts.word), (places, self.parts.position)):
+            least, most = torch.aminmax(rows)
+            if least < 0 or most >= table.num_embeddings:
+                raise IndexError(f"rows {int(least)} to {int(most)} of a table of {table.num_embeddings}")
+        out = self.parts.word.weight.new_empty(len(ids), self.table.width)
+        sums = torch.empty(self.table.width, dtype=torch.float32)
+        self.library.embed(
+            ctypes.byref(self.table), ids.data_ptr(), places.data_ptr(), len(ids), out.data_ptr(), sums.data_ptr()
+        )
+        return out
 
     def layer(self, block: Block, heads: int, half: Integers | None) -> LayerFields:
         """One layer as the kernel reads it."""
@@ -220,8 +256,7 @@ class AmxLayers:
         weight, panels = weight.contiguous(), torch.empty_like(weight, memory_format=torch.contiguous_format)
         rows, columns = weight.shape
         self.library.pack_weight(weight.data_ptr(), rows, columns * weight.itemsize, panels.data_ptr())
-        self.kept.append(panels)
-        return LinearFields(panels.data_ptr(), self.floats(bias), None if scales is None else self.floats(scales))
+        return LinearFields(self.keep(panels), self.floats(bias), None if scales is None else self.floats(scales))
 
     def norm(self, module: nn.LayerNorm) -> NormFields:
         """A LayerNorm's weights."""
@@ -229,7 +264,11 @@ class AmxLayers:
 
     def floats(self, values: Tensor) -> int:
         """Where a float32 copy lies."""
-        self.kept.append(values.detach().to(torch.float32, copy=True).contiguous())
+        return self.keep(values.detach().to(torch.float32, copy=True).contiguous())
+
+    def keep(self, values: Tensor) -> int:
+        """Where a tensor lies, as long as this object lives."""
+        self.kept.append(values.detach().contiguous())
         return self.kept[-1].data_ptr()
 
 

@@ -26,6 +26,13 @@ struct Linear {
   const float *bias, *scales;
 };
 
+struct Embedding {
+  long width;
+  const bf16 *word, *position;
+  const float *token_type;
+  Norm norm;
+};
+
 struct Layer {
   long width, heads, inner;
   Linear inputs, out, up, down;
@@ -284,6 +291,17 @@ void block(const Layer &layer, const bf16 *x, bf16 *out, const long *lengths, lo
 }  // namespace
 
 extern "C" {
+
+// out (tokens, width) = LayerNorm(word[id] + token_type + position[place])
+void embed(const Embedding *table, const int64_t *ids, const int64_t *places, long tokens, bf16 *out, float *sums) {
+  long width = table->width;
+  for (long token = 0; token < tokens; token++) {
+    const bf16 *word = table->word + ids[token] * width;
+    for (long i = 0; i < width; i += 16)
+      _mm512_storeu_ps(sums + i, _mm512_add_ps(load(word + i), _mm512_loadu_ps(table->token_type + i)));
+    add_norm(sums, table->position + places[token] * width, out + token * width, width, table->norm);
+  }
+}
 
 // whether the system lets this process use tiles; asking is what turns them on
 int allow_tiles() { return syscall(SYS_arch_prctl, 0x1023, 18) == 0; }

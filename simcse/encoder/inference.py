@@ -32,6 +32,7 @@ __all__ = ["TOKENS_HELD", "encode", "encode_to", "laid_out"]
 
 # measured: below, matrix products lose; above, what lies between them falls out of a core's second-level cache
 TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 65536}
+TOKENS_FOR_TILES = 4096  # the kernel for tiles makes its own blocks: measured, 4 % over 2048, and little more beyond
 LEAST_TOKENS = 128  # below this a batch does not pay for its way to another core
 TOKENS_HELD = 512  # what weights that are kept between calls are laid out for: some dozens of short texts
 PREPACK_FROM = 16  # batches; laying weights out anew takes as long as a batch or two
@@ -88,8 +89,9 @@ def _encode_chunk(
         keep_freed_megabytes()
     tokens = _tokenize(texts, tokenize, encoder, workers)
     budget = TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH["cuda"])
-    budget = min(budget, max(LEAST_TOKENS, -(-len(tokens.ids) // workers)))  # something for each worker
-    states = _forward(encoder, tokenize, budget, len(tokens.ids))
+    share = max(LEAST_TOKENS, -(-len(tokens.ids) // workers))  # something for each worker
+    states = _forward(encoder, tokenize, min(budget, share), len(tokens.ids))
+    budget = min(TOKENS_FOR_TILES if states is not None and states.kernel is not None else budget, share)
     plan = plan_batches(tokens.lengths, max_tokens=budget, max_sequences=batch_size, padded=states is None)
     batches = list(tokens.ordered(plan.order).batches(plan.cuts, device))
 
@@ -115,7 +117,7 @@ def laid_out(encoder: SentenceEncoder, tokenize: Tokenize, rows: int | None) -> 
     """The weights as they are now, ready for inference, for batches of so many tokens if that is known.
 
     The kernel for tiles is taken for one short text too, though laying weights out costs some milliseconds more than it
-    saves: a text gets the same vector, to the last bit, in any company.
+    saves: a text gets the same vector in any company.
     """
     if encoder.int8:
         calibration = TokenBatch.from_lists(tokenize(CALIBRATION)[0])

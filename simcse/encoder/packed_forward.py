@@ -134,11 +134,10 @@ class PackedForward:
     @torch.no_grad()
     def __call__(self, batch: TokenBatch, layers: Sequence[int], *, first_only: bool = False) -> list[Tensor]:
         """States of the given layers; see `backbone.token_states`."""
-        embedded = self.embed(batch)  # (T', D)
         if self.kernel is not None:
-            states = [embedded, *self.kernel(embedded, batch.lengths, first_only=first_only)]
+            states = self.kernel(batch, first_only=first_only)
         else:
-            states = self.by_torch(embedded, batch, first_only)
+            states = self.by_torch(self.embed(batch), batch, first_only)
         last = len(states) - 1 if first_only else -1
         chosen = [layer % len(states) for layer in layers]
         return [states[layer] if layer == last else states[layer][: len(batch.ids)] for layer in chosen]

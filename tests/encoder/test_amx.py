@@ -20,7 +20,7 @@ from simcse.encoder.amx import AmxLayers, Integers, amx_layers
 from simcse.encoder.architecture import read_parts
 from simcse.encoder.backbone import own_states
 from simcse.encoder.batching import TokenBatch
-from simcse.encoder.packed_forward import PackedForward, pack
+from simcse.encoder.packed_forward import pack
 from simcse.encoder.quantized import CALIBRATION, quantized
 
 tiles = pytest.mark.skipif(amx.kernel() is None, reason="needs a CPU with AMX and a C++ compiler")
@@ -105,6 +105,15 @@ def test_all_layers_are_to_be_had() -> None:
 
 
 @tiles
+def test_ids_beyond_the_table() -> None:
+    forward = pack(backbone_of((64, 2, 128)), tiles=True)
+    assert forward is not None
+    for ids in ([3, 50], [-1, 3], list(range(50)) * 13):
+        with pytest.raises(IndexError, match="of a table of"):
+            forward(TokenBatch.from_lists([ids]), (-1,))
+
+
+@tiles
 def test_scores_of_any_size() -> None:
     backbone = backbone_of((64, 2, 128))
     with torch.no_grad():
@@ -161,7 +170,7 @@ def test_integers_do_what_their_numbers_say() -> None:
             block.down.weight.copy_(down / 1000)
     layers = amx_layers(parts, halves)
     assert layers is not None
-    got = layers(PackedForward(parts).embed(batch), batch.lengths)[-1][:20].float()
+    got = layers(batch)[-1].float()
     assert torch.cosine_similarity(got, exact(backbone, batch), dim=-1).min() > 0.998
 
 
