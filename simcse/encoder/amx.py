@@ -17,7 +17,9 @@ import os
 import shutil
 import subprocess
 import tempfile
+import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -42,6 +44,7 @@ OPTIONS = (
     "-mavx512bf16", "-mamx-tile", "-mamx-bf16", "-mamx-int8",
 )  # fmt: skip
 SECONDS = 120  # a compiler that takes longer hangs
+_compiling = threading.Lock()
 MULTIPLE = 32  # of which widths must be one: the kernel multiplies 32 columns by 32; 64 in integers
 
 
@@ -128,19 +131,18 @@ def compiled() -> Path | None:
     name = os.environ.get("CXX") or next(filter(shutil.which, ("c++", "g++", "clang++")), None)
     if name is None:
         logger.info(
-            "no C++ compiler (c++, g++, clang++, or what CXX names): encoding by torch alone, about half as fast"
+            "no C++ compiler (c++, g++, clang++, or what CXX names): encoding by torch alone, at 0.6 of the rate"
         )
         return None
     command = [*name.split(), *OPTIONS]
     key = hashlib.sha256(b"".join(file.read_bytes() for file in SOURCES) + "\0".join(command).encode()).hexdigest()[:16]
     path = cache_folder() / f"amx-{key}.so"
-    if path.is_file():
-        return path
     try:
-        with replaced_file(path) as new:
-            subprocess.run(
-                [*command, str(SOURCES[0]), "-o", str(new)], check=True, capture_output=True, timeout=SECONDS
-            )
+        with _compiling:
+            if not path.is_file():
+                with replaced_file(path) as new:
+                    command += [str(SOURCES[0]), "-o", str(new)]
+                    subprocess.run(command, check=True, capture_output=True, timeout=SECONDS)
     except (OSError, subprocess.SubprocessError) as error:
         reason = (getattr(error, "stderr", b"") or str(error).encode()).decode(errors="replace").strip()
         logger.info("%s cannot compile %s: encoding by torch alone (%s)", name, SOURCES[0].name, reason.split("\n")[0])
@@ -150,13 +152,11 @@ def compiled() -> Path | None:
 
 def cache_folder() -> Path:
     """Where compiled kernels lie: the user's cache folder, or, where that cannot be written, one of this process."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "simcse"
-    try:
+    with suppress(OSError, RuntimeError):  # RuntimeError: a user without a home
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "simcse"
         folder.mkdir(parents=True, exist_ok=True)
         if os.access(folder, os.W_OK):
             return folder
-    except OSError:
-        pass
     folder = Path(tempfile.mkdtemp(prefix="simcse-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
