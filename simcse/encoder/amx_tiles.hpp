@@ -79,17 +79,21 @@ inline void square(const void *a, long stride, const void *panel, long steps, fl
   square<FLOATS>(a, stride, panel, steps, sums, sums_stride, [](long) {});
 }
 
-// a (rows, 64 * steps bytes) times panels that lie `next` bytes apart; finish(line, row, column) takes 32 sums of a row
+// a (rows, 64 * steps bytes) times panels that lie `next` bytes apart; finish(line, row, column) takes 32 sums of a row.
+// Each panel is fetched from memory while the one before is multiplied.
 template <Kind kind, class Finish>
 inline void product(
     const void *a, long stride, long rows, const char *panel, long next, long steps, long columns, Finish finish) {
   alignas(64) typename Sum<kind>::type squares[2][SIDE * SIDE];
   long lines = (SIDE + steps - 1) / steps, done_row = 0, done_column = -1;
+  long fetched = up_to(PAIR / ((rows + SIDE - 1) / SIDE), 64);
   int turn = 0;
   for (long column = 0; column < columns; column += SIDE, panel += next) {
     for (long row = 0; row < rows; row += SIDE, turn ^= 1) {
       const auto *done = squares[turn ^ 1];
+      const char *soon = panel + next + row / SIDE * fetched;
       square<kind>((const char *)a + row * stride, stride, panel, steps, squares[turn], SIDE * 4, [&](long step) {
+        for (long byte = 0; byte < fetched; byte += 64) _mm_prefetch(soon + step * PAIR + byte, _MM_HINT_T1);
         if (done_column < 0) return;
         for (long line = step * lines; line < (step + 1) * lines && line < SIDE; line++)
           finish(done + line * SIDE, done_row + line, done_column);
