@@ -33,7 +33,7 @@ def backbone_of(shape: tuple[int, int, int]) -> BertModel:
     width, heads, inner = shape
     config = BertConfig(
         vocab_size=50, hidden_size=width, num_attention_heads=heads, intermediate_size=inner, num_hidden_layers=2,
-        max_position_embeddings=600, initializer_range=0.1,
+        max_position_embeddings=600, initializer_range=0.1, layer_norm_eps=0.05,
     )  # fmt: skip
     backbone = BertModel(config, add_pooling_layer=False).eval()
     for name, weight in backbone.named_parameters():
@@ -73,13 +73,13 @@ def test_close_to_the_exact_states(shape: tuple[int, int, int], lengths: list[in
 
 
 @tiles
-def test_no_further_from_the_exact_states_than_torch_in_bfloat16() -> None:
+def test_nearer_to_the_exact_states_than_torch_in_bfloat16() -> None:
     backbone, batch = backbone_of((128, 4, 512)), batch_of([30] * 40)
     plain = pack(backbone)
     assert plain is not None
     expected = exact(backbone, batch)
     off = [float((states.float() - expected).norm()) for states in (by_kernel(backbone, batch), plain(batch, (-1,))[0])]
-    assert off[0] <= 1.05 * off[1]
+    assert off[0] <= 0.8 * off[1]  # sums stay in float32 until they are normalised
 
 
 @tiles
