@@ -275,14 +275,30 @@ class AmxLayers:
 @torch.no_grad()
 def amx_layers(parts: Parts, halves: Sequence[Integers] = ()) -> AmxLayers | None:
     """The layers of a backbone, if its weights are bfloat16 on this CPU, its widths fit, and there is a kernel."""
-    block = parts.blocks[0]
-    width, inner = block.query.in_features, block.up.out_features
-    weights = [weight for linear in vars(block).values() for weight in linear.parameters()]
-    if any(weight.device.type != "cpu" or weight.dtype != torch.bfloat16 for weight in weights):
-        return None
-    if width // parts.heads % MULTIPLE or width % MULTIPLE or inner % MULTIPLE:
-        return None
-    if halves and (width % (2 * MULTIPLE) or inner % (2 * MULTIPLE)):
+    if not fits(parts, 2 * MULTIPLE if halves else MULTIPLE):
         return None
     library = kernel()
     return None if library is None else AmxLayers(library, parts, halves)
+
+
+def fits(parts: Parts, multiple: int) -> bool:
+    """Whether each weight is where, what and as large as the kernel, which looks at none of that, takes it to be."""
+    width = parts.word.embedding_dim
+    if width % multiple or width % parts.heads or width // parts.heads % MULTIPLE:
+        return False
+    norms, linears, shapes = [parts.norm], [], []
+    for block in parts.blocks:
+        inner = block.up.out_features
+        if inner % multiple:
+            return False
+        norms += [block.attention_norm, block.output_norm]
+        linears += [block.query, block.key, block.value, block.attention_out, block.up, block.down]
+        shapes += [(width, width)] * 4 + [(inner, width), (width, inner)]
+    tables = [parts.word.weight, parts.position.weight, parts.token_type.weight]
+    weights = [*tables, *(weight for module in (*norms, *linears) for weight in module.parameters())]
+    return (
+        all(weight.device.type == "cpu" and weight.dtype == torch.bfloat16 for weight in weights)
+        and all(table.shape[1] == width for table in tables)
+        and all(norm.normalized_shape == (width,) and norm.bias is not None for norm in norms)
+        and all(tuple(linear.weight.shape) == shape for linear, shape in zip(linears, shapes, strict=True))
+    )

@@ -1,9 +1,9 @@
 """The forward pass of a BERT-like encoder for inference: packed tokens, fused products, no padding, no gradients.
 
-All work but attention runs on the flat (T, D) run of tokens. On the CPU, where many texts will pass, whole layers go to
-a kernel of our own (`amx.py`), if the CPU has tiles; else the matrix products go to oneDNN with the activation or the
-sum fused in, and with weights laid out in its own order. oneDNN compiles a kernel for each new number of rows, which
-costs more than the product, so T is rounded up to one of a few numbers.
+On a CPU with tiles whole layers go to a kernel of our own (`amx.py`), if the caller asks for it. Else all work but
+attention runs on the flat (T, D) run of tokens; on the CPU the matrix products go to oneDNN with the activation or the
+sum fused in, and with weights laid out in its own order where many texts will pass. oneDNN compiles a kernel for each
+new number of rows, which costs more than the product, so T is rounded up to one of a few numbers.
 """
 
 from __future__ import annotations

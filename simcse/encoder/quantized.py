@@ -3,7 +3,8 @@
 Two thirds of a layer's products are here; attention and its products stay as they are, where integers gained nothing.
 Scales are fixed once on sentences of our own, so that a vector never depends on the texts encoded beside it. Channels
 of the input with large values would cost the others their precision: half of their size moves over into the weights
-(SmoothQuant, arXiv 2211.10438, alpha 0.5), whose scales are one an output channel.
+(SmoothQuant, arXiv 2211.10438, alpha 0.5), whose scales are one an output channel. The kernel for tiles gives each row
+of the input a scale of its own instead of one to all.
 """
 
 from __future__ import annotations
@@ -187,7 +188,8 @@ def quantized(backbone: nn.Module, calibration: TokenBatch, rows: int) -> Packed
         )
         if forward.kernel is not None:
             forward.layers.clear()
-        for layer, block, half in zip(forward.layers, blocks, watched, strict=False):
-            layer.feed_forward = FeedForward8(block.up, block.down, half.range, rows)
+        else:
+            for layer, block, half in zip(forward.layers, blocks, watched, strict=True):
+                layer.feed_forward = FeedForward8(block.up, block.down, half.range, rows)
     _kept[backbone] = now, forward
     return forward

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -186,6 +186,25 @@ def test_only_for_bfloat16(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("shape", [(64, 4, 128), (64, 2, 100), (80, 1, 128)])
 def test_only_for_widths_that_fit(shape: tuple[int, int, int]) -> None:
     parts = read_parts(backbone_of(shape))
+    assert parts is not None
+    assert amx_layers(parts) is None
+
+
+@tiles
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda backbone: backbone.embeddings.word_embeddings.float(),
+        lambda backbone: backbone.encoder.layer[1].output.dense.float(),
+        lambda backbone: setattr(backbone.encoder.layer[1].output.LayerNorm, "bias", None),
+        lambda backbone: setattr(backbone.encoder.layer[1].attention.self, "key", nn.Linear(64, 32).bfloat16()),
+    ],
+    ids=["table in fp32", "layer in fp32", "norm without bias", "narrow keys"],
+)
+def test_only_for_weights_that_are_what_they_should_be(change: Callable[[BertModel], object]) -> None:
+    backbone = backbone_of((64, 2, 128))
+    change(backbone)
+    parts = read_parts(backbone)
     assert parts is not None
     assert amx_layers(parts) is None
 
