@@ -131,7 +131,7 @@ def compiled() -> Path | None:
     name = os.environ.get("CXX") or next(filter(shutil.which, ("c++", "g++", "clang++")), None)
     if name is None:
         logger.info(
-            "no C++ compiler (c++, g++, clang++, or what CXX names): encoding by torch alone, at 0.6 of the rate"
+            "no C++ compiler (c++, g++, clang++, or what CXX names): encoding by torch alone, at 0.65 of the rate"
         )
         return None
     command = [*name.split(), *OPTIONS]
