@@ -14,7 +14,7 @@ ifneq ($(wildcard $(SIMCSE_DATA)/.),)
 export SIMCSE_DATA := $(abspath $(SIMCSE_DATA))
 endif
 
-.PHONY: help quickstart test lint types bench clean
+.PHONY: help quickstart test soak lint types bench clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name what; do \
@@ -25,6 +25,9 @@ quickstart: $(VENV)/.installed-quickstart  ## train, judge and search on Python'
 
 test: $(VENV)/.installed-dev  ## run the whole suite
 	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+soak: $(VENV)/.installed-dev  ## run the long form of tests/reliability: fuzzed files and requests, kills, power cuts (half an hour)
+	@SIMCSE_SOAK=1 OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest tests/reliability
 
 lint: $(VENV)/.installed-dev  ## check style and format
 	@$(BIN)/ruff check .
