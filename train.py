@@ -1,4 +1,4 @@
-"""Train a sentence encoder: accelerate launch train.py --config configs/unsup-bert-base.yaml"""
+"""Train a sentence encoder: python train.py --config configs/unsup-bert-base.yaml"""
 
 from __future__ import annotations
 

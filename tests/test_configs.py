@@ -53,7 +53,7 @@ def test_opens_with_its_command_and_what_to_expect(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     header = text[: text.index("\nmodel:")]
     assert all(line.startswith("#") for line in header.strip().splitlines())
-    assert f"#     accelerate launch train.py --config configs/{path.name}\n" in header
+    assert f"#     python train.py --config configs/{path.name}\n" in header
     assert "xpect" in header
 
 

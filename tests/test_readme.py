@@ -69,7 +69,7 @@ def test_the_map_of_rooms_is_true() -> None:
 
 
 def test_every_option_of_the_commands_exists() -> None:
-    """`accelerate launch train.py` lines parse with the parser of train.py."""
+    """`python train.py` and `accelerate launch ... train.py` lines parse with the parser of train.py."""
     from simcse.console import Parser
     from simcse.training.config import TrainConfig
 
@@ -84,3 +84,15 @@ def test_every_option_of_the_commands_exists() -> None:
         words = command.split("train.py ", 1)[1].removesuffix("\\").split()
         config, options = ROOT / words[1], words[2:]
         parser.parse_args(["--config", str(config), *options])
+
+
+def test_the_launcher_is_shown_for_several_processes_only() -> None:
+    """accelerate's launcher adds a traceback of its own to each one-line error, and makes exit status 2 a 1."""
+    shown = [ROOT / "train.py", ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "configs").glob("*.yaml")]
+    shown += [*(ROOT / "examples").rglob("*.md"), *(ROOT / "examples").rglob("*.py")]
+    commands = [
+        line for path in shown for line in re.findall(r"^.*\baccelerate launch .*$", path.read_text(), flags=re.M)
+    ]
+    assert commands
+    assert all(re.search(r"--num_(?:processes|machines) [2-9]", line) for line in commands), commands
+    assert "belongs to accelerate" in read("docs/scale.md")

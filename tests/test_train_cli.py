@@ -94,6 +94,18 @@ def test_a_mistake_on_two_processes_is_told_once(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_one_process_tells_a_mistake_in_one_line(tmp_path: Path) -> None:
+    """What README shows, `python train.py`, and what accelerate's launcher adds to it, which docs/scale.md says."""
+    options = [str(ROOT / "train.py"), "--data.trian", "x.txt", "--output_dir", str(tmp_path)]
+    line = "error: unknown option --data.trian; did you mean 'data.train'? (--help lists all)"
+    launcher = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"]
+    for command, status, lines in (([], 2, [line]), (launcher, 1, None)):
+        done = subprocess.run([sys.executable, *command, *options], capture_output=True, text=True, timeout=240)
+        assert done.returncode == status
+        said = done.stderr.splitlines()
+        assert said == lines if lines else line in said and any("CalledProcessError" in one for one in said)
+
+
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("auto", 0.05)])
 def test_two_processes_take_the_steps_of_one(
     tiny_bert: Path, tmp_path: Path, sentences: list[str], precision: str, tolerance: float

@@ -35,7 +35,6 @@ QUESTIONS = (
 # what a name typed in a shell stands for in this environment, whether it is activated or not
 PROGRAMS = {
     "python": [sys.executable],
-    "accelerate": [sys.executable, "-m", "accelerate.commands.accelerate_cli"],
     "simcse": [sys.executable, "-c", "import sys; from simcse.cli import main; sys.exit(main())"],
 }
 
@@ -55,7 +54,7 @@ def main(argv: Sequence[str]) -> None:
     source = [] if options.source == sysconfig.get_path("stdlib") else ["--source", options.source]
     step("python", "examples/python_docs/make_corpus.py", "--output", corpus.parent, *source)
     again = ["--resume", "auto"] if folder.exists() else []
-    step("accelerate", "launch", "train.py", "--config", options.config, *again)
+    step("python", "train.py", "--config", options.config, *again)
     check_gain(folder, options.least_gain)
     step("simcse", "index", "build", "--model", folder / "best", "--output", index, "--overwrite", "--input", corpus)
     step("simcse", "index", "search", index, *QUESTIONS, "--top_k", "3", "--format", "text")
@@ -120,7 +119,7 @@ Done in {seconds:.0f} s. What lies where:
 What to type next:
   source {activate}
   simcse index search {folder / "index"} "read a file line by line"
-  accelerate launch train.py --config configs/minilm-sup.yaml --data.train YOUR.csv --output_dir runs/mine
+  python train.py --config configs/minilm-sup.yaml --data.train YOUR.csv --output_dir runs/mine
   rm -r {folder}  # to train anew, with other values in {config}""")
 
 

@@ -270,7 +270,7 @@ def test_the_whole_road(tmp_path: Path, capfd: pytest.CaptureFixture[str], monke
     assert "uniformity" in shown.out
     assert all(question in shown.err for question in road.QUESTIONS)
     assert len(re.findall(r"^ *-?\d\.\d+ +\S+ +\S", shown.out, flags=re.M)) == 3 * len(road.QUESTIONS)  # hits
-    assert f"accelerate launch train.py --config {tmp_path / 'recipe.yaml'}" in shown.err
+    assert f"python train.py --config {tmp_path / 'recipe.yaml'}" in shown.err
     assert (tmp_path / "run" / "best" / "config.json").is_file()
     log = (tmp_path / "run" / "log.jsonl").read_bytes()
 
