@@ -8,18 +8,10 @@ torch's operations do the same work.
 
 from __future__ import annotations
 
-import atexit
 import ctypes
-import hashlib
 import logging
 import math
-import os
-import shutil
-import subprocess
-import tempfile
-import threading
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -30,8 +22,8 @@ from torch import Tensor, nn
 
 from simcse.encoder.architecture import Block, Parts
 from simcse.encoder.batching import TokenBatch
+from simcse.encoder.compile import compiled
 from simcse.encoder.cpu import cpu_flags
-from simcse.files import replaced_file
 
 __all__ = ["AmxLayers", "Integers", "amx_layers", "kernel"]
 
@@ -43,8 +35,6 @@ OPTIONS = (
     "-std=c++17", "-O3", "-w", "-shared", "-fPIC", "-mfma", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl",
     "-mavx512bf16", "-mamx-tile", "-mamx-bf16", "-mamx-int8",
 )  # fmt: skip
-SECONDS = 120  # a compiler that takes longer hangs
-_compiling = threading.Lock()
 MULTIPLE = 32  # of which widths must be one: the kernel multiplies 32 columns by 32; 64 in integers
 
 
@@ -107,7 +97,7 @@ def kernel() -> ctypes.CDLL | None:
     """The compiled kernel; None where the CPU, the system or the lack of a compiler forbids it."""
     if not cpu_flags() >= NEEDED:
         return None
-    path = compiled()
+    path = compiled(SOURCES, OPTIONS)
     if path is None:
         return None
     try:
@@ -124,42 +114,6 @@ def kernel() -> ctypes.CDLL | None:
     library.scratch_bytes.argtypes = [ctypes.c_void_p, ctypes.c_long]
     library.scratch_bytes.restype = ctypes.c_long
     return library if library.allow_tiles() else None
-
-
-def compiled() -> Path | None:
-    """The shared library, from the cache folder or made now; None, and a word in the log, if it cannot be made."""
-    name = os.environ.get("CXX") or next(filter(shutil.which, ("c++", "g++", "clang++")), None)
-    if name is None:
-        logger.info(
-            "no C++ compiler (c++, g++, clang++, or what CXX names): encoding by torch alone, at 0.65 of the rate"
-        )
-        return None
-    command = [*name.split(), *OPTIONS]
-    key = hashlib.sha256(b"".join(file.read_bytes() for file in SOURCES) + "\0".join(command).encode()).hexdigest()[:16]
-    path = cache_folder() / f"amx-{key}.so"
-    try:
-        with _compiling:
-            if not path.is_file():
-                with replaced_file(path) as new:
-                    command += [str(SOURCES[0]), "-o", str(new)]
-                    subprocess.run(command, check=True, capture_output=True, timeout=SECONDS)
-    except (OSError, subprocess.SubprocessError) as error:
-        reason = (getattr(error, "stderr", b"") or str(error).encode()).decode(errors="replace").strip()
-        logger.info("%s cannot compile %s: encoding by torch alone (%s)", name, SOURCES[0].name, reason.split("\n")[0])
-        return None
-    return path
-
-
-def cache_folder() -> Path:
-    """Where compiled kernels lie: the user's cache folder, or, where that cannot be written, one of this process."""
-    with suppress(OSError, RuntimeError):  # RuntimeError: a user without a home
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "simcse"
-        folder.mkdir(parents=True, exist_ok=True)
-        if os.access(folder, os.W_OK):
-            return folder
-    folder = Path(tempfile.mkdtemp(prefix="simcse-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
 
 
 class AmxLayers:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,10 +22,12 @@ from simcse.encoder.amx import AmxLayers, Integers, amx_layers
 from simcse.encoder.architecture import read_parts
 from simcse.encoder.backbone import own_states
 from simcse.encoder.batching import TokenBatch
+from simcse.encoder.compile import compiled
 from simcse.encoder.packed_forward import pack
 from simcse.encoder.quantized import CALIBRATION, quantized
 
 tiles = pytest.mark.skipif(amx.kernel() is None, reason="needs a CPU with AMX and a C++ compiler")
+needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler")
 SHAPES = [(64, 2, 128), (128, 2, 96), (96, 1, 800), (192, 6, 64)]  # width, heads, inner
 
 
@@ -235,17 +239,6 @@ def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     amx.kernel.cache_clear()
 
 
-@tiles
-def test_compiled_once(fresh: Path) -> None:
-    path = amx.compiled()
-    assert path is not None
-    assert path.parent == fresh
-    written = path.stat().st_mtime_ns
-    assert amx.compiled() == path
-    assert path.stat().st_mtime_ns == written
-    assert [file.name for file in fresh.iterdir()] == [path.name]
-
-
 @pytest.mark.parametrize("compiler", ["no-such-compiler", "false"])
 def test_without_a_compiler_torch_does_the_work(
     compiler: str, fresh: Path, minilm: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -259,30 +252,47 @@ def test_without_a_compiler_torch_does_the_work(
     assert not list(fresh.iterdir())
 
 
-def test_no_compiler_at_all(fresh: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.delenv("CXX", raising=False)
-    monkeypatch.setenv("PATH", str(fresh))
-    with caplog.at_level(logging.INFO, "simcse"):
-        assert amx.compiled() is None
-    assert "no C++ compiler (c++, g++, clang++, or what CXX names)" in caplog.text
-
-
-def test_a_damaged_library(fresh: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    fresh.mkdir()
-    damaged = fresh / "amx.so"
-    damaged.write_bytes(b"\x7fELF")
+def test_a_library_that_the_system_cannot_load(
+    fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What a compiler for another machine would leave."""
+    compiler = tmp_path / "compiler"
+    compiler.write_text('#!/bin/sh\nfor out; do :; done\nprintf "\\177ELF" > "$out"\n', encoding="utf-8")
+    compiler.chmod(0o700)
+    monkeypatch.setenv("CXX", str(compiler))
     monkeypatch.setattr(amx, "cpu_flags", lambda: amx.NEEDED)
-    monkeypatch.setattr(amx, "compiled", lambda: damaged)
     with caplog.at_level(logging.INFO, "simcse"):
         assert amx.kernel() is None
-    assert str(damaged) in caplog.text
+    (library,) = fresh.iterdir()
+    assert library.read_bytes() == b"\x7fELF"
+    assert f"{library}: " in caplog.text
 
 
-def test_a_cache_folder_that_cannot_be_written(fresh: Path) -> None:
-    fresh.write_text("a file where the folder should be", encoding="utf-8")
-    folder = amx.cache_folder()
-    assert folder.is_dir()
-    assert folder.parent != fresh.parent
+@needs_compiler
+def test_the_kernel_compiles_on_any_cpu(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = compiled(amx.SOURCES, amx.OPTIONS)
+    assert path is not None
+    library = ctypes.CDLL(str(path))
+    for name in ("run_layer", "embed", "pack_weight", "scratch_bytes", "allow_tiles"):
+        assert getattr(library, name)
+
+
+def test_a_cache_folder_of_somebody_else_changes_no_vector(
+    fresh: Path, tmp_path: Path, minilm: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    encoder = SentenceEncoder.from_pretrained(minilm, device="cpu", dtype="bf16")
+    texts = list(CALIBRATION)
+    monkeypatch.setattr(amx, "cpu_flags", frozenset)
+    expected = encoder.encode(texts)
+    amx.kernel.cache_clear()
+    fresh.symlink_to(tmp_path)
+    monkeypatch.setattr(amx, "cpu_flags", lambda: amx.NEEDED)
+    with caplog.at_level(logging.INFO, "simcse"):
+        np.testing.assert_array_equal(encoder.encode(texts), expected)
+        np.testing.assert_array_equal(encoder.encode(texts), expected)
+    (line,) = [record.getMessage() for record in caplog.records if "torch alone" in record.getMessage()]
+    assert line.startswith(f"{fresh} is a link, so no library is loaded from it")
+    assert "XDG_CACHE_HOME" in line
 
 
 def test_no_kernel_on_other_processors(monkeypatch: pytest.MonkeyPatch) -> None:
