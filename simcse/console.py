@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sys
@@ -87,6 +88,40 @@ def _short_type_error(message: str) -> str:
     return message
 
 
+REMEDIES = {
+    errno.ENOSPC: "free some space, or name another place",
+    errno.EDQUOT: "free some space, or name another place",
+    errno.EFBIG: "raise the limit of a file's size (ulimit -f), or name another place",
+    errno.EROFS: "name a place that can be written to",
+    errno.EACCES: "change its permissions, or name another",
+    errno.EPERM: "change its permissions, or name another",
+    errno.ENAMETOOLONG: "give a shorter name",
+    errno.ENOTDIR: "a part of the path is no folder; name another",
+    errno.EISDIR: "a file is expected",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+}
+
+
+def _in_words(error: OSError, lost: bool) -> str:
+    """An error of the system: which file (standard output, if that is lost), what, and a remedy where one is known."""
+    if error.errno is None:
+        return str(error)
+    name = error.filename or ("standard output" if lost else None)
+    remedy = f"; {REMEDIES[error.errno]}" if error.errno in REMEDIES else ""
+    return f"{os.fsdecode(name)}: {error.strerror}{remedy}" if name else f"{error.strerror}{remedy}"
+
+
+def _output_lost() -> bool:
+    """Whether standard output takes no more; then the interpreter is kept from trying, and complaining, at its end."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
+
+
 def run(command: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
     """Run `command(argv)` and turn the outcome into an exit status.
 
@@ -102,6 +137,8 @@ def run(command: Callable[[Sequence[str]], None], argv: Sequence[str] | None = N
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
         command(arguments)
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except SimCSEError as error:
         if debug:
             raise
@@ -115,9 +152,13 @@ def run(command: Callable[[Sequence[str]], None], argv: Sequence[str] | None = N
         print("interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # `simcse ... | head`: the reader has what it wanted; keep the interpreter from complaining at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _output_lost()  # `simcse ... | head`: the reader has what it wanted
         return 141
+    except OSError as error:  # a full disk, a folder that cannot be written to
+        if debug:
+            raise
+        print(f"error: {' '.join(_in_words(error, _output_lost()).split())}", file=sys.stderr)
+        return 1
     except SystemExit as stop:  # --help, --print_config
         return stop.code if isinstance(stop.code, int) else 0
     return 0

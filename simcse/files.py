@@ -2,13 +2,68 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["replaced_file", "replaced_folder", "settled_folder"]
+__all__ = ["check_writable", "naming_target", "replaced_file", "replaced_folder", "settled_folder"]
+
+
+@contextmanager
+def naming_target(target: str | Path, temporary: str | Path | None = None) -> Iterator[None]:
+    """Raise what fails on writing `target` as an `OSError` that names it.
+
+    A full disk is an error without a file name in Python, and something else again in each library that writes by
+    itself: safetensors, tokenizers, torch, faiss, SQLite.
+
+    Args:
+        target: what is written.
+        temporary: where it is written first; errors name the target in its place.
+
+    Raises:
+        OSError: with `errno`, `strerror` and `filename`. Errors about other files pass as they are.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        about = getattr(error, "filename", None)
+        if about is not None and not (temporary and str(about).startswith(str(temporary))):
+            raise
+        if (code := _error_code(error, Path(target))) is None:
+            raise
+        raise OSError(code, os.strerror(code), str(target)) from error
+
+
+def check_writable(target: str | Path) -> None:
+    """Raise the `OSError` that writing `target` would end in, before hours of work: no permission, a read-only disk."""
+    place = next(parent for parent in Path(target).absolute().parents if parent.exists())
+    if not os.access(place, os.W_OK):
+        read_only = os.statvfs(place).f_flag & os.ST_RDONLY
+        code = errno.EROFS if read_only else errno.EACCES
+        raise OSError(code, os.strerror(code), str(target))
+
+
+def _error_code(error: Exception, target: Path) -> int | None:
+    """The errno behind an exception; None: it is not about writing."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    text = str(error)
+    if found := re.search(r"\(os error (\d+)\)", text):  # Rust: safetensors, tokenizers
+        return int(found[1])
+    for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES):  # faiss, torch
+        if os.strerror(code) in text:
+            return code
+    if text == "database or disk is full":  # SQLite
+        return errno.ENOSPC
+    if re.search(r"inline_container|iostream error|requested and \d+ written", text):  # torch and numpy keep the cause
+        return errno.EIO if shutil.disk_usage(target.parent).free else errno.ENOSPC
+    return None
 
 
 @contextmanager
@@ -18,10 +73,12 @@ def replaced_file(target: str | Path) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        yield beside
-        beside.replace(target)
+        with naming_target(target, beside):
+            yield beside
+            beside.replace(target)
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):  # the error that led here says more
+            beside.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -36,12 +93,13 @@ def replaced_folder(target: str | Path) -> Iterator[Path]:
     beside, old = target.with_name(f".{target.name}.{os.getpid()}.tmp"), target.with_name(f".{target.name}.old")
     settled_folder(target)
     shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir()
     try:
-        yield beside
-        if target.exists():
-            target.rename(old)
-        beside.rename(target)
+        with naming_target(target, beside):
+            beside.mkdir()
+            yield beside
+            if target.exists():
+                target.rename(old)
+            beside.rename(target)
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(beside, ignore_errors=True)

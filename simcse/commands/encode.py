@@ -81,8 +81,9 @@ def encode(
     shown = sys.stderr.isatty()
     if output == "-":
         vectors = encoder.encode(list(texts), normalize=normalize, batch_size=batch_size, show_progress=shown)
-        np.save(sys.stdout.buffer, vectors)
-        sys.stdout.flush()
+        header = np.lib.format.header_data_from_array_1_0(vectors)
+        np.lib.format.write_array_header_1_0(sys.stdout.buffer, header)
+        sys.stdout.buffer.write(vectors.data)  # np.save says of a failed write neither which nor why
         return
     total = None if "-" in files else _count(files)
     rows = encoder.encode_to(

@@ -53,12 +53,14 @@ def postprocess(
     """
     from simcse.data.readers import read_texts
     from simcse.evaluation.postprocess import fit
+    from simcse.files import check_writable
 
     for name, value in {"max_texts": max_texts, "epochs": epochs, "blocks": blocks}.items():
         if value < 1:
             raise ConfigError(f"--{name} is {value}: at least 1")
     if Path(output).is_file():
         raise ConfigError(f"--output {output}: is a file, expected a folder")
+    check_writable(output)
     texts = [text for text in itertools.islice(read_texts(input, column=column), max_texts) if text.strip()]
     encoder = load_encoder(encoder_of(model), device, dtype, pooling=pooling)
     fitted = fit(

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -22,7 +23,7 @@ from simcse.encoder.quantized import CALIBRATION, quantized
 from simcse.encoder.tokenize import Tokenize
 from simcse.encoder.workers import in_parallel, worker_count
 from simcse.errors import ConfigError, ModelError
-from simcse.files import replaced_file
+from simcse.files import check_writable, naming_target, replaced_file
 from simcse.progress import progress
 
 if TYPE_CHECKING:
@@ -180,33 +181,65 @@ def encode_to(
         n, the number of rows.
 
     Raises:
-        ConfigError: an unfinished file is of another encoder or of other texts.
+        ConfigError: an unfinished file is of another encoder or of other texts, or damaged.
+        OSError: the file cannot be written; the rows that were stay in `PATH.partial`, and the next call goes on there.
     """
     path = Path(path)
     partial, state_file = path.with_name(path.name + ".partial"), path.with_name(path.name + ".partial.json")
+    check_writable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     state = _Progress(encoder.fingerprint, encoder.dimension)
     source = iter(texts)
     if resume and partial.is_file() and state_file.is_file():
-        state = _skip_done(_Progress(**json.loads(state_file.read_text(encoding="utf-8"))), state, source, partial)
+        state = _skip_done(_read_progress(state_file, partial), state, source, partial)
     tokenize = encoder.tokenize(max_length)
-    with partial.open("r+b" if state.rows else "wb") as file, progress(total, show_progress) as advance:
-        advance(state.rows)
-        file.truncate(HEADER + state.rows * state.dimension * 4)  # rows behind the last recorded chunk are done again
-        file.seek(0, os.SEEK_END)
-        while chunk := list(islice(source, TEXTS_PER_CHUNK)):
-            vectors = encode(encoder, chunk, tokenize, normalize=normalize, batch_size=batch_size)
-            file.write(vectors.tobytes())
-            file.flush()
-            os.fsync(file.fileno())
-            state = _Progress(state.encoder, state.dimension, state.rows + len(chunk), _hash(state.texts, chunk))
-            with replaced_file(state_file) as new:
-                new.write_text(json.dumps(asdict(state)), encoding="utf-8")
-            advance(len(chunk))
-        _write_header(file, state.rows, state.dimension)
-    partial.replace(path)
-    state_file.unlink(missing_ok=True)
+    try:
+        with (
+            naming_target(path, partial),
+            partial.open("r+b" if state.rows else "wb") as file,
+            progress(total, show_progress) as advance,
+        ):
+            advance(state.rows)
+            file.truncate(HEADER + state.rows * state.dimension * 4)  # rows behind the last noted chunk are done again
+            file.seek(0, os.SEEK_END)
+            while chunk := list(islice(source, TEXTS_PER_CHUNK)):
+                vectors = encode(encoder, chunk, tokenize, normalize=normalize, batch_size=batch_size)
+                file.write(vectors.tobytes())
+                file.flush()
+                os.fsync(file.fileno())
+                state = _Progress(state.encoder, state.dimension, state.rows + len(chunk), _hash(state.texts, chunk))
+                with replaced_file(state_file) as new:
+                    new.write_text(json.dumps(asdict(state)), encoding="utf-8")
+                advance(len(chunk))
+            _write_header(file, state.rows, state.dimension)
+        partial.replace(path)
+        state_file.unlink(missing_ok=True)
+    finally:
+        if not state.rows:  # there is nothing to go on from
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
     return state.rows
+
+
+def _read_progress(file: Path, partial: Path) -> _Progress:
+    """What an unfinished call noted.
+
+    Raises:
+        ConfigError: it is no such note, or says more than there is in the file of vectors.
+    """
+    try:
+        done = _Progress(**json.loads(file.read_bytes()))
+        ints = isinstance(done.rows, int) and isinstance(done.dimension, int) and done.rows >= 0 < done.dimension
+        if not (
+            ints and isinstance(done.texts, str) and HEADER + done.rows * done.dimension * 4 <= partial.stat().st_size
+        ):
+            raise ValueError
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ConfigError(
+            f"{file}: damaged, it does not say how far {partial.name} came; delete both, or start anew with "
+            "resume=False"
+        ) from error
+    return done
 
 
 def _skip_done(done: _Progress, fresh: _Progress, source: Iterator[str], partial: Path) -> _Progress:

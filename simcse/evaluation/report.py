@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from simcse.errors import ConfigError
-from simcse.files import replaced_file
+from simcse.files import check_writable, replaced_file
 
 __all__ = ["Report", "TaskResult", "check_output", "versions"]
 
@@ -193,7 +193,7 @@ def _number(value: Any) -> str:
 
 
 def check_output(path: str | Path | None) -> None:
-    """Raise a ConfigError where `Report.write` could not write; to be called before hours of measuring."""
+    """Raise a ConfigError or OSError where `Report.write` could not write; to be called before hours of measuring."""
     if path is None:
         return
     path = Path(path)
@@ -203,6 +203,7 @@ def check_output(path: str | Path | None) -> None:
         raise ConfigError(f"--output {path}: is a folder, expected a file; remove it or choose another name")
     if not path.suffix and path.is_file():
         raise ConfigError(f"--output {path}: is a file, expected a folder, or a name that ends in .json or .md")
+    check_writable(path)
 
 
 def versions() -> dict[str, str]:
