@@ -60,7 +60,7 @@ def compare(
         seed: of the bootstrap
         format: text, or json; auto is text on a terminal, and json where output is piped
         device: auto, cpu, cuda, cuda:1, ...
-        dtype: precision of the weights; auto is bf16 where the device computes in it; int8 is faster still on some CPUs
+        dtype: precision of the weights; auto is bf16 where the device computes in it; int8 needs a CPU with AMX or VNNI
     """
     from simcse.evaluation.statistics import check_confidence, compare_encoders
 

@@ -58,7 +58,7 @@ def mine(
         candidates: nearest texts looked at for each anchor
         kind: of the index, as for index build
         device: auto, cpu, cuda, cuda:1, ...
-        dtype: precision of the weights; auto is bf16 where the device computes in it; int8 is faster still on some CPUs
+        dtype: precision of the weights; auto is bf16 where the device computes in it; int8 needs a CPU with AMX or VNNI
     """
     from simcse.data.readers import read_texts, read_training
     from simcse.files import replaced_file

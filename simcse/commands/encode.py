@@ -49,7 +49,7 @@ def encode(
         normalize: scale vectors to length 1
         resume: go on with an unfinished output of the same model and texts
         device: auto, cpu, cuda, cuda:1, ...
-        dtype: precision of the weights; auto is bf16 where the device computes in it; int8 is faster still on some CPUs
+        dtype: precision of the weights; auto is bf16 where the device computes in it; int8 needs a CPU with AMX or VNNI
         engine: local, or ray for parquet files in and a folder of parquet files out, by workers of a cluster that may
             fail on the way
         workers: encoders at work at the same time, with engine ray
@@ -119,7 +119,7 @@ def similarity(
             standard input, two texts a line with a tab between them
         format: text, or json (an object a line); auto is text on a terminal, and json where output is piped
         device: auto, cpu, cuda, cuda:1, ...
-        dtype: precision of the weights; auto is bf16 where the device computes in it; int8 is faster still on some CPUs
+        dtype: precision of the weights; auto is bf16 where the device computes in it; int8 needs a CPU with AMX or VNNI
     """
     if (pairs is None) == (not texts):
         raise ConfigError("similarity: expected either two or more texts, or --pairs FILE")

@@ -55,7 +55,7 @@ def build(
             which are easier to find than answers to questions
         overwrite: replace an index that is there already, when the new one is done
         device: auto, cpu, cuda, cuda:1, ...
-        dtype: precision of the weights; auto is bf16 where the device computes in it; int8 is faster still on some CPUs
+        dtype: precision of the weights; auto is bf16 where the device computes in it; int8 needs a CPU with AMX or VNNI
     """
     from simcse.progress import progress
     from simcse.search.jobs import build_from_files, count_rows
@@ -120,7 +120,7 @@ def search(
         format: text, or json; auto is text on a terminal, and json where output is piped
         model: the encoder that built the index; default the name in its manifest
         device: auto, cpu, cuda, cuda:1, ...
-        dtype: precision of the weights; auto is bf16 where the device computes in it; int8 is faster still on some CPUs
+        dtype: precision of the weights; auto is bf16 where the device computes in it; int8 needs a CPU with AMX or VNNI
     """
     from simcse.data.readers import read_texts
     from simcse.search.hybrid import HybridSearch
@@ -190,7 +190,7 @@ def add(
         metadata_columns: columns to keep as metadata; default all others
         model: the encoder that built the index; default the name in its manifest
         device: auto, cpu, cuda, cuda:1, ...
-        dtype: precision of the weights; auto is bf16 where the device computes in it; int8 is faster still on some CPUs
+        dtype: precision of the weights; auto is bf16 where the device computes in it; int8 needs a CPU with AMX or VNNI
     """
     from simcse.progress import progress
     from simcse.search.jobs import count_rows, stream_files

@@ -65,7 +65,7 @@ def plot(
         max_texts: the first so many texts of the corpus
         formats: png, svg; default both
         device: auto, cpu, cuda, cuda:1, ...
-        dtype: precision of the weights; auto is bf16 where the device computes in it; int8 is faster still on some CPUs
+        dtype: precision of the weights; auto is bf16 where the device computes in it; int8 needs a CPU with AMX or VNNI
     """
     from simcse.evaluation.plots import style
 

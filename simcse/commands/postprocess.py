@@ -49,7 +49,7 @@ def postprocess(
         pooling: cls, mean, first_last_mean or top2_mean; default what the checkpoint says
         column: the column that holds the text; default text, or the only one
         device: auto, cpu, cuda, cuda:1, ...
-        dtype: precision of the weights; auto is bf16 where the device computes in it; int8 is faster still on some CPUs
+        dtype: precision of the weights; auto is bf16 where the device computes in it; int8 needs a CPU with AMX or VNNI
     """
     from simcse.data.readers import read_texts
     from simcse.evaluation.postprocess import fit

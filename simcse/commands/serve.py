@@ -52,7 +52,7 @@ def serve(
         token: what clients must send as Authorization, Bearer TOKEN; better given as the variable SIMCSE_TOKEN, which
             lists of processes do not show; default none is needed
         device: auto, cpu, cuda, cuda:1, ...
-        dtype: precision of the weights; auto is bf16 where the device computes in it; int8 is faster still on some CPUs
+        dtype: precision of the weights; auto is bf16 where the device computes in it; int8 needs a CPU with AMX or VNNI
         map_points: texts on the map of the corpus, at most
         max_body: bytes of a request
         max_text: characters of a text

@@ -18,13 +18,13 @@ from transformers.utils import logging as transformers_logging
 
 from simcse.encoder import inference
 from simcse.encoder.allocator import prefer_large_pages
-from simcse.encoder.architecture import read_parts
 from simcse.encoder.backbone import TokenStates, load_backbone, longest_input, token_states
 from simcse.encoder.batching import TokenBatch
 from simcse.encoder.cpu import cpu_flags
 from simcse.encoder.formats import Projection, read_head, read_layout, resolve, write_sentence_transformers
 from simcse.encoder.packed_forward import PackedForward
 from simcse.encoder.pooling import POOLINGS
+from simcse.encoder.quantized import check_int8
 from simcse.encoder.tokenize import Tokenize
 from simcse.errors import ConfigError, ModelError, nearest
 from simcse.files import replaced_folder
@@ -101,7 +101,7 @@ class SentenceEncoder(nn.Module):
             dropout: rate put in place of every dropout rate of the backbone.
             device: "auto" takes the accelerator, if there is one.
             dtype: "auto" | "fp32" | "bf16" | "fp16" | "int8"; auto takes bf16 where the device computes in it, else
-                fp32; int8 is auto, with the larger products in 8-bit integers: CPU only, for encoding only.
+                fp32; int8 is auto, with the larger products in 8-bit integers: for encoding on CPUs with AMX or VNNI.
             revision: of a hub id: branch, tag or commit.
 
         Raises:
@@ -128,11 +128,8 @@ class SentenceEncoder(nn.Module):
             name=str(name),
         )
         encoder.int8 = dtype == "int8"
-        if encoder.int8 and (place.type != "cpu" or read_parts(backbone) is None):
-            raise ConfigError(
-                f"dtype is int8: for BERT and RoBERTa encoders on the CPU only, not {backbone.config.model_type} on "
-                f"{place.type}; take dtype auto"
-            )
+        if encoder.int8:
+            check_int8(backbone, place)
         return encoder.to(place, pick_dtype(dtype, place)).eval()
 
     def forward(self, batch: TokenBatch, states: TokenStates | None = None) -> Tensor:
@@ -339,12 +336,12 @@ def pick_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
     Raises:
         ConfigError: an unknown name.
     """
-    if isinstance(dtype, torch.dtype):
+    if isinstance(dtype, torch.dtype) and dtype in (*DTYPES.values(), torch.float64):
         return dtype
     if dtype in ("auto", "int8"):
         return torch.bfloat16 if has_native_bf16(device) else torch.float32
-    if dtype not in DTYPES:
-        raise ConfigError(f"dtype {dtype!r} is not one of auto, {', '.join(DTYPES)}, int8")
+    if isinstance(dtype, torch.dtype) or dtype not in DTYPES:
+        raise ConfigError(f"dtype {str(dtype)!r} is not one of auto, {', '.join(DTYPES)}, int8")
     return DTYPES[dtype]
 
 

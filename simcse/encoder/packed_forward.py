@@ -126,8 +126,7 @@ class PackedForward:
         if self.kernel is not None:
             return
         weight = parts.word.weight
-        has_onednn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-        if weight.device.type != "cpu" or weight.dtype == torch.float16 or not has_onednn:
+        if weight.device.type != "cpu" or not onednn_multiplies(weight.dtype):
             prepack = None
         self.layers = [Layer(block, parts.heads, prepack) for block in parts.blocks]
 
@@ -170,6 +169,13 @@ def product(weight: Tensor, bias: Tensor, prepack: int | None) -> Product:
     """Prepacked for a number of rows, or plain."""
     weight, bias = weight.detach(), bias.detach()
     return Product(weight, bias) if prepack is None else PrepackedProduct(weight, bias, prepack)
+
+
+def onednn_multiplies(dtype: torch.dtype) -> bool:
+    """Whether oneDNN lays weights of a type out in its own order on this CPU: bf16 needs AVX-512 or AVX-NE-CONVERT."""
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def norm(module: nn.LayerNorm, x: Tensor) -> Tensor:

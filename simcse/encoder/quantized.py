@@ -4,26 +4,31 @@ Two thirds of a layer's products are here; attention and its products stay as th
 Scales are fixed once on sentences of our own, so that a vector never depends on the texts encoded beside it. Channels
 of the input with large values would cost the others their precision: half of their size moves over into the weights
 (SmoothQuant, arXiv 2211.10438, alpha 0.5), whose scales are one an output channel. The kernel for tiles gives each row
-of the input a scale of its own instead of one to all.
+of the input a scale of its own instead of one to all. For oneDNN the input is unsigned, with 128 for 0: VNNI multiplies
+unsigned by signed numbers, and where there are no tiles oneDNN takes its slow reference path for signed by signed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from simcse.encoder.amx import Integers, amx_layers
+from simcse.encoder.architecture import read_parts
 from simcse.encoder.batching import TokenBatch
+from simcse.encoder.cpu import INT8_PRODUCTS, has_int8_products
 from simcse.encoder.packed_forward import FeedForward, PackedForward, pack
+from simcse.errors import ConfigError
 
-__all__ = ["CALIBRATION", "quantized"]
+__all__ = ["CALIBRATION", "check_int8", "quantized"]
 
 LEAST_GELU = -0.17  # gelu goes no lower
 MARGIN = 1.1  # above the largest input seen
+MIDDLE = 128  # the unsigned input that stands for 0
 
 CALIBRATION = (
     "A man is playing the guitar on a small stage in front of his friends.",
@@ -53,6 +58,25 @@ CALIBRATION = (
     "#weekend vibes!!! so happy right now :)",
     "Its third album, recorded in Memphis, sold 400,000 copies and won a Grammy Award.",
 )
+
+
+def check_int8(backbone: nn.Module, device: torch.device) -> None:
+    """See that 8-bit products are possible and exact.
+
+    Raises:
+        ConfigError: the backbone is of another kind, or the device is no CPU that adds 8-bit products up in 32 bits.
+    """
+    config: Any = backbone.config
+    if device.type != "cpu" or read_parts(backbone) is None:
+        raise ConfigError(
+            f"dtype is int8: for BERT and RoBERTa encoders on the CPU only, not {config.model_type} on "
+            f"{device.type}; take dtype auto"
+        )
+    if not has_int8_products():
+        raise ConfigError(
+            f"dtype is int8, but this CPU has none of {', '.join(sorted(INT8_PRODUCTS))}: sums of 8-bit products "
+            "overflow; take dtype auto"
+        )
 
 
 class Range(NamedTuple):
@@ -149,13 +173,16 @@ class FeedForward8:
         self.factors = (1 / (smooth * scale)).to(up.weight.dtype)  # (D,); mixed types would be slow
         smooth = 1 / (self.factors.float() * scale)  # (D,) as rounded
         self.gelu_scale, self.gelu_zero = gelu_levels(seen)
-        self.up8 = Linear8(weight * smooth, up.bias, scale, 0, rows)
+        self.up8 = Linear8(weight * smooth, up.bias, scale, MIDDLE, rows)
         self.down8 = Linear8(down.weight.float(), down.bias, self.gelu_scale, self.gelu_zero, rows)
 
     def __call__(self, x: Tensor) -> Tensor:
         """(T, D) -> (T, D)."""
-        whole = (x * self.factors).clamp_(-127, 127).round_().to(torch.int8)
-        return self.down8.plus(self.up8.gelu(whole, self.gelu_scale, self.gelu_zero), x)
+        return self.down8.plus(self.up8.gelu(self.unsigned(x), self.gelu_scale, self.gelu_zero), x)
+
+    def unsigned(self, x: Tensor) -> Tensor:
+        """(T, D) -> (T, D) uint8 in 1..255, where 128 stands for 0; bf16 holds such integers exactly."""
+        return (x * self.factors).clamp_(-127, 127).round_().add_(MIDDLE).to(torch.uint8)
 
 
 _kept: WeakKeyDictionary[nn.Module, tuple[list[tuple[int, int]], PackedForward]] = WeakKeyDictionary()

@@ -114,6 +114,17 @@ def test_sums_out_of_range_are_noticed() -> None:
         assert attend.sums_in_range() is sound
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_weights_laid_out_in_any_dtype(tiny_bert: Path, dtype: torch.dtype) -> None:
+    """oneDNN lays some types out only, and bf16 on some CPUs only."""
+    backbone = load(tiny_bert).backbone.to(dtype)
+    batch = TokenBatch.from_lists([[2, *range(50, 70), 3]] * 20)
+    free, laid_out = (pack(backbone, prepack=rows) for rows in (None, 440))
+    assert free is not None
+    assert laid_out is not None
+    torch.testing.assert_close(laid_out(batch, (-1,))[0], free(batch, (-1,))[0], atol=0.05, rtol=0.05)
+
+
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_held_weights_give_the_same_vectors(tiny_bert: Path, sentences: list[str], dtype: str) -> None:
     encoder = load(tiny_bert, dtype)
