@@ -26,6 +26,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     token: str | None = None,
+    allowed_hosts: str | None = None,
     device: str = "auto",
     dtype: Dtype = "auto",
     map_points: int = 5000,
@@ -51,6 +52,9 @@ def serve(
         port: port to listen on; 0 takes a free one
         token: what clients must send as Authorization, Bearer TOKEN; better given as the variable SIMCSE_TOKEN, which
             lists of processes do not show; default none is needed
+        allowed_hosts: names in the Host header that are answered where there is no token, beside the host, localhost
+            and loopback addresses, such as that of a proxy, separated by commas; under any other name a page of the
+            web could read the index. On 0.0.0.0 every address and the machine's name are answered, too
         device: auto, cpu, cuda, cuda:1, ...
         dtype: precision of the weights; auto is bf16 where the device computes in it; int8 needs a CPU with AMX or VNNI
         map_points: texts on the map of the corpus, at most
@@ -65,6 +69,7 @@ def serve(
             taken and answered meanwhile
         timeout: seconds that a request may take
     """
+    from simcse.serving.hosts import Hosts
     from simcse.serving.limits import Limits
     from simcse.serving.server import bound, run_server
 
@@ -82,6 +87,8 @@ def serve(
     if host not in LOOPBACK and token is None:
         log.warning("--host %s without --token: whoever reaches this port can read the whole index", host)
     with bound(host, port) as listener:
+        more = [] if allowed_hosts is None else [name.strip() for name in allowed_hosts.split(",")]
+        hosts = Hosts([host, listener.getsockname()[0]], more)
         from simcse.search.index import SearchIndex
         from simcse.serving.app import create_app
         from simcse.serving.threads import use_threads
@@ -90,7 +97,7 @@ def serve(
         encoder = load_encoder(name, device, dtype).hold()
         opened = SearchIndex.load(index, encoder.encode)
         opened.threads = use_threads(threads)
-        app = create_app(opened, encoder, limits=limits, token=token, map_points=map_points)
+        app = create_app(opened, encoder, limits=limits, token=token, hosts=hosts, map_points=map_points)
         gc.collect()
         gc.freeze()  # what is loaded stays: looking at all of it now and then would hold up requests for 0.2 s
         told = f"{index}: {len(opened)} texts"

@@ -19,14 +19,15 @@ from starlette.exceptions import HTTPException
 
 from simcse import __version__
 from simcse.encoder.model import SentenceEncoder
-from simcse.errors import ConfigError, SearchError, SimCSEError
+from simcse.errors import SearchError, SimCSEError
 from simcse.search.identity import Matrix
 from simcse.search.index import Hit, SearchIndex
 from simcse.serving.answers import Answer, Answers, Search, Task
 from simcse.serving.batcher import ClosedError, MicroBatcher, QueueFullError
 from simcse.serving.corpus_map import CorpusMap
-from simcse.serving.facts import facts_of
-from simcse.serving.guard import Guard
+from simcse.serving.facts import facts_of, shown_name
+from simcse.serving.guard import Guard, internal_error
+from simcse.serving.hosts import Hosts
 from simcse.serving.limits import Limits
 from simcse.serving.metrics import CONTENT_TYPE, Metrics
 from simcse.serving.schemas import (
@@ -45,18 +46,25 @@ __all__ = ["create_app"]
 
 log = logging.getLogger(__name__)
 
+LONGEST_LINE = 500  # characters of a reason
 STATIC = Path(__file__).parent / "static"
 ABOUT = "Search an index of texts by meaning, compare texts, and turn them into vectors."
 REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorResponse, "description": why}
     for status, why in {
         401: "no token, or a wrong one",
+        403: "sent by a page of another site",
         413: "the body is too large",
+        421: "the Host header names another service",
         422: "a value is wrong or out of its bounds",
         429: "too many texts wait already: try again in a second",
         503: "stopping, or not answered in time",
     }.items()
 }
+
+
+class RequestError(Exception):
+    """A request asks for what is out of its bounds; the message is for the client."""
 
 
 class Service:
@@ -77,7 +85,7 @@ class Service:
         """Encode texts together with those of other requests, and search for them if `search` says how.
 
         Raises:
-            ConfigError: too many or too long texts, a blank one to search for, top_k above its bound.
+            RequestError: too many or too long texts, a blank one to search for, top_k above its bound.
             QueueFullError, ClosedError, TimeoutError: there is no time for them.
         """
         self._check(texts, search)
@@ -91,16 +99,16 @@ class Service:
     def _check(self, texts: Sequence[str], search: Search | None) -> None:
         limits = self.limits
         if len(texts) > limits.max_texts:
-            raise ConfigError(f"found {len(texts)} texts, expected at most {limits.max_texts}; send several requests")
+            raise RequestError(f"found {len(texts)} texts, expected at most {limits.max_texts}; send several requests")
         for number, text in enumerate(texts):
             if len(text) > limits.max_text:
-                raise ConfigError(
+                raise RequestError(
                     f"text {number}: found {len(text)} characters, expected at most {limits.max_text}; split it"
                 )
             if search is not None and not text.strip():
-                raise ConfigError(f"query {number}: found a blank text, expected one with words")
+                raise RequestError(f"query {number}: found a blank text, expected one with words")
         if search is not None and search.top_k > limits.max_top_k:
-            raise ConfigError(f"top_k: found {search.top_k}, expected 1 to {limits.max_top_k}")
+            raise RequestError(f"top_k: found {search.top_k}, expected 1 to {limits.max_top_k}")
 
 
 def create_app(
@@ -109,6 +117,7 @@ def create_app(
     *,
     limits: Limits | None = None,
     token: str | None = None,
+    hosts: Hosts | None = None,
     map_points: int = 5000,
 ) -> FastAPI:
     """The ASGI app.
@@ -118,6 +127,7 @@ def create_app(
         encoder: the one that built it.
         limits: default `Limits()`.
         token: what clients must send as `Authorization: Bearer TOKEN`; default nothing.
+        hosts: what the Host header must name where there is no token; default localhost and loopback addresses.
         map_points: texts on the map, at most.
     """
     service = Service(index, encoder, limits or Limits(), map_points)
@@ -140,7 +150,9 @@ def create_app(
     _add_page(app)
     _add_errors(app)
     paths = frozenset(path for route in app.routes if isinstance(path := getattr(route, "path", None), str))
-    app.add_middleware(Guard, limits=service.limits, token=token, metrics=service.metrics, paths=paths)
+    app.add_middleware(
+        Guard, limits=service.limits, token=token, hosts=hosts or Hosts(), metrics=service.metrics, paths=paths
+    )
     return app
 
 
@@ -150,14 +162,14 @@ def _add_api(app: FastAPI, service: Service) -> None:
         begin = time.perf_counter()
         queries = [request.query] if isinstance(request.query, str) else request.query
         if not queries:
-            raise ConfigError("query: found none, expected at least one text")
+            raise RequestError("query: found none, expected at least one text")
         wanted = Search(request.top_k, request.min_score, request.where)
         try:
             answers = await service.answers(queries, wanted)
         except SearchError as error:
             if not request.where:
                 raise
-            raise ConfigError(f"where: {error}") from error
+            raise RequestError(f"where: {error}") from error
         results = [
             {"query": query, "hits": [_hit(hit) for hit in answer.hits]}
             for query, answer in zip(queries, answers, strict=True)
@@ -175,7 +187,7 @@ def _add_api(app: FastAPI, service: Service) -> None:
     async def encode(request: EncodeRequest) -> Response:
         vectors = await service.vectors(request.texts)  # (n, d)
         return JSONResponse(
-            {"vectors": _listed(vectors, 7), "dimension": vectors.shape[1], "model": service.encoder.name}
+            {"vectors": _listed(vectors, 7), "dimension": vectors.shape[1], "model": shown_name(service.encoder.name)}
         )
 
 
@@ -195,7 +207,7 @@ def _add_map(app: FastAPI, service: Service) -> None:
     @app.post("/api/map/place", response_model=PlaceResponse, responses=REFUSALS, summary="Find texts on the plane")
     async def place(request: PlaceRequest) -> Response:
         if len(request.ids) > service.limits.max_top_k:
-            raise ConfigError(f"ids: found {len(request.ids)}, expected at most {service.limits.max_top_k}")
+            raise RequestError(f"ids: found {len(request.ids)}, expected at most {service.limits.max_top_k}")
         vectors = await service.vectors(request.texts) if request.texts else None
         found, texts = await asyncio.to_thread(service.map.place, request.ids, vectors)
         return JSONResponse({"ids": list(found), "positions": list(found.values()), "texts": texts})
@@ -232,26 +244,27 @@ def _add_page(app: FastAPI) -> None:
 def _add_errors(app: FastAPI) -> None:
     def refuse(status: int, detail: str, **headers: str) -> Response:
         line = " ".join(detail.split()).encode(errors="backslashreplace").decode()  # it may quote what is no text
+        line = line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE - 1]}…"
         return JSONResponse({"detail": line}, status, headers or None)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"][1:])
-        return refuse(422, f"{place or 'body'}: {first['msg']} (/docs shows what is expected)")
+        furthest = max(error.errors(), key=lambda one: len(one["loc"]))  # where several types are tried
+        place = ".".join(str(part) for part in furthest["loc"][1:] if "[" not in str(part))  # [: one of these types
+        why = furthest["msg"].removeprefix("Value error, ")
+        return refuse(422, f"{place or 'body'}: {why} (/docs shows what is expected)")
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
         return refuse(error.status_code, error.detail, **(error.headers or {}))
 
-    @app.exception_handler(ConfigError)
-    async def wrong(request: Request, error: ConfigError) -> Response:
+    @app.exception_handler(RequestError)
+    async def wrong(request: Request, error: RequestError) -> Response:
         return refuse(422, str(error))
 
     @app.exception_handler(SimCSEError)
     async def failed(request: Request, error: SimCSEError) -> Response:
-        log.error("%s: %s", request.url.path, error)
-        return refuse(500, str(error))
+        return refuse(500, internal_error(request.url.path, error))
 
     @app.exception_handler(QueueFullError)
     async def busy(request: Request, error: QueueFullError) -> Response:

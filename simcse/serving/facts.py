@@ -10,7 +10,7 @@ from simcse.encoder.model import SentenceEncoder
 from simcse.search.index import SearchIndex
 from simcse.serving.limits import Limits
 
-__all__ = ["facts_of"]
+__all__ = ["facts_of", "shown_name"]
 
 HIDDEN = ("folder", "encoder", "fingerprint")  # no paths of the machine; the encoder has a part of its own
 
@@ -20,7 +20,7 @@ def facts_of(index: SearchIndex, encoder: SentenceEncoder, limits: Limits) -> di
     facts = index.info
     return {
         "encoder": {
-            "name": _shown(encoder.name),
+            "name": shown_name(encoder.name),
             "dimension": encoder.dimension,
             "layers": getattr(encoder.backbone.config, "num_hidden_layers", None),
             "parameters": sum(weight.numel() for weight in encoder.parameters()),
@@ -31,7 +31,7 @@ def facts_of(index: SearchIndex, encoder: SentenceEncoder, limits: Limits) -> di
             "fingerprint": facts["fingerprint"],
         },
         "index": {
-            "name": Path(facts["folder"]).name if facts["folder"] else "in memory",
+            "name": _index_name(facts["folder"]),
             **{name: value for name, value in facts.items() if name not in HIDDEN},
         },
         "limits": {"max_text": limits.max_text, "max_texts": limits.max_texts, "max_top_k": limits.max_top_k},
@@ -39,7 +39,17 @@ def facts_of(index: SearchIndex, encoder: SentenceEncoder, limits: Limits) -> di
     }
 
 
-def _shown(name: str) -> str:
-    """The last two parts of a folder's name; a hub id as it is."""
+def shown_name(name: str) -> str:
+    """A hub id as it is; of a folder's path the last part, and the run's name before `best` or `last`."""
     path = Path(name)
-    return "/".join(path.parts[-2:]) if path.is_absolute() else name
+    if not (path.is_absolute() or len(path.parts) > 2 or path.is_dir()):
+        return name
+    path = path.absolute()
+    return f"{path.parent.name}/{path.name}" if path.name in ("best", "last") else path.name
+
+
+def _index_name(folder: str | None) -> str:
+    """The last part of a folder's path; of an address in Milvus its collection alone."""
+    if folder is None:
+        return "in memory"
+    return folder.rpartition("#")[2] if "#" in folder else Path(folder).absolute().name

@@ -1,4 +1,4 @@
-"""What every request passes before its handler sees it: token, size, time; what every response carries."""
+"""What every request passes before its handler sees it: token or host, size, time; what every response carries."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ import asyncio
 import hmac
 import json
 import logging
+import secrets
 import time
 from typing import TYPE_CHECKING
 
+from simcse.errors import SimCSEError
+from simcse.serving.hosts import Hosts
 from simcse.serving.limits import Limits
 from simcse.serving.metrics import Metrics
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["Guard"]
+__all__ = ["Guard", "internal_error"]
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +32,7 @@ HEADERS = [
     (b"referrer-policy", b"no-referrer"),
 ]
 NEEDS_TOKEN = ("/api/", "/metrics", "/openapi.json")
+LONGEST_QUOTE = 100  # characters of what a client sent, in an answer to it
 
 
 class Guard:
@@ -38,28 +42,29 @@ class Guard:
         app: what it guards.
         limits: of the body and of time.
         token: what `Authorization: Bearer` must say for all but `/healthz` and the page's own files; None: nothing.
+        hosts: what the Host header must name where there is no token.
         metrics: to count requests in.
         paths: that are counted by name; any other counts as `other`.
     """
 
     def __init__(
-        self, app: ASGIApp, limits: Limits, token: str | None, metrics: Metrics, paths: frozenset[str]
+        self, app: ASGIApp, limits: Limits, token: str | None, hosts: Hosts, metrics: Metrics, paths: frozenset[str]
     ) -> None:
-        self._app, self._limits, self._metrics, self._paths = app, limits, metrics, paths
-        self._expected = None if token is None else f"Bearer {token}".encode()
+        self._app, self._limits, self._hosts, self._metrics, self._paths = app, limits, hosts, metrics, paths
+        self._token = None if token is None else token.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request; one that must not reach the app is answered here."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        begin, status = time.perf_counter(), 500
+        begin, status, started = time.perf_counter(), 500, False
         path = scope["path"] if scope["path"] in self._paths else "other"
 
         async def send_with_headers(message: Message) -> None:
-            nonlocal status
+            nonlocal status, started
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, started = message["status"], True
                 message["headers"] = [*message["headers"], *HEADERS]
             await send(message)
 
@@ -71,6 +76,10 @@ class Guard:
                 await _respond(send_with_headers, *refused)
                 return
             await self._app(scope, _replay(body, receive), send_with_headers)
+        except Exception as error:
+            if started:  # too late for another status: the connection is cut
+                raise
+            await _respond(send_with_headers, 500, internal_error(scope["path"], error))
         finally:
             self._metrics.requests.labels(path, str(status)).inc()
             self._metrics.request_seconds.labels(path).observe(time.perf_counter() - begin)
@@ -78,19 +87,40 @@ class Guard:
     def _refusal(self, scope: Scope) -> tuple[int, str] | None:
         """Status and reason, where the headers alone are enough to refuse."""
         headers = dict(scope["headers"])
-        if self._expected is not None and scope["path"].startswith(NEEDS_TOKEN):
+        if self._token is None:
+            if (refused := self._stranger(scope, headers)) is not None:
+                return refused
+        elif scope["path"].startswith(NEEDS_TOKEN):
             given = headers.get(b"authorization", b"")
-            if not hmac.compare_digest(given, self._expected):
+            scheme, _, rest = given.strip().partition(b" ")
+            if scheme.lower() != b"bearer" or not hmac.compare_digest(rest.strip(), self._token):
                 return 401, f"{'wrong' if given else 'no'} token; send the header Authorization: Bearer TOKEN"
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > self._limits.max_body:
             return 413, self._too_large(f"{int(length)} bytes")
         return None
 
+    def _stranger(self, scope: Scope, headers: dict[bytes, bytes]) -> tuple[int, str] | None:
+        """Without a token, what a browser tells of where a request comes from decides."""
+        named = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
+        if len(named) != 1:
+            return 400, f"found {len(named)} Host headers, expected one"
+        if named[0] not in self._hosts:
+            return 421, (
+                f"Host: found {named[0][:LONGEST_QUOTE]!r}, expected a name of this service; without a token other "
+                "names are given as --allowed_hosts"
+            )
+        if scope["method"] in ("GET", "HEAD", "OPTIONS"):  # they change nothing, and others cannot read the answer
+            return None
+        site, origin = headers.get(b"sec-fetch-site"), headers.get(b"origin")
+        if site is not None:
+            ours = site in (b"same-origin", b"none")
+        else:
+            ours = origin is None or origin.decode("latin-1").lower().rpartition("://")[2] == named[0].lower()
+        return None if ours else (403, "found a request by a page of another site, expected this service's own page")
+
     async def _read(self, scope: Scope, receive: Receive) -> tuple[bytes, tuple[int, str] | None]:
         """The whole body, or why it was refused; a body without a length is refused once it is too long."""
-        if scope["method"] in ("GET", "HEAD"):
-            return b"", None
         parts, size = [], 0
         try:
             async with asyncio.timeout(self._limits.timeout):
@@ -112,6 +142,14 @@ class Guard:
         return f"body: found {found}, expected at most {self._limits.max_body} bytes; send fewer texts at a time"
 
 
+def internal_error(path: str, error: Exception) -> str:
+    """What a client is told of a fault that is not its own; the log has the same number and what happened where."""
+    number = secrets.token_hex(4)
+    told = isinstance(error, SimCSEError)  # else it was not foreseen
+    log.error("error %s: %r: %s", number, path, error if told else repr(error), exc_info=None if told else error)
+    return f"error {number} of the service, not of the request; its log says more"
+
+
 def _replay(body: bytes, receive: Receive) -> Receive:
     """A `receive` that gives the body that was read, then goes on as before."""
     given = False
@@ -131,7 +169,7 @@ async def _respond(send: Send, status: int, detail: str) -> None:
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     if status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
-    if status in (408, 413):
+    if status != 500:
         headers.append((b"connection", b"close"))  # the rest of the body is not read
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

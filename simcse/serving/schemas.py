@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    model_validator,
+)
 
 __all__ = [
     "EncodeRequest",
@@ -19,6 +30,13 @@ __all__ = [
 ]
 
 
+MOST_KEYS = 32  # of a request
+MOST_FIELDS = 16  # of a filter
+MOST_VALUES = 1000  # that one field of a filter may have
+LONGEST_NAME = 256  # characters of a field's name
+LONGEST_VALUE = 4096  # characters of a text in a filter
+
+
 def _utf8(text: str) -> str:
     try:
         text.encode()
@@ -27,23 +45,53 @@ def _utf8(text: str) -> str:
     return text
 
 
+def _bounded(where: Any) -> Any:
+    """A filter as it came, once nothing in it is too many or too long: it is compared with every row of the index."""
+    if not isinstance(where, dict):
+        return where  # refused by its type
+    if len(where) > MOST_FIELDS:
+        raise ValueError(f"found {len(where)} fields, expected at most {MOST_FIELDS}")
+    for name, wanted in where.items():
+        if len(name) > LONGEST_NAME:
+            raise ValueError(f"found a field's name of {len(name)} characters, expected at most {LONGEST_NAME}")
+        values = list(wanted.values()) if isinstance(wanted, dict) else wanted if isinstance(wanted, list) else [wanted]
+        if len(values) > MOST_VALUES:
+            raise ValueError(f"field {name!r}: found {len(values)} values, expected at most {MOST_VALUES}")
+        longest = max((len(value) for value in values if isinstance(value, str)), default=0)
+        if longest > LONGEST_VALUE:
+            raise ValueError(f"field {name!r}: found a text of {longest} characters, expected at most {LONGEST_VALUE}")
+    return where
+
+
+# each list stops at its first fault: noting half a million would hold up every other request for seconds
 Text = Annotated[StrictStr, AfterValidator(_utf8)]
+Texts = Annotated[list[Text], Field(fail_fast=True)]
 Whole = Annotated[StrictInt, Field(ge=-(2**63), le=2**63 - 1)]  # what SQLite can compare with
 Key = Whole | Text
 Scalar = StrictBool | Whole | StrictFloat | Text | None
+Where = Annotated[
+    dict[Text, Scalar | Annotated[list[Scalar], Field(fail_fast=True)] | dict[Text, Scalar]], BeforeValidator(_bounded)
+]
 
 
 class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _few_keys(cls, values: Any) -> Any:
+        if isinstance(values, dict) and len(values) > MOST_KEYS:
+            raise ValueError(f"found {len(values)} keys, expected at most {len(cls.model_fields)}")
+        return values
+
 
 class SearchRequest(_Request):
     """What to search for."""
 
-    query: Text | list[Text] = Field(description="a text, or several", examples=["a man plays music"])
+    query: Text | Texts = Field(description="a text, or several", examples=["a man plays music"])
     top_k: StrictInt = Field(5, ge=1, description="hits for each query, at most")
     min_score: float | None = Field(None, description="the least cosine of a hit")
-    where: dict[Text, Scalar | list[Scalar] | dict[Text, Scalar]] = Field(
+    where: Where = Field(
         {},
         description='metadata that hits must have: {"lang": "en"}, {"lang": ["en", "de"]}, {"year": {">=": 2000}}',
         examples=[{}],
@@ -76,10 +124,10 @@ class SearchResponse(BaseModel):
 class SimilarityRequest(_Request):
     """Texts to compare."""
 
-    a: list[Text] = Field(
+    a: Texts = Field(
         min_length=1, description="texts of the rows", examples=[["A cat sleeps.", "A kitten naps.", "It rains."]]
     )
-    b: list[Text] | None = Field(None, min_length=1, description="texts of the columns; default those of a")
+    b: Texts | None = Field(None, min_length=1, description="texts of the columns; default those of a")
 
 
 class SimilarityResponse(BaseModel):
@@ -91,7 +139,7 @@ class SimilarityResponse(BaseModel):
 class EncodeRequest(_Request):
     """Texts to encode."""
 
-    texts: list[Text] = Field(min_length=1, examples=[["A cat sleeps."]])
+    texts: Texts = Field(min_length=1, examples=[["A cat sleeps."]])
 
 
 class EncodeResponse(BaseModel):
@@ -105,8 +153,8 @@ class EncodeResponse(BaseModel):
 class PlaceRequest(_Request):
     """What to find on the map."""
 
-    ids: list[Key] = Field([], description="ids of texts in the index")
-    texts: list[Text] = Field([], description="any texts, such as a query")
+    ids: Annotated[list[Key], Field(fail_fast=True)] = Field([], description="ids of texts in the index")
+    texts: Texts = Field([], description="any texts, such as a query")
 
 
 class PlaceResponse(BaseModel):

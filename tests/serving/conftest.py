@@ -9,6 +9,8 @@ import pytest
 
 from simcse import SearchIndex, SentenceEncoder
 
+LOCAL = "http://localhost"
+
 
 @pytest.fixture(scope="session")
 def encoder(tiny_bert) -> SentenceEncoder:
@@ -27,7 +29,7 @@ def client_of() -> Iterator[Callable]:
     from starlette.testclient import TestClient
 
     with ExitStack() as stack:
-        yield lambda app: stack.enter_context(TestClient(app, raise_server_exceptions=False))
+        yield lambda app: stack.enter_context(TestClient(app, LOCAL, raise_server_exceptions=False))
 
 
 @pytest.fixture(scope="module")
@@ -36,5 +38,5 @@ def client(index, encoder):
 
     from simcse.serving.app import create_app
 
-    with TestClient(create_app(index, encoder), raise_server_exceptions=False) as client:
+    with TestClient(create_app(index, encoder), LOCAL, raise_server_exceptions=False) as client:
         yield client

