@@ -131,7 +131,7 @@ def test_trains_a_tiny_backbone(
         "always": (False, True),
     }[config.model.projection]
 
-    loss = build_loss(config)(batch, model(batch.tokens, batch.views))
+    loss = build_loss(config)(model(batch), batch)
     loss.backward()
     assert torch.isfinite(loss)
     # but for the keys' biases: they shift all scores of a query alike, so that softmax does not see them

@@ -12,7 +12,7 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from simcse.objectives import NegativeSampling, Scores, SoftmaxCrossEntropy
+from simcse.objectives import ContrastiveLogits, NegativeSampling, SoftmaxCrossEntropy
 
 COUNTS = torch.tensor([40, 20, 10, 8, 6, 5, 4, 3, 2, 2])  # of ten answers to one query
 TRUE = (COUNTS / COUNTS.sum()).double().log()  # (10,) log p_d
@@ -22,14 +22,14 @@ RARE = torch.nn.functional.one_hot(torch.tensor(9), 10).double()
 def softmax(scores: Tensor) -> Tensor:
     """Cross-entropy over the training pairs."""
     y = torch.arange(10).repeat_interleave(COUNTS)
-    return SoftmaxCrossEntropy()(Scores(scores.expand(len(y), 10), y))
+    return SoftmaxCrossEntropy()(ContrastiveLogits(scores.expand(len(y), 10), y))
 
 
 def sampling(scores: Tensor) -> Tensor:
     """Negative sampling over the training pairs with each answer once as noise."""
     y = torch.arange(10).repeat_interleave(COUNTS)
     logits = torch.cat([scores[y][:, None], scores.expand(len(y), 10)], 1)
-    return NegativeSampling()(Scores(logits, torch.zeros_like(y)))
+    return NegativeSampling()(ContrastiveLogits(logits, torch.zeros_like(y)))
 
 
 def divergences(axis: Axes) -> None:

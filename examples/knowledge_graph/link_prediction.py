@@ -24,7 +24,7 @@ from torch import Tensor
 
 from simcse.console import Parser, nearest, run
 from simcse.errors import ConfigError
-from simcse.objectives import Noise, Objective, Scores, Uniform, Unigram, build_objective
+from simcse.objectives import ContrastiveLogits, Noise, Objective, Uniform, Unigram, build_objective
 
 log = logging.getLogger("knowledge_graph")
 
@@ -201,7 +201,7 @@ def over_answers(objective: Objective, logits: Tensor, answers: Tensor, correcti
     Each is linear in its target's score, w (log sum_c exp(s_c) - (1 - l) s_y) but for terms without y, so that the
     loss of another answer differs by w (1 - l) times the difference of the scores.
     """
-    loss = objective(Scores(logits, answers[:, 0], correction=correction.mean(1)))
+    loss = objective(ContrastiveLogits(logits, answers[:, 0], correction=correction.mean(1)))
     if answers.shape[1] == 1:
         return loss
     own = logits.gather(1, answers)  # (R, m)
@@ -219,7 +219,7 @@ def against_noise(model: Model, triples: Tensor, noise: Noise, objective: Object
     others = model.score(query, F.embedding(sample, model.entity))  # (B, k)
     logits = torch.cat([own[:, None], others], 1) + model.offset  # (B, 1 + k)
     valid = torch.cat([torch.ones_like(answer[:, None], dtype=torch.bool), sample != answer[:, None]], 1)
-    loss = objective(Scores(logits, torch.zeros_like(answer), valid))
+    loss = objective(ContrastiveLogits(logits, torch.zeros_like(answer), valid))
     loss.backward()
     return loss.detach()
 

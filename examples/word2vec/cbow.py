@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from simcse.console import Parser, run
 from simcse.errors import ConfigError, DataError
-from simcse.objectives import NegativeSampling, Unigram, sampled_scores
+from simcse.objectives import NegativeSampling, Unigram, sampled_candidates
 
 log = logging.getLogger("word2vec")
 
@@ -121,7 +121,7 @@ def train(config: CBOWConfig, words: int, stream: np.ndarray, history: list[tupl
     for epoch in range(config.epochs):
         for rows in torch.randperm(len(targets)).split(config.batch_size):
             target = targets[rows]
-            loss = objective(sampled_scores(model(contexts[rows]), model.outside, target, noise.sample(target)))
+            loss = objective(sampled_candidates(model(contexts[rows]), model.outside, target, noise.sample(target)))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

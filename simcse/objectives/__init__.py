@@ -1,9 +1,10 @@
 """Vectors in, loss out: pure functions of tensors that know no model, no file and no config.
 
-A layout says who competes with whom, an objective what to do about it; each layout works with each objective:
+A candidate set says which vectors an anchor is compared with, an objective what to do with the similarities; each
+candidate set works with each objective. InfoNCE is in-batch candidates and softmax cross-entropy:
 
-    scores = info_nce(views, temperature=0.05)  # or another of SCORES
-    loss = SoftmaxCrossEntropy()(scores)  # or another of OBJECTIVES
+    logits = InBatchCandidates(temperature=0.05)(views)  # or another of CANDIDATES
+    loss = SoftmaxCrossEntropy()(logits)  # or another of OBJECTIVES
 """
 
 from __future__ import annotations
@@ -15,18 +16,30 @@ from typing import Any, ClassVar, Protocol
 from torch import Tensor
 
 from simcse.errors import ConfigError, nearest
+from simcse.objectives.candidates import (
+    CANDIDATES,
+    AllViewsCandidates,
+    BatchCandidates,
+    InBatchCandidates,
+    PastKeys,
+    SymmetricCandidates,
+    build_candidates,
+)
+from simcse.objectives.logits import ContrastiveLogits, RowError, keep_negatives
 from simcse.objectives.noise import LogUniform, Noise, Uniform, Unigram
 from simcse.objectives.sampled import NegativeSampling, NoiseContrastive, SampledSoftmax, SelfAdversarial
-from simcse.objectives.scores import SCORES, info_nce, nt_xent, queue_scores, symmetric_info_nce
 from simcse.objectives.softmax import BackwardCorrected, Decoupled, LabelSmoothed, Margin, SoftmaxCrossEntropy
-from simcse.objectives.table import RowError, Scores, keep_negatives
-from simcse.objectives.vocabulary import sampled_scores, vocabulary_scores
+from simcse.objectives.vocabulary import sampled_candidates, vocabulary_candidates
 
 __all__ = [
+    "CANDIDATES",
     "OBJECTIVES",
-    "SCORES",
+    "AllViewsCandidates",
     "BackwardCorrected",
+    "BatchCandidates",
+    "ContrastiveLogits",
     "Decoupled",
+    "InBatchCandidates",
     "LabelSmoothed",
     "LogUniform",
     "Margin",
@@ -34,34 +47,32 @@ __all__ = [
     "Noise",
     "NoiseContrastive",
     "Objective",
+    "PastKeys",
     "RowError",
     "SampledSoftmax",
-    "Scores",
     "SelfAdversarial",
     "SoftmaxCrossEntropy",
+    "SymmetricCandidates",
     "Uniform",
     "Unigram",
+    "build_candidates",
     "build_objective",
-    "info_nce",
     "keep_negatives",
-    "nt_xent",
-    "queue_scores",
-    "sampled_scores",
-    "symmetric_info_nce",
-    "vocabulary_scores",
+    "sampled_candidates",
+    "vocabulary_candidates",
 ]
 
 
 class Objective(Protocol):
-    """Scores -> the mean loss over their rows, a scalar."""
+    """`objective(logits)` -> the mean loss over their rows, a scalar."""
 
     needs_counts: ClassVar[bool]
-    """Whether the scores must carry `log_noise` or `correction`: pass `log_frequency` to the layout."""
+    """Whether the logits must carry `log_noise` or `correction`: pass `log_frequency` to the candidate set."""
 
     needs_angles: ClassVar[bool]
-    """Whether the scores must be cosines over a temperature, and carry it: not dot products."""
+    """Whether the logits must be cosines over a temperature, and carry it: not dot products."""
 
-    def __call__(self, scores: Scores) -> Tensor: ...
+    def __call__(self, scores: ContrastiveLogits) -> Tensor: ...
 
 
 OBJECTIVES: Mapping[str, type[Objective]] = {

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from simcse.errors import ConfigError
-from simcse.objectives.table import Scores
+from simcse.objectives.logits import ContrastiveLogits
 
 __all__ = ["NegativeSampling", "NoiseContrastive", "SampledSoftmax", "SelfAdversarial"]
 
@@ -24,7 +24,7 @@ class NoiseContrastive:
     """-log sigmoid(d_y) - sum over the negatives of log sigmoid(-d), where d = s + b - log(k q).
 
     NCE (Gutmann and Hyvarinen 2010; for conditional models Mnih and Teh 2012, section 3): log(k q) is
-    `Scores.log_noise`, and the partition function is not computed but fixed at exp(-b). Limit: exp(s + b) is
+    `ContrastiveLogits.log_noise`, and the partition function is not computed but fixed at exp(-b). Limit: exp(s + b) is
     p_d(y | x) itself, whose sum over y is 1.
 
     Raises:
@@ -40,7 +40,7 @@ class NoiseContrastive:
     def __post_init__(self) -> None:
         _check_finite("noise_contrastive", "bias", self.bias)
 
-    def __call__(self, scores: Scores) -> Tensor:
+    def __call__(self, scores: ContrastiveLogits) -> Tensor:
         """The mean over the rows, a scalar."""
         if scores.log_noise is None:
             raise ConfigError(_NO_NOISE.format("noise_contrastive"))
@@ -67,7 +67,7 @@ class NegativeSampling:
     def __post_init__(self) -> None:
         _check_finite("negative_sampling", "bias", self.bias)
 
-    def __call__(self, scores: Scores) -> Tensor:
+    def __call__(self, scores: ContrastiveLogits) -> Tensor:
         """The mean over the rows, a scalar."""
         return _logistic(scores, scores.logits + self.bias).mean()
 
@@ -101,7 +101,7 @@ class SelfAdversarial:
                 "expected a number of at least 0"
             )
 
-    def __call__(self, scores: Scores) -> Tensor:
+    def __call__(self, scores: ContrastiveLogits) -> Tensor:
         """The mean over the rows, a scalar."""
         sharp = (self.adversarial_temperature * scores.logits.detach()).masked_fill(~scores.negatives, -math.inf)
         return _logistic(scores, scores.logits + self.bias, sharp.softmax(1)).mean()
@@ -109,10 +109,10 @@ class SelfAdversarial:
 
 @dataclass(frozen=True)
 class SampledSoftmax:
-    """-log softmax(s - log E[count])_y, E[count] = `Scores.log_noise` (Jean et al. 2015; Bengio and Senecal 2008).
+    """-log softmax(s - log E[count])_y, log E[count] = `log_noise` (Jean et al. 2015; Bengio and Senecal 2008).
 
-    The correction makes a sample of candidates stand for all of them; `sampled_scores` masks noise that hits the target
-    (accidental hits). Limit: p_d(y | x), exactly so where candidates enter the sample independently of each other.
+    The correction makes a sample of candidates stand for all of them; `sampled_candidates` masks noise that hits the
+    target (accidental hits). Limit: p_d(y | x), exactly so where candidates enter the sample independently.
 
     Raises:
         ConfigError: scores without counts.
@@ -121,7 +121,7 @@ class SampledSoftmax:
     needs_counts: ClassVar[bool] = True
     needs_angles: ClassVar[bool] = False
 
-    def __call__(self, scores: Scores) -> Tensor:
+    def __call__(self, scores: ContrastiveLogits) -> Tensor:
         """The mean over the rows, a scalar."""
         if scores.log_noise is None:
             raise ConfigError(_NO_NOISE.format("sampled_softmax"))
@@ -130,11 +130,11 @@ class SampledSoftmax:
 
 _NO_NOISE = (
     "objective {} needs the counts of the candidates and the scores carry none: "
-    "pass log_frequency to the layout, or fill Scores.log_noise"
+    "pass log_frequency to the candidate set, or fill ContrastiveLogits.log_noise"
 )
 
 
-def _logistic(scores: Scores, logits: Tensor, weight: Tensor | None = None) -> Tensor:
+def _logistic(scores: ContrastiveLogits, logits: Tensor, weight: Tensor | None = None) -> Tensor:
     """(R,) logistic losses, the positive's plus the (weighted) sum of the negatives', for shifted scores (R, C)."""
     positive = F.logsigmoid(logits.gather(1, scores.target[:, None]))[:, 0]  # (R,)
     negative = F.logsigmoid(-logits).masked_fill(~scores.negatives, 0.0)  # (R, C)

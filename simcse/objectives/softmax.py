@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from simcse.errors import ConfigError
-from simcse.objectives.table import Scores
+from simcse.objectives.logits import ContrastiveLogits
 
 __all__ = ["BackwardCorrected", "Decoupled", "LabelSmoothed", "Margin", "SoftmaxCrossEntropy"]
 
@@ -30,7 +30,7 @@ class SoftmaxCrossEntropy:
     needs_counts: ClassVar[bool] = False
     needs_angles: ClassVar[bool] = False
 
-    def __call__(self, scores: Scores) -> Tensor:
+    def __call__(self, scores: ContrastiveLogits) -> Tensor:
         """The mean over the rows, a scalar."""
         return F.cross_entropy(scores.masked, scores.target)
 
@@ -55,7 +55,7 @@ class LabelSmoothed:
         if not 0 <= self.smoothing < 1:
             raise ConfigError(f"objective label_smoothed: smoothing is {self.smoothing}, expected 0 <= smoothing < 1")
 
-    def __call__(self, scores: Scores) -> Tensor:
+    def __call__(self, scores: ContrastiveLogits) -> Tensor:
         """The mean over the rows, a scalar."""
         if scores.valid is None:  # torch's own is faster, and infinite on a masked logit
             return F.cross_entropy(scores.logits, scores.target, label_smoothing=self.smoothing)
@@ -66,7 +66,7 @@ class LabelSmoothed:
 
 @dataclass(frozen=True)
 class BackwardCorrected:
-    """-(#x / #y) log softmax(s)_y with training counts of the query and of its answer, `Scores.correction`.
+    """-(#x / #y) log softmax(s)_y with training counts of the query and of its answer, `ContrastiveLogits.correction`.
 
     Limit: p_d(y | x) / p_d(y), normalised (Kamigaito and Hayashi 2021, table 1; backward correction is
     from Patrini et al. 2017). It gives rare answers the weight of frequent ones, as negative sampling with frequency
@@ -79,12 +79,12 @@ class BackwardCorrected:
     needs_counts: ClassVar[bool] = True
     needs_angles: ClassVar[bool] = False
 
-    def __call__(self, scores: Scores) -> Tensor:
+    def __call__(self, scores: ContrastiveLogits) -> Tensor:
         """The mean over the rows, a scalar."""
         if scores.correction is None:
             raise ConfigError(
                 "objective backward_corrected needs the counts of the texts and the scores carry none: "
-                "pass log_frequency to the layout, or fill Scores.correction"
+                "pass log_frequency to the candidate set, or fill ContrastiveLogits.correction"
             )
         losses = F.cross_entropy(scores.masked, scores.target, reduction="none")  # (R,)
         return (scores.correction * losses).mean()
@@ -102,7 +102,7 @@ class Decoupled:
     needs_counts: ClassVar[bool] = False
     needs_angles: ClassVar[bool] = False
 
-    def __call__(self, scores: Scores) -> Tensor:
+    def __call__(self, scores: ContrastiveLogits) -> Tensor:
         """The mean over the rows, a scalar."""
         others = scores.logits.masked_fill(~scores.negatives, -math.inf)  # (R, C)
         return (others.logsumexp(1) - scores.positive).mean()
@@ -129,7 +129,7 @@ class Margin:
         if not 0 <= self.margin < math.pi:
             raise ConfigError(f"objective margin: margin is {self.margin} radians, expected 0 <= margin < pi")
 
-    def __call__(self, scores: Scores) -> Tensor:
+    def __call__(self, scores: ContrastiveLogits) -> Tensor:
         """The mean over the rows, a scalar."""
         if scores.temperature is None:
             raise ConfigError("objective margin needs angles and the scores are no cosines: set similarity to 'cosine'")

@@ -7,12 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from simcse.errors import ConfigError, DataError
-from simcse.objectives.table import Scores
+from simcse.objectives.logits import ContrastiveLogits
 
-__all__ = ["sampled_scores", "vocabulary_scores"]
+__all__ = ["sampled_candidates", "vocabulary_candidates"]
 
 
-def vocabulary_scores(
+def vocabulary_candidates(
     queries: Tensor,
     table: Tensor,
     target: Tensor,
@@ -20,7 +20,7 @@ def vocabulary_scores(
     valid: Tensor | None = None,
     log_noise: Tensor | None = None,
     correction: Tensor | None = None,
-) -> Scores:
+) -> ContrastiveLogits:
     """Dot product of each query with the whole vocabulary, one matrix product ("1-vs-all").
 
     Args:
@@ -28,11 +28,11 @@ def vocabulary_scores(
         table: (C, D) vectors of the candidates.
         target: (R,) the right candidate's row in the table.
         valid: (R, C) candidates that take part; None: all.
-        log_noise: (C,) or (R, C) log expected counts, for the objectives that read `Scores.log_noise`; 0: each once.
+        log_noise: (C,) or (R, C) log expected counts, for the objectives that read `log_noise`; 0: each once.
         correction: (R,) #x / #y for `BackwardCorrected`.
 
     Returns:
-        Scores of R rows and C candidates; column c is row c of the table.
+        ContrastiveLogits of R rows and C candidates; column c is row c of the table.
 
     Raises:
         ConfigError: tensors that do not fit.
@@ -40,10 +40,10 @@ def vocabulary_scores(
     """
     _check(queries, table, target)
     with torch.autocast(queries.device.type, enabled=False):
-        return Scores(_exact(queries) @ _exact(table).T, target, valid, log_noise, correction)
+        return ContrastiveLogits(_exact(queries) @ _exact(table).T, target, valid, log_noise, correction)
 
 
-def sampled_scores(
+def sampled_candidates(
     queries: Tensor,
     table: Tensor,
     target: Tensor,
@@ -52,7 +52,7 @@ def sampled_scores(
     log_noise: Tensor | None = None,
     remove_hits: bool = True,
     correction: Tensor | None = None,
-) -> Scores:
+) -> ContrastiveLogits:
     """Dot product of each query with its target and with sampled candidates.
 
     Args:
@@ -60,13 +60,14 @@ def sampled_scores(
         table: (vocabulary, D) vectors of the candidates.
         target: (R,) the right candidate's row in the table.
         noise: (R, k) rows of the table drawn for each query, or (k,) drawn once for all of them.
-        log_noise: (vocabulary,) or (R, 1 + k) log expected counts, log(k q): of each candidate, or as in `Scores`.
+        log_noise: (vocabulary,) or (R, 1 + k) log expected counts, log(k q): of each candidate, or of each
+            column.
         remove_hits: mask out noise that hits the target (accidental hits). The limits of `NegativeSampling` and
             `NoiseContrastive` hold exactly where hits stay; noise without the target is within O(p_d) of that.
         correction: (R,) #x / #y for `BackwardCorrected`.
 
     Returns:
-        Scores of R rows and 1 + k candidates; the target is column 0.
+        ContrastiveLogits of R rows and 1 + k candidates; the target is column 0.
 
     Raises:
         ConfigError: tensors that do not fit.
@@ -92,7 +93,7 @@ def sampled_scores(
     valid = torch.cat([torch.ones_like(own, dtype=torch.bool), columns[:, 1:] != own], 1) if remove_hits else None
     if log_noise is not None and log_noise.ndim == 1:
         log_noise = log_noise[columns]
-    return Scores(logits, torch.zeros_like(target), valid, log_noise, correction)
+    return ContrastiveLogits(logits, torch.zeros_like(target), valid, log_noise, correction)
 
 
 def _check(queries: Tensor, table: Tensor, target: Tensor) -> None:

@@ -3,39 +3,31 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
-from torch import Tensor
 
 from simcse.data.augment import Augment, build_augment, read_synonyms
-from simcse.data.collate import Batch, Batches
+from simcse.data.collate import Batches
 from simcse.data.pairs import read_scored_pairs
 from simcse.data.readers import read_texts, read_training
 from simcse.encoder.allocator import keep_freed_memory
 from simcse.encoder.model import SentenceEncoder, has_native_bf16, pick_device
 from simcse.errors import ConfigError, DataError, nearest
 from simcse.evaluation.sts import SEVEN, load_task
-from simcse.objectives import (
-    OBJECTIVES,
-    SCORES,
-    RowError,
-    Scores,
-    build_objective,
-    keep_negatives,
-    queue_scores,
-)
+from simcse.objectives import BatchCandidates, build_candidates, build_objective
 from simcse.training.config import DataConfig, TrainConfig
-from simcse.training.distributed import gather, local_world, rank, world
+from simcse.training.distributed import local_world, rank, world
 from simcse.training.judge import Judge, RetrievalDev, ScoredDev
+from simcse.training.loss import ContrastiveLoss
 from simcse.training.model import ContrastiveModel
 from simcse.training.momentum import MomentumQueue
 from simcse.training.run_dir import RunDir
-from simcse.training.trainer import LossOf, Schedule, Trainer, weight_groups
+from simcse.training.trainer import Schedule, Trainer, weight_groups
 from simcse.training.watch import check_dropout
 
 __all__ = ["build_accelerator", "build_judge", "build_loss", "build_model", "build_trainer"]
@@ -99,7 +91,9 @@ def build_model(config: TrainConfig, run: RunDir | None = None) -> ContrastiveMo
             f"--max_length is {config.max_length}: {config.model.name} takes at most {encoder.backbone_limit} tokens"
         )
     options = config.model
-    return ContrastiveModel(encoder, options.projection, same_mask=options.same_mask, twin=options.twin)
+    return ContrastiveModel(
+        encoder, options.projection, fixed_dropout_mask=options.fixed_dropout_mask, two_encoders=options.two_encoders
+    )
 
 
 def build_batches(config: TrainConfig, encoder: SentenceEncoder, device: torch.device) -> Batches:
@@ -113,10 +107,13 @@ def build_batches(config: TrainConfig, encoder: SentenceEncoder, device: torch.d
         raise DataError(
             f"{config.data.train}: {len(data)} rows are fewer than --batch_size {config.batch_size}; lower it"
         )
-    check_negatives(config, views=max(2, len(data.column_names)))
-    needs_counts = OBJECTIVES[config.objective].needs_counts if config.objective in OBJECTIVES else False
-    if len(data.column_names) > 1 and (config.model.same_mask or config.data.augment != "none"):
-        option = "--model.same_mask" if config.model.same_mask else f"--data.augment {config.data.augment}"
+    criterion = build_loss(config)
+    check_negatives(config, criterion.candidates, views=max(2, len(data.column_names)))
+    needs_counts = criterion.objective.needs_counts
+    if len(data.column_names) > 1 and (config.model.fixed_dropout_mask or config.data.augment != "none"):
+        option = (
+            "--model.fixed_dropout_mask" if config.model.fixed_dropout_mask else f"--data.augment {config.data.augment}"
+        )
         raise ConfigError(
             f"{option} makes positives of single texts, but {config.data.train} has {len(data.column_names)} columns; "
             "name one of them by --data.columns, or leave the option out"
@@ -136,19 +133,18 @@ def build_batches(config: TrainConfig, encoder: SentenceEncoder, device: torch.d
     )
 
 
-def check_negatives(config: TrainConfig, views: int) -> None:
+def check_negatives(config: TrainConfig, candidates: BatchCandidates, views: int) -> None:
     """Raise a ConfigError if the rows of a batch have no negative, or fewer than they are to keep."""
-    whole = config.scores == "nt_xent"  # the anchors' view competes too
-    first = (views if whole else views - 1) * config.batch_size - (2 if whole else 1)  # in the first step
+    first = candidates.most_negatives(views, config.batch_size)  # in the first step
     if first < 1:
         raise ConfigError(
             f"--batch_size is {config.batch_size}: a row's negatives are the other rows of its batch, so at least 2"
         )
-    most = first + config.model.queue
-    if config.negatives is not None and config.negatives > most:
+    most = first + config.model.queue_size
+    if config.num_negatives is not None and config.num_negatives > most:
         raise ConfigError(
-            f"--negatives is {config.negatives}, but a row has {most} at most at --batch_size {config.batch_size}; "
-            "raise that, or leave --negatives out to keep all"
+            f"--num_negatives is {config.num_negatives}, but a row has {most} at most at --batch_size "
+            f"{config.batch_size}; raise that, or leave --num_negatives out to keep all"
         )
 
 
@@ -161,51 +157,24 @@ def build_augmentation(data: DataConfig, encoder: SentenceEncoder) -> Augment | 
     return build_augment(data.augment, rate=data.augment_rate, mask_token=mask_token, synonyms=synonyms)
 
 
-def build_loss(config: TrainConfig, queue: MomentumQueue | None = None) -> LossOf:
-    """Scores, then the objective.
+def build_loss(config: TrainConfig) -> ContrastiveLoss:
+    """Candidates, then the objective.
 
     Raises:
-        ConfigError: an unknown layout, objective or argument.
+        ConfigError: an unknown candidate set, objective or argument.
     """
-    if config.scores not in SCORES:
-        raise ConfigError(
-            f"--scores {config.scores!r} is not one of {', '.join(SCORES)}{nearest(config.scores, SCORES)}"
-        )
-    objective = build_objective(config.objective, **config.objective_args)
-    if objective.needs_angles and config.similarity != "cosine":
-        raise ConfigError(f"--objective {config.objective} needs angles: --similarity is dot, expected cosine")
-    options: dict[str, Any] = {
-        "temperature": config.temperature,
-        "hard_negative_weight": config.hard_negative_weight,
-        "similarity": config.similarity,
-        "gather": gather,
-    }
-
-    def scores_of(batch: Batch, views: Tensor) -> Scores:
-        masked = config.data.mask_equal_texts
-        own: dict[str, Any] = {
-            "keys": batch.keys if masked else None,
-            "rank": rank(),
-            "log_frequency": batch.log_frequency,
-        }
-        if queue is None:
-            return SCORES[config.scores](views, **own, **options)
-        past: dict[str, Any] = {
-            "queue": queue.vectors,
-            "queue_keys": queue.keys if masked else None,
-            "queue_log_frequency": None if batch.log_frequency is None else queue.log_frequency,
-        }
-        return queue_scores(views, **past, **own, **options)
-
-    def loss_of(batch: Batch, views: Tensor) -> Tensor:
-        try:
-            scores = scores_of(batch, views)
-        except RowError as error:  # as the file has it: views of a batch lie below each other
-            row = 1 + int(batch.rows[error.row % len(batch)])
-            raise DataError(f"{config.data.train}: row {row} {error.why}") from error
-        return objective(scores if config.negatives is None else keep_negatives(scores, config.negatives))
-
-    return loss_of
+    return ContrastiveLoss(
+        build_candidates(
+            config.candidates,
+            temperature=config.temperature,
+            hard_negative_weight=config.hard_negative_weight,
+            similarity=config.similarity,
+        ),
+        build_objective(config.objective, **config.objective_args),
+        num_negatives=config.num_negatives,
+        mask_equal_texts=config.data.mask_equal_texts,
+        source=config.data.train,
+    )
 
 
 def build_judge(data: DataConfig) -> Judge | None:
@@ -226,7 +195,7 @@ def build_judge(data: DataConfig) -> Judge | None:
 def build_trainer(config: TrainConfig, accelerator: Accelerator) -> Trainer:
     """Everything, checked as far as possible before anything is written; the run folder is opened last."""
     run = RunDir(config.output_dir, config.as_dict(), config.resume, writes=accelerator.is_main_process)
-    build_loss(config)  # wrong options before the weights are read
+    criterion = build_loss(config)  # wrong options before the weights are read
     model = build_model(config, run)
     batches = build_batches(config, model.encoder, accelerator.device)
     judge = build_judge(config.data)
@@ -234,9 +203,10 @@ def build_trainer(config: TrainConfig, accelerator: Accelerator) -> Trainer:
         for task in SEVEN:  # a missing file is better found now than after the last step
             load_task(task, config.data.test)
     model.to(accelerator.device)
-    if batches.repeats_texts and not (config.model.same_mask or config.model.twin):
+    if batches.repeats_texts and not (config.model.fixed_dropout_mask or config.model.two_encoders):
         check_dropout(model.train(), batches.batch_of(0))
-    queue = MomentumQueue(model, config.model.queue, config.model.momentum) if config.model.queue else None
+    if config.model.queue_size:
+        criterion = replace(criterion, queue=MomentumQueue(model, config.model.queue_size, config.model.ema_decay))
     optimizer = torch.optim.AdamW(weight_groups(model, config.optim.weight_decay), lr=config.optim.lr, fused=True)
     prepared, optimizer = accelerator.prepare(model, optimizer)
     schedule = Schedule(
@@ -250,7 +220,7 @@ def build_trainer(config: TrainConfig, accelerator: Accelerator) -> Trainer:
         log_every=config.log_every,
         seed=config.seed,
     )
-    trainer = Trainer(accelerator, prepared, optimizer, batches, build_loss(config, queue), judge, run, schedule, queue)
+    trainer = Trainer(accelerator, prepared, optimizer, batches, criterion, judge, run, schedule)
     run.open()
     if run.start is not None:
         trainer.resume()

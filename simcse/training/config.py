@@ -31,17 +31,18 @@ class ModelConfig:
     dropout: float | None = None
     """Rate put in place of every dropout rate of the backbone, in [0, 1); null keeps the checkpoint's (0.1 in BERT)."""
 
-    twin: bool = False
+    two_encoders: bool = False
     """Two encoders with weights of their own: the first, for anchors, is saved (paper, table 2)."""
 
-    same_mask: bool = False
+    fixed_dropout_mask: bool = False
     """One dropout mask for both views of a text, which are then equal: an ablation (paper, table 3: 43.6 for 82.5)."""
 
-    queue: int = 0
-    """Past keys kept as further negatives, of a momentum copy of the model (ESimCSE: 2.5 x batch_size); 0: none."""
+    queue_size: int = 0
+    """Past keys kept as further negatives, by an exponential moving average (EMA) of the model (ESimCSE: 2.5 x
+    batch_size); 0: none."""
 
-    momentum: float = 0.995
-    """Share of the momentum copy that stays at each step, in [0, 1) (ESimCSE, section 3.2)."""
+    ema_decay: float = 0.995
+    """EMA decay of that average at each step, in [0, 1) (ESimCSE, section 3.2)."""
 
 
 @dataclass
@@ -127,11 +128,11 @@ class TrainConfig:
     max_length: int = 32
     """Tokens kept of each training text; judging and the saved encoder are not cut to it (paper: 32)."""
 
-    scores: str = "info_nce"
-    """Who competes with whom: info_nce, nt_xent or symmetric; docs/objectives.md."""
+    candidates: str = "in_batch"
+    """What an anchor is compared with: in_batch (InfoNCE), all_views (NT-Xent) or symmetric; docs/objectives.md."""
 
     objective: str = "softmax"
-    """What the scores are trained by: softmax or another member of the family; docs/objectives.md."""
+    """What the similarities are trained by: softmax or another member of the family; docs/objectives.md."""
 
     objective_args: dict[str, Any] = field(default_factory=dict)
     """Arguments of the objective, such as {smoothing: 0.1}."""
@@ -142,7 +143,7 @@ class TrainConfig:
     temperature: float = 0.05
     """Divides the similarities (paper, table D.1: 0.05)."""
 
-    negatives: int | None = None
+    num_negatives: int | None = None
     """Negatives of a row, drawn anew each step from those it has (Contrastive Tension: 7); null: all of them."""
 
     hard_negative_weight: float = 1.0
@@ -176,7 +177,7 @@ class TrainConfig:
         """Check what can be checked without the files and the model."""
         for name, low in {"batch_size": 1, "epochs": 1, "max_length": 3, "eval_every": 1, "save_every": 1}.items():
             at_least(name, getattr(self, name), low)
-        for name in ("micro_batch_size", "max_steps", "negatives"):
+        for name in ("micro_batch_size", "max_steps", "num_negatives"):
             if getattr(self, name) is not None:
                 at_least(name, getattr(self, name), 1)
         at_least("log_every", self.log_every, 1)
@@ -190,17 +191,19 @@ class TrainConfig:
             raise ConfigError(f"--optim.warmup is {self.optim.warmup}: a share of all steps, at least 0 and below 1")
         if self.model.dropout is not None and not 0 <= self.model.dropout < 1:
             raise ConfigError(f"--model.dropout is {self.model.dropout}: a rate, at least 0 and below 1")
-        at_least("model.queue", self.model.queue, 0)
-        if not 0 <= self.model.momentum < 1:
-            raise ConfigError(f"--model.momentum is {self.model.momentum}: a share, at least 0 and below 1")
-        if self.model.queue and self.scores != "info_nce":
-            raise ConfigError(f"--model.queue needs --scores info_nce, and these are {self.scores!r}")
+        at_least("model.queue_size", self.model.queue_size, 0)
+        if not 0 <= self.model.ema_decay < 1:
+            raise ConfigError(f"--model.ema_decay is {self.model.ema_decay}: at least 0 and below 1")
+        if self.model.queue_size and self.candidates != "in_batch":
+            raise ConfigError(f"--model.queue_size needs --candidates in_batch, found {self.candidates!r}")
         if not 0 < self.data.augment_rate < 1:
             raise ConfigError(f"--data.augment_rate is {self.data.augment_rate}: a share, above 0 and below 1")
         if (self.data.augment == "synonym") != (self.data.synonyms is not None):
             raise ConfigError("--data.augment synonym and --data.synonyms FILE go together: give both or none")
-        if self.model.twin and (self.model.same_mask or self.model.queue):
-            raise ConfigError("--model.twin goes neither with --model.same_mask nor with --model.queue")
+        if self.model.two_encoders and (self.model.fixed_dropout_mask or self.model.queue_size):
+            raise ConfigError(
+                "--model.two_encoders goes neither with --model.fixed_dropout_mask nor with --model.queue_size"
+            )
         if self.data.dev_corpus and not self.data.dev:
             raise ConfigError("--data.dev_corpus is given without --data.dev, the file of (query, document) pairs")
 

@@ -16,54 +16,50 @@ from torch import Tensor, nn
 
 from simcse.data.collate import Batch
 
-__all__ = ["backward"]
+__all__ = ["cached_backward"]
 
 
-def backward(
+def cached_backward(
     accelerator: Accelerator,
     model: nn.Module,
     batch: Batch,
-    loss_of: Callable[[Tensor], Tensor],
-    micro_batch_size: int | None = None,
+    criterion: Callable[[Tensor, Batch], Tensor],
+    micro_batch_size: int,
 ) -> Tensor:
-    """Add the gradient of `loss_of(views)` to the parameters.
+    """Add the gradient of `criterion(model(batch), batch)` to the parameters.
 
     Args:
         accelerator: scales the loss where the precision asks for it.
-        model: maps (tokens, views) to (V, B, D).
+        model: maps a batch to its views (V, B, D).
         batch: B rows.
-        loss_of: (V, B, D) -> scalar.
-        micro_batch_size: rows in the encoder at a time; None or at least B: all, in one pass.
+        criterion: views (V, B, D) and their batch -> scalar.
+        micro_batch_size: rows in the encoder at a time.
 
     Returns:
         The loss, detached.
     """
-    if micro_batch_size is None or micro_batch_size >= len(batch):
-        loss = loss_of(model(batch.tokens, batch.views))
-        accelerator.backward(loss)
-        return loss.detach()
     device = batch.tokens.ids.device
     *parts, kept = _parts(batch, micro_batch_size)
     states, vectors = [], []
     with torch.no_grad():
         for part in parts:
             states.append(_random_state(device))
-            vectors.append(model(part.tokens, part.views))  # (V, b, D)
-    with accelerator.no_sync(model):
-        vectors.append(model(kept.tokens, kept.views))  # its graph is small enough to wait for the loss
+            vectors.append(model(part))  # (V, b, D)
+    with accelerator.no_sync(model) if parts else nullcontext():
+        vectors.append(model(kept))  # its graph is small enough to wait for the loss
     after = _random_state(device)
     views = torch.cat([part.detach() for part in vectors], dim=1).requires_grad_()  # (V, B, D)
-    loss = loss_of(views)
+    loss = criterion(views, batch)
     accelerator.backward(loss)
     assert views.grad is not None
     *gradients, gradient = torch.split(views.grad, micro_batch_size, dim=1)
-    with accelerator.no_sync(model):
+    with accelerator.no_sync(model) if parts else nullcontext():
         vectors.pop().backward(gradient)  # the loss was scaled already
     for index, (part, state, gradient) in enumerate(zip(parts, states, gradients, strict=True)):
         _set_random_state(device, state)  # the same masks as in the first pass
         last = index == len(parts) - 1
         with nullcontext() if last else accelerator.no_sync(model):
-            model(part.tokens, part.views).backward(gradient)
+            model(part).backward(gradient)
     _set_random_state(device, after)
     return loss.detach()
 

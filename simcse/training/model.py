@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from simcse.data.collate import Batch
 from simcse.encoder.batching import TokenBatch
 from simcse.encoder.formats import Projection
 from simcse.encoder.model import SentenceEncoder
@@ -22,8 +23,8 @@ class ContrastiveModel(nn.Module):
     Args:
         encoder: its own head, if it has one, is where the projection starts from.
         projection: none drops the head; train keeps it here, out of the saved encoder; always makes it part of it.
-        same_mask: view 0 is computed alone and stands for all views, as if each had the same dropout masks.
-        twin: a copy of the whole, trained with weights of its own, makes all views but view 0.
+        fixed_dropout_mask: view 0 is computed alone and stands for all views, as if each had the same dropout masks.
+        two_encoders: a second encoder, a copy trained with weights of its own, makes all views but view 0.
     """
 
     def __init__(
@@ -31,8 +32,8 @@ class ContrastiveModel(nn.Module):
         encoder: SentenceEncoder,
         projection: Literal["none", "train", "always"],
         *,
-        same_mask: bool = False,
-        twin: bool = False,
+        fixed_dropout_mask: bool = False,
+        two_encoders: bool = False,
     ) -> None:
         super().__init__()
         head = encoder.projection
@@ -41,31 +42,33 @@ class ContrastiveModel(nn.Module):
         encoder.projection = head if projection == "always" else None
         self.encoder = encoder
         self.head = head if projection == "train" else None
-        self.same_mask = same_mask
-        self.twin: ContrastiveModel | None = None
-        if twin:
-            self.twin = copy.deepcopy(self)
+        self.fixed_dropout_mask = fixed_dropout_mask
+        self.second: ContrastiveModel | None = None
+        if two_encoders:
+            self.second = copy.deepcopy(self)
 
     @property
     def dimension(self) -> int:
         """D of the views."""
         return self.encoder.dimension if self.head is None else self.head.linear.out_features
 
-    def forward(self, tokens: TokenBatch, views: int) -> Tensor:
-        """B * V sequences, the views of a row side by side, in one forward pass -> (V, B, D).
+    def forward(self, batch: Batch) -> Tensor:
+        """The views of B rows, B * V sequences, in one forward pass -> (V, B, D).
 
         Every sequence has dropout masks of its own, equal texts too: that is what makes a text its own positive.
         """
-        if self.same_mask:
-            first = self._views(picked(tokens, lambda i: i % views == 0), 1)  # (1, B, D)
+        tokens, views = batch.tokens, batch.views
+        if self.fixed_dropout_mask:
+            first = self.stack(picked(tokens, lambda i: i % views == 0), 1)  # (1, B, D)
             return first.expand(views, -1, -1)  # (V, B, D)
-        if self.twin is not None and views > 1:
-            anchors = self._views(picked(tokens, lambda i: i % views == 0), 1)  # (1, B, D)
-            others = self.twin(picked(tokens, lambda i: i % views != 0), views - 1)  # (V - 1, B, D)
+        if self.second is not None:
+            anchors = self.stack(picked(tokens, lambda i: i % views == 0), 1)  # (1, B, D)
+            others = self.second.stack(picked(tokens, lambda i: i % views != 0), views - 1)  # (V - 1, B, D)
             return torch.cat([anchors, others])
-        return self._views(tokens, views)
+        return self.stack(tokens, views)
 
-    def _views(self, tokens: TokenBatch, views: int) -> Tensor:
+    def stack(self, tokens: TokenBatch, views: int) -> Tensor:
+        """B * V sequences, the views of a row side by side -> (V, B, D)."""
         vectors = self.encoder(tokens)  # (B * V, D)
         if self.head is not None:
             vectors = self.head(vectors)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,16 +15,13 @@ from torch import Tensor
 from simcse.data.collate import Batch, Batches
 from simcse.training.distributed import mean_over_processes, rank
 from simcse.training.judge import Judge
-from simcse.training.large_batch import backward
+from simcse.training.large_batch import cached_backward
+from simcse.training.loss import ContrastiveLoss
 from simcse.training.model import ContrastiveModel
-from simcse.training.momentum import MomentumQueue
 from simcse.training.run_dir import RunDir
 from simcse.training.watch import LossWatch
 
 __all__ = ["Schedule", "Trainer", "rate_at", "weight_groups"]
-
-LossOf = Callable[[Batch, Tensor], Tensor]
-"""(batch, views (V, B, D)) -> this process's mean loss."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +63,10 @@ class Trainer:
         model: as `accelerator.prepare` returned it.
         optimizer: likewise.
         batches: this process's share of every step.
-        loss_of: from a batch and its views to the loss.
+        criterion: from the views of a batch to the loss.
         judge: scores the encoder on the first process, or None.
         run: the folder.
         schedule: how far, how fast, how often.
-        queue: past keys, where they are further negatives.
         step: steps done.
         best: the best judgement so far, with its step.
     """
@@ -80,11 +75,10 @@ class Trainer:
     model: torch.nn.Module
     optimizer: Any
     batches: Batches
-    loss_of: LossOf
+    criterion: ContrastiveLoss
     judge: Judge | None
     run: RunDir
     schedule: Schedule
-    queue: MomentumQueue | None = None
     step: int = 0
     best: dict[str, float] = field(default_factory=dict)
 
@@ -104,15 +98,13 @@ class Trainer:
                 self.step += 1
                 self._set_rate()
                 seed_step(schedule.seed, self.step)
-                loss = backward(
-                    self.accelerator, self.model, batch, partial(self.loss_of, batch), schedule.micro_batch_size
-                )
+                loss = self._backward(batch)
                 watch.see(self.step, batch.rows, loss)
                 norm = self.accelerator.clip_grad_norm_(self.model.parameters(), schedule.clip or float("inf"))
                 self.optimizer.step()
                 self.optimizer.zero_grad()
-                if self.queue:
-                    self.queue.update(self._plain, batch)
+                if self.criterion.queue:
+                    self.criterion.queue.update(self._plain, batch)
                 meter.add(loss, self.batches.batch_size)
                 last = self.step == schedule.steps
                 if last or self.step % schedule.log_every == 0:  # sync point: reads the loss
@@ -127,6 +119,16 @@ class Trainer:
                     watch.flush()
                     self._save(last)
                     meter.restart()
+
+    def _backward(self, batch: Batch) -> Tensor:
+        """Add the gradient of a batch's loss to the parameters; the loss, detached."""
+        micro = self.schedule.micro_batch_size
+        if micro is not None and micro < len(batch):
+            return cached_backward(self.accelerator, self.model, batch, self.criterion, micro)
+        views = self.model(batch)  # (V, B, D)
+        loss = self.criterion(views, batch)
+        self.accelerator.backward(loss)
+        return loss.detach()
 
     def evaluate(self) -> None:
         """Judge on the first process; keep best/."""
@@ -146,12 +148,12 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         if self._plain.head is not None:
             self._plain.head.load_state_dict(state["head"])
-        if self._plain.twin is not None:
-            self._plain.twin.load_state_dict(state["twin"])
+        if self._plain.second is not None:
+            self._plain.second.load_state_dict(state["second"])
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
-        if self.queue:
-            self.queue.load_state_dict(state["queue"])
+        if self.criterion.queue:
+            self.criterion.queue.load_state_dict(state["queue"])
         self.step, self.best = state["step"], state["best"]
 
     @property
@@ -178,14 +180,14 @@ class Trainer:
         return record
 
     def _save(self, last: bool) -> None:
-        head, twin, scaler = self._plain.head, self._plain.twin, self.accelerator.scaler
+        head, second, scaler = self._plain.head, self._plain.second, self.accelerator.scaler
         state = {
             "step": self.step,
             "best": self.best,
             "optimizer": self.optimizer.state_dict(),
             "head": head.state_dict() if head is not None else None,
-            "twin": twin.state_dict() if twin is not None else None,
-            "queue": self.queue.state_dict() if self.queue else None,
+            "second": second.state_dict() if second is not None else None,
+            "queue": self.criterion.queue.state_dict() if self.criterion.queue else None,
             "scaler": scaler.state_dict() if scaler is not None else None,
         }
         self.run.save_last(self._plain.encoder.write, state)

@@ -19,16 +19,16 @@ def check_dropout(model: nn.Module, batch: Batch) -> None:
     """Make sure that two passes over the same text differ, by making them; no random state is used up.
 
     Args:
-        model: maps (tokens, views) to (V, B, D).
+        model: maps a batch to its views (V, B, D).
         batch: any batch whose views of a row are the same text.
 
     Raises:
         ConfigError: the views are equal to the bit, so that a positive would carry nothing to learn.
     """
-    tokens = batch.tokens.select(0, batch.views)
-    devices = [tokens.ids.device] if tokens.ids.device.type == "cuda" else []
+    row = Batch(batch.tokens.select(0, batch.views), batch.views, batch.rows[:1], batch.keys[:, :1])
+    devices = [row.tokens.ids.device] if row.tokens.ids.device.type == "cuda" else []
     with torch.no_grad(), torch.random.fork_rng(devices):
-        views = model(tokens, batch.views)  # (V, 1, D)
+        views = model(row)  # (V, 1, D)
     if bool((views[0] == views[1]).all()):
         raise ConfigError(
             "--model.dropout: the backbone has no active dropout, but a text file's positives are the same text under "

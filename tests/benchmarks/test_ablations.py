@@ -100,7 +100,7 @@ def test_every_objective_of_the_table_is_built(name: str, grids: ModuleType) -> 
         "softmax softmax label_smoothed backward_corrected noise_contrastive negative_sampling self_adversarial"
     )
     assert [config.objective for config in configs] == [*objectives.split(), "decoupled", "margin"]
-    assert [config.scores for config in configs] == ["info_nce", "nt_xent", *["info_nce"] * 7]
+    assert [config.candidates for config in configs] == ["in_batch", "all_views", *["in_batch"] * 7]
 
 
 def test_without_names_only_the_papers_are_run(

@@ -155,7 +155,7 @@ def test_shared_rows_have_the_loss_and_gradient_of_triples(
 
     rows = torch.cat([group.flatten() for group in batch])
     query = model.query(*triples[rows, :2].unbind(1))
-    whole = loss(train.Scores(model.score(query, model.entity), triples[rows, 2], correction=weight[rows]))
+    whole = loss(train.ContrastiveLogits(model.score(query, model.entity), triples[rows, 2], correction=weight[rows]))
     parameters = [weight for name, weight in model.named_parameters() if name != "offset"]  # which a softmax ignores
     expected = torch.autograd.grad(whole, parameters)
     monkeypatch.setattr(train, "SCORES_AT_A_TIME", 4 * 12)  # four queries

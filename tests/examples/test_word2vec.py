@@ -96,7 +96,7 @@ def test_the_textbook_has_the_same_loss_and_gradient(study, monkeypatch: pytest.
     loss = book.step(contexts, targets)
 
     hidden = torch.nn.functional.embedding_bag(torch.from_numpy(contexts), inside, mode="mean")
-    scores = cbow.sampled_scores(hidden, outside, torch.from_numpy(targets), torch.from_numpy(noise))
+    scores = cbow.sampled_candidates(hidden, outside, torch.from_numpy(targets), torch.from_numpy(noise))
     expected = cbow.NegativeSampling()(scores)
     expected.backward()
     assert loss == pytest.approx(expected.item(), rel=1e-5)

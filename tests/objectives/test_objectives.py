@@ -15,17 +15,18 @@ from hypothesis import strategies as st
 import simcse.objectives as objectives
 from simcse.errors import ConfigError
 from simcse.objectives import (
+    CANDIDATES,
     OBJECTIVES,
     BackwardCorrected,
+    ContrastiveLogits,
+    InBatchCandidates,
     LabelSmoothed,
     Margin,
     NegativeSampling,
     NoiseContrastive,
-    Scores,
     SelfAdversarial,
     SoftmaxCrossEntropy,
     build_objective,
-    info_nce,
 )
 
 T = 0.1  # temperature of the cosines below
@@ -104,7 +105,7 @@ NAIVE: dict[str, Callable[[Row], float]] = {
 }
 
 
-def random_scores(seed: int = 0, R: int = 5, C: int = 7, *, shared_noise: bool = False) -> Scores:
+def random_scores(seed: int = 0, R: int = 5, C: int = 7, *, shared_noise: bool = False) -> ContrastiveLogits:
     """Cosines over a temperature, a third of the candidates masked, noise and correction at random."""
     generator = torch.Generator().manual_seed(seed)
     logits = (torch.rand(R, C, generator=generator, dtype=torch.float64) * 2 - 1) / T
@@ -113,10 +114,10 @@ def random_scores(seed: int = 0, R: int = 5, C: int = 7, *, shared_noise: bool =
     valid[torch.arange(R), target] = valid[torch.arange(R), (target + 1) % C] = True
     noise = torch.randn((C,) if shared_noise else (R, C), generator=generator, dtype=torch.float64)
     correction = torch.rand(R, generator=generator, dtype=torch.float64) + 0.5
-    return Scores(logits, target, valid, noise, correction, temperature=T)
+    return ContrastiveLogits(logits, target, valid, noise, correction, temperature=T)
 
 
-def rows_of(scores: Scores) -> list[Row]:
+def rows_of(scores: ContrastiveLogits) -> list[Row]:
     noise = scores.log_noise.expand_as(scores.logits)
     rows = []
     for i, y in enumerate(scores.target.tolist()):
@@ -181,7 +182,7 @@ def test_extreme_scores_stay_exact_in_float32(name: str, size: float) -> None:
     """All signs of extreme targets and negatives: within float32's rounding of the naive loop in float64, no NaN."""
     signs = torch.tensor([[1.0, 1.0, -1.0], [1.0, -1.0, -1.0], [-1.0, 1.0, 0.5], [-1.0, -1.0, -1.0], [0.0, 1.0, 0.0]])
     logits = (size * signs).requires_grad_()
-    scores = Scores(
+    scores = ContrastiveLogits(
         logits, torch.zeros(5, dtype=torch.int64), torch.ones(5, 3, dtype=torch.bool), torch.zeros(3), torch.ones(5), T
     )
     loss = build_objective(name)(scores)
@@ -195,7 +196,7 @@ def test_margin_is_steady_at_the_ends() -> None:
     """Cosines of exactly 1 and -1, float32: finite loss and gradient, and the loss falls as the cosine grows."""
     cosines = torch.linspace(-1, 1, 201)[:, None]
     logits = (torch.cat([cosines, torch.zeros(201, 2)], 1) / 0.05).requires_grad_()
-    losses = [Margin(margin=0.5)(Scores(row[None], torch.tensor([0]), temperature=0.05)) for row in logits]
+    losses = [Margin(margin=0.5)(ContrastiveLogits(row[None], torch.tensor([0]), temperature=0.05)) for row in logits]
     assert torch.stack(losses).diff().max() < 0
     (gradient,) = torch.autograd.grad(torch.stack(losses).sum(), logits)
     assert torch.isfinite(gradient).all()
@@ -227,15 +228,15 @@ def test_label_smoothing_never_meets_a_masked_logit() -> None:
     assert torch.isfinite(LabelSmoothed()(scores))
 
 
-@pytest.mark.parametrize("layout", sorted(objectives.SCORES))
+@pytest.mark.parametrize("candidates", sorted(CANDIDATES))
 @pytest.mark.parametrize("name", sorted(OBJECTIVES))
-def test_every_objective_takes_every_layout(layout: str, name: str) -> None:
+def test_every_objective_takes_every_candidate_set(candidates: str, name: str) -> None:
     generator = torch.Generator().manual_seed(0)
     views = torch.randn(3, 6, 8, generator=generator).to(torch.bfloat16).requires_grad_()
     keys = torch.arange(18).reshape(3, 6)
     keys[0, 1] = keys[1, 2]
     log_frequency = torch.full((3, 6), 1 / 6).log()
-    scores = objectives.SCORES[layout](views, keys=keys, log_frequency=log_frequency, hard_negative_weight=2.0)
+    scores = CANDIDATES[candidates](hard_negative_weight=2.0)(views, keys=keys, log_frequency=log_frequency)
     loss = build_objective(name)(scores)
     loss.backward()
     assert loss.shape == ()
@@ -246,12 +247,12 @@ def test_every_objective_takes_every_layout(layout: str, name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in sorted(OBJECTIVES) if OBJECTIVES[name].needs_counts])
 def test_missing_counts_are_named(name: str) -> None:
     with pytest.raises(ConfigError, match=f"objective {name} needs the counts"):
-        build_objective(name)(info_nce(torch.randn(2, 4, 8)))
+        build_objective(name)(InBatchCandidates()(torch.randn(2, 4, 8)))
 
 
 def test_margin_needs_cosines() -> None:
     with pytest.raises(ConfigError, match="set similarity to 'cosine'"):
-        Margin()(info_nce(torch.randn(2, 4, 8), similarity="dot"))
+        Margin()(InBatchCandidates(similarity="dot")(torch.randn(2, 4, 8)))
 
 
 @pytest.mark.parametrize(
@@ -290,5 +291,5 @@ def test_public_names_are_sorted_and_there() -> None:
 def test_the_documentation_explains_every_name() -> None:
     text = (Path(__file__).parents[2] / "docs" / "objectives.md").read_text(encoding="utf-8")
     described = {line.split("`")[1] for line in text.splitlines() if line.startswith("| `")}
-    assert set(OBJECTIVES) | set(objectives.SCORES) <= described
+    assert set(OBJECTIVES) | set(CANDIDATES) <= described
     assert (Path(__file__).parents[2] / "docs" / "figures" / "objectives-convexity.svg").is_file()

@@ -16,13 +16,13 @@ from torch import Tensor
 
 from simcse.objectives import (
     BackwardCorrected,
+    ContrastiveLogits,
     Decoupled,
     LabelSmoothed,
     NegativeSampling,
     NoiseContrastive,
     Objective,
     SampledSoftmax,
-    Scores,
     SelfAdversarial,
     SoftmaxCrossEntropy,
 )
@@ -30,7 +30,7 @@ from simcse.objectives import (
 COUNTS = torch.tensor([[8, 4, 2, 1, 1], [1, 2, 6, 2, 1], [3, 3, 3, 9, 2]])  # (X, Y)
 TWO_LEVELS = torch.tensor([[12, 2, 2, 2, 2], [2, 12, 2, 2, 2]])
 
-Layout = Callable[[Tensor, Tensor], Scores]  # (score table (X, Y), counts (X, Y)) -> Scores
+Layout = Callable[[Tensor, Tensor], ContrastiveLogits]  # (score table (X, Y), counts (X, Y)) -> ContrastiveLogits
 
 
 def pairs(counts: Tensor) -> tuple[Tensor, Tensor]:
@@ -40,30 +40,30 @@ def pairs(counts: Tensor) -> tuple[Tensor, Tensor]:
     return x.flatten().repeat_interleave(repeats), y.flatten().repeat_interleave(repeats)
 
 
-def whole_vocabulary(table: Tensor, counts: Tensor) -> Scores:
+def whole_vocabulary(table: Tensor, counts: Tensor) -> ContrastiveLogits:
     """Every class is a candidate; #x / #y goes along."""
     x, y = pairs(counts)
     correction = counts.sum(1)[x] / counts.sum(0)[y]
-    return Scores(table[x], y, correction=correction.double())
+    return ContrastiveLogits(table[x], y, correction=correction.double())
 
 
-def with_noise(table: Tensor, counts: Tensor, repeats: Tensor) -> Scores:
+def with_noise(table: Tensor, counts: Tensor, repeats: Tensor) -> ContrastiveLogits:
     """The target, then class c `repeats[c]` times as noise that does not look at the target: k q(c) = repeats[c]."""
     x, y = pairs(counts)
     noise = torch.arange(counts.shape[1]).repeat_interleave(repeats).expand(len(x), -1)
     columns = torch.cat([y[:, None], noise], 1)
-    return Scores(table[x[:, None], columns], torch.zeros_like(y), log_noise=repeats.double().log()[columns])
+    return ContrastiveLogits(table[x[:, None], columns], torch.zeros_like(y), log_noise=repeats.double().log()[columns])
 
 
-def uniform_noise(table: Tensor, counts: Tensor) -> Scores:
+def uniform_noise(table: Tensor, counts: Tensor) -> ContrastiveLogits:
     return with_noise(table, counts, torch.ones(counts.shape[1], dtype=torch.int64))
 
 
-def frequency_noise(table: Tensor, counts: Tensor) -> Scores:
+def frequency_noise(table: Tensor, counts: Tensor) -> ContrastiveLogits:
     return with_noise(table, counts, counts.sum(0))
 
 
-def every_sample(table: Tensor, counts: Tensor) -> Scores:
+def every_sample(table: Tensor, counts: Tensor) -> ContrastiveLogits:
     """Each pair with each subset of the classes as its sample, as often as the subset is likely: class c enters with
     probability 1/4, 1/2, 3/4, 1/2, 1/4, independently. Hits of the target are removed: it is a candidate once."""
     enters = torch.tensor([1, 2, 3, 2, 1])  # quarters
@@ -74,7 +74,7 @@ def every_sample(table: Tensor, counts: Tensor) -> Scores:
     x, y, valid = x.repeat_interleave(len(subsets)), y.repeat_interleave(len(subsets)), subsets.repeat(len(x), 1)
     valid = valid.scatter(1, y[:, None], True)
     several = valid.count_nonzero(1) > 1  # a sample of nothing but the target teaches nothing
-    return Scores(table[x][several], y[several], valid[several], (enters / 4).double().log())
+    return ContrastiveLogits(table[x][several], y[several], valid[several], (enters / 4).double().log())
 
 
 def train(objective: Objective, layout: Layout, counts: Tensor, steps: int = 300) -> Tensor:
@@ -192,7 +192,7 @@ def test_self_adversarial_is_near_label_smoothing_elsewhere() -> None:
         assert min(gaps) < gaps[0] / 3
 
 
-def many_rows(table: Tensor, counts: Tensor) -> Scores:
+def many_rows(table: Tensor, counts: Tensor) -> ContrastiveLogits:
     """The target and a large batch: class c in proportion to its frequency, hits of the target left in."""
     return with_noise(table, counts, 50 * counts.sum(0))
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from simcse.errors import ConfigError, DataError, SimCSEError
-from simcse.objectives import OBJECTIVES, SCORES
+from simcse.objectives import CANDIDATES, OBJECTIVES
 from simcse.training.build import build_batches, build_loss, build_model
 from simcse.training.config import DataConfig, ModelConfig, TrainConfig
 from simcse.training.run import train
@@ -40,7 +40,7 @@ def config(model: Path, train: Path, output: Path = Path("none"), **options: obj
 
 
 @pytest.mark.parametrize("columns", [1, 2, 3])
-def test_any_objective_on_any_layout_for_any_data(columns: int, tiny_bert: Path, files: Path) -> None:
+def test_any_objective_on_any_candidates_for_any_data(columns: int, tiny_bert: Path, files: Path) -> None:
     """27 combinations for each kind of file: a finite loss, and a gradient for every view."""
     some = config(tiny_bert, files / f"{columns}.csv", objective="sampled_softmax")
     encoder = build_model(some).encoder
@@ -48,14 +48,15 @@ def test_any_objective_on_any_layout_for_any_data(columns: int, tiny_bert: Path,
     assert batch.log_frequency is not None
     seen: dict[str, Tensor] = {}
     for objective in OBJECTIVES:
-        for scores in SCORES:
+        for candidates in CANDIDATES:
             views = torch.randn(batch.views, 8, 16, generator=torch.Generator().manual_seed(0)).requires_grad_()
-            loss = build_loss(config(tiny_bert, files / "1.csv", objective=objective, scores=scores))(batch, views)
+            run = config(tiny_bert, files / "1.csv", objective=objective, candidates=candidates)
+            loss = build_loss(run)(views, batch)
             loss.backward()
-            assert torch.isfinite(loss), (objective, scores)
+            assert torch.isfinite(loss), (objective, candidates)
             assert views.grad is not None
-            assert views.grad.abs().sum((1, 2)).gt(0).all(), (objective, scores)
-            seen[f"{objective}, {scores}"] = loss.detach()
+            assert views.grad.abs().sum((1, 2)).gt(0).all(), (objective, candidates)
+            seen[f"{objective}, {candidates}"] = loss.detach()
     assert len({round(float(loss), 5) for loss in seen.values()}) > 20  # not all the same loss under other names
 
 
@@ -87,7 +88,7 @@ def test_counts_come_from_the_training_file(tiny_bert: Path, files: Path) -> Non
         ),
         ("1.csv", {"objective": "sampled_softmax", "augment": "crop"}, ConfigError, r"^--objective sampled_softmax"),
         ("1.csv", {"batch_size": 1}, ConfigError, r"^--batch_size is 1: .* at least 2"),
-        ("2.csv", {"batch_size": 1, "scores": "nt_xent"}, ConfigError, r"^--batch_size is 1: .* at least 2"),
+        ("2.csv", {"batch_size": 1, "candidates": "all_views"}, ConfigError, r"^--batch_size is 1: .* at least 2"),
     ],
 )
 def test_wrong_options_end_before_anything_is_written(
@@ -110,11 +111,11 @@ def test_one_triplet_is_a_batch(tiny_bert: Path, files: Path, tmp_path: Path) ->
     assert (tmp_path / "run" / "report.json").is_file()
 
 
-@pytest.mark.parametrize("scores", ["info_nce", "nt_xent"])
+@pytest.mark.parametrize("candidates", ["in_batch", "all_views"])
 def test_a_row_without_a_negative_is_named_as_the_file_has_it(
-    scores: str, tiny_bert: Path, files: Path, tmp_path: Path
+    candidates: str, tiny_bert: Path, files: Path, tmp_path: Path
 ) -> None:
-    some = config(tiny_bert, files / "same.txt", tmp_path / "run", scores=scores)
+    some = config(tiny_bert, files / "same.txt", tmp_path / "run", candidates=candidates)
     row = 1 + build_batches(some, build_model(some).encoder, torch.device("cpu")).batch_of(0).rows[0]
     with pytest.raises(DataError, match=rf"same\.txt: row {row} has no valid negative among its \d+ candidates"):
         train(some)

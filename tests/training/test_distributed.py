@@ -15,9 +15,10 @@ from accelerate.state import AcceleratorState
 
 from simcse import SentenceEncoder
 from simcse.data.collate import Batches
-from simcse.objectives import SCORES, SoftmaxCrossEntropy
-from simcse.training.distributed import gather, rank, world
-from simcse.training.large_batch import backward
+from simcse.objectives import SoftmaxCrossEntropy, build_candidates
+from simcse.training.distributed import rank, world
+from simcse.training.large_batch import cached_backward
+from simcse.training.loss import ContrastiveLoss
 from simcse.training.model import ContrastiveModel
 
 ROWS = 8
@@ -30,7 +31,7 @@ def free_port() -> int:
 
 
 def gradients_of_one_step(
-    folder: Path, columns: dict[str, list[str]], micro: int | None, layout: str = "info_nce"
+    folder: Path, columns: dict[str, list[str]], micro: int | None, candidates: str = "in_batch"
 ) -> tuple[float, dict[str, torch.Tensor]]:
     """The mean loss over processes and every parameter's gradient after one backward pass."""
     accelerator = Accelerator(cpu=True)
@@ -50,12 +51,8 @@ def gradients_of_one_step(
     )
     model = accelerator.prepare(plain)
     batch = batches.batch_of(0)
-
-    def loss_of(views: torch.Tensor) -> torch.Tensor:
-        options = {"hard_negative_weight": 2.0, "keys": batch.keys, "gather": gather, "rank": rank()}
-        return SoftmaxCrossEntropy()(SCORES[layout](views, **options))
-
-    loss = backward(accelerator, model, batch, loss_of, micro)
+    criterion = ContrastiveLoss(build_candidates(candidates, hard_negative_weight=2.0), SoftmaxCrossEntropy())
+    loss = cached_backward(accelerator, model, batch, criterion, micro or ROWS)
     total = loss.clone()
     if world() > 1:
         torch.distributed.all_reduce(total)
@@ -64,14 +61,14 @@ def gradients_of_one_step(
 
 
 def one_of_two(
-    number: int, port: int, folder: Path, columns: dict[str, list[str]], micro: int | None, layout: str, out: Path
+    number: int, port: int, folder: Path, columns: dict[str, list[str]], micro: int | None, candidates: str, out: Path
 ) -> None:
     os.environ.update(
         MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(number), LOCAL_RANK=str(number), WORLD_SIZE="2",
         LOCAL_WORLD_SIZE="2", ACCELERATE_USE_CPU="true",
     )  # fmt: skip
     torch.set_num_threads(1)
-    result = gradients_of_one_step(folder, columns, micro, layout)
+    result = gradients_of_one_step(folder, columns, micro, candidates)
     assert world() == 2
     if number == 0:
         torch.save(result, out)
@@ -79,20 +76,20 @@ def one_of_two(
 
 
 @pytest.mark.parametrize(
-    ("views", "micro", "layout"),
-    [(2, None, "info_nce"), (3, None, "info_nce"), (3, 2, "info_nce"), (2, None, "nt_xent"), (3, None, "symmetric")],
+    ("views", "micro", "candidates"),
+    [(2, None, "in_batch"), (3, None, "in_batch"), (3, 2, "in_batch"), (2, None, "all_views"), (3, None, "symmetric")],
     ids=["pairs", "hard negatives", "hard negatives, GradCache", "NT-Xent", "symmetric"],
 )
 def test_two_processes_have_the_gradients_of_one(
-    tiny_bert: Path, tmp_path: Path, sentences: list[str], views: int, micro: int | None, layout: str
+    tiny_bert: Path, tmp_path: Path, sentences: list[str], views: int, micro: int | None, candidates: str
 ) -> None:
     """To 1e-6. Two positives are equal texts, so the mask must reach across processes."""
     texts = [sentences[i * ROWS : (i + 1) * ROWS] for i in range(views)]
     texts[1][3] = texts[1][5]
     columns = dict(zip(["anchor", "positive", "hard_negative"], texts, strict=False))
     AcceleratorState._reset_state(True)
-    loss, expected = gradients_of_one_step(tiny_bert, columns, None, layout)
-    arguments = (free_port(), tiny_bert, columns, micro, layout, tmp_path / "grads.pt")
+    loss, expected = gradients_of_one_step(tiny_bert, columns, None, candidates)
+    arguments = (free_port(), tiny_bert, columns, micro, candidates, tmp_path / "grads.pt")
     multiprocessing.spawn(one_of_two, arguments, nprocs=2)  # type: ignore[no-untyped-call]
     found_loss, found = torch.load(tmp_path / "grads.pt")
     assert found_loss == pytest.approx(loss, abs=1e-6)

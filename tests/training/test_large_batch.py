@@ -11,8 +11,9 @@ from accelerate import Accelerator
 
 from simcse import SentenceEncoder
 from simcse.data.collate import Batch, Batches
-from simcse.objectives import SoftmaxCrossEntropy, info_nce
-from simcse.training.large_batch import backward
+from simcse.objectives import InBatchCandidates, SoftmaxCrossEntropy
+from simcse.training.large_batch import cached_backward
+from simcse.training.loss import ContrastiveLoss
 from simcse.training.model import ContrastiveModel
 
 
@@ -27,8 +28,7 @@ def setup(folder: Path, sentences: list[str], rows: int) -> tuple[ContrastiveMod
     return model, Batches(data, encoder.tokenize(32), batch_size=rows, seed=0).batch_of(0)
 
 
-def loss_of(views: torch.Tensor) -> torch.Tensor:
-    return SoftmaxCrossEntropy()(info_nce(views))
+CRITERION = ContrastiveLoss(InBatchCandidates(), SoftmaxCrossEntropy())
 
 
 @pytest.mark.parametrize("micro", [1, 5, 8])
@@ -39,15 +39,15 @@ def test_equals_the_direct_gradient_with_dropout(tiny_bert: Path, sentences: lis
     views = []
     for first in range(0, len(batch), micro):
         last = min(first + micro, len(batch))
-        views.append(model(batch.tokens.select(2 * first, 2 * last), 2))
-    direct = loss_of(torch.cat(views, dim=1))
+        views.append(model.stack(batch.tokens.select(2 * first, 2 * last), 2))
+    direct = CRITERION(torch.cat(views, dim=1), batch)
     direct.backward()
     after = torch.get_rng_state()
     expected = {key: weight.grad.clone() for key, weight in model.named_parameters() if weight.grad is not None}
     model.zero_grad()
 
     torch.manual_seed(7)
-    loss = backward(Accelerator(cpu=True), model, batch, loss_of, micro)
+    loss = cached_backward(Accelerator(cpu=True), model, batch, CRITERION, micro)
     assert float(loss) == pytest.approx(direct.item(), abs=1e-6)
     for key, weight in model.named_parameters():
         if key in expected:
@@ -58,6 +58,6 @@ def test_equals_the_direct_gradient_with_dropout(tiny_bert: Path, sentences: lis
 def test_more_rows_than_the_batch_is_one_pass(tiny_bert: Path, sentences: list[str]) -> None:
     model, batch = setup(tiny_bert, sentences, 8)
     torch.manual_seed(7)
-    one = backward(Accelerator(cpu=True), model, batch, loss_of, None)
+    one = CRITERION(model(batch), batch).detach()
     torch.manual_seed(7)
-    assert float(backward(Accelerator(cpu=True), model, batch, loss_of, 100)) == float(one)
+    assert float(cached_backward(Accelerator(cpu=True), model, batch, CRITERION, 100)) == float(one)

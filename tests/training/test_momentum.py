@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -24,24 +25,24 @@ def test_the_newest_positives_by_the_slow_copy(tiny_bert: Path, sentences: list[
     model = ContrastiveModel(encoder, "none").train()
     data = datasets.Dataset.from_dict({"anchor": sentences[:32], "positive": sentences[32:]})
     batches = Batches(data, encoder.tokenize(32), batch_size=8, seed=0)
-    queue = MomentumQueue(model, 12, momentum=0.9)
-    before = {key: weight.clone() for key, weight in queue.copy.named_parameters()}
+    queue = MomentumQueue(model, 12, ema_decay=0.9)
+    before = {key: weight.clone() for key, weight in queue.average.module.named_parameters()}
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(0.01)
     queue.update(model, batches.batch_of(0))
-    for key, weight in queue.copy.named_parameters():
+    for key, weight in queue.average.module.named_parameters():
         torch.testing.assert_close(weight, before[key] + 0.001, atol=1e-6, rtol=0)
     assert (queue.vectors.shape, queue.keys.shape) == ((8, 32), (8,))
     second = batches.batch_of(1)
     queue.update(model, second)
     assert queue.vectors.shape == (12, 32)
     texts = [data[int(row)]["positive"] for row in second.rows]
-    expected = queue.copy.encoder.encode(texts, normalize=False)
+    expected = queue.average.module.encoder.encode(texts, normalize=False)
     torch.testing.assert_close(queue.vectors[-8:], torch.from_numpy(expected), atol=1e-5, rtol=1e-5)
     assert queue.keys[-8:].equal(second.keys[1])
-    views = model(second.tokens, 2)
-    alone, longer = (build_loss(TrainConfig(), q)(second, views) for q in (None, queue))
+    views = model(second)
+    alone, longer = (replace(build_loss(TrainConfig()), queue=q)(views, second) for q in (None, queue))
     assert longer > alone  # the queue's other vectors are further negatives
 
 
@@ -53,7 +54,7 @@ def test_objectives_with_counts_take_a_queue_too(
     texts = tmp_path / "texts.txt"
     texts.write_text("\n".join(sentences[:24] + sentences[:8]) + "\n")  # some come twice
     config = TrainConfig(
-        model=ModelConfig(str(tiny_bert), queue=12), data=DataConfig(str(texts)), objective=objective,
+        model=ModelConfig(str(tiny_bert), queue_size=12), data=DataConfig(str(texts)), objective=objective,
         output_dir=str(tmp_path / "run"), precision="fp32", batch_size=8, max_steps=2, log_every=1, save_every=1,
     )  # fmt: skip
     train(config)
@@ -74,7 +75,7 @@ def test_a_resumed_queue_has_its_counts(tiny_bert: Path, sentences: list[str]) -
     model = ContrastiveModel(encoder, "none").train()
     data = datasets.Dataset.from_dict({"text": sentences[:16] + sentences[:16]})
     batch = Batches(data, encoder.tokenize(32), batch_size=8, seed=0, with_counts=True).batch_of(0)
-    first, second = (MomentumQueue(model, 6, momentum=0.9) for _ in range(2))
+    first, second = (MomentumQueue(model, 6, ema_decay=0.9) for _ in range(2))
     first.update(model, batch)
     second.load_state_dict(first.state_dict())
     assert batch.log_frequency is not None
@@ -83,7 +84,7 @@ def test_a_resumed_queue_has_its_counts(tiny_bert: Path, sentences: list[str]) -
 
 
 def test_what_does_not_go_together() -> None:
-    with pytest.raises(ConfigError, match=r"--model\.queue needs --scores info_nce, and these are 'nt_xent'"):
-        TrainConfig(model=ModelConfig(queue=8), scores="nt_xent")
-    with pytest.raises(ConfigError, match=r"--model\.momentum is 1"):
-        TrainConfig(model=ModelConfig(momentum=1.0))
+    with pytest.raises(ConfigError, match=r"--model\.queue_size needs --candidates in_batch, found 'all_views'"):
+        TrainConfig(model=ModelConfig(queue_size=8), candidates="all_views")
+    with pytest.raises(ConfigError, match=r"--model\.ema_decay is 1"):
+        TrainConfig(model=ModelConfig(ema_decay=1.0))

@@ -89,7 +89,7 @@ def test_a_killed_run_goes_on_to_the_bit(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch, projection: str, queue: int, killed_at: int
 ) -> None:
     """Dropout on. Killed behind step 7, it goes on from step 4; the steps between are done again, the same."""
-    config = replace(config, model=replace(config.model, projection=projection, queue=queue))
+    config = replace(config, model=replace(config.model, projection=projection, queue_size=queue))
     whole = replace(config, output_dir=config.output_dir + "-whole")
     train(whole)
     from simcse.training import trainer
@@ -215,7 +215,7 @@ def test_seeds_report_mean_and_spread(config: TrainConfig) -> None:
         ({"data": DataConfig(train="nowhere.txt")}, DataError, r"nowhere\.txt"),
         ({"batch_size": 129}, DataError, r"128 rows are fewer than --batch_size 129"),
         ({"max_length": 65}, ConfigError, r"--max_length is 65: .* takes at most 64 tokens"),
-        ({"scores": "info_nec"}, ConfigError, r"--scores 'info_nec' is not one of .* did you mean 'info_nce'"),
+        ({"candidates": "in_bach"}, ConfigError, r"--candidates 'in_bach' is not one of .* did you mean 'in_batch'"),
         ({"objective": "sofmax"}, ConfigError, r"objective.*'sofmax'"),
         ({"objective_args": {"smoothing": 0.1}}, ConfigError, r"softmax: unknown option 'smoothing'"),
         ({"precision": "fp16"}, ConfigError, r"--precision fp16 needs an accelerator"),

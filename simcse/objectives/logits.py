@@ -1,4 +1,4 @@
-"""A table of scores with one right candidate in each row: what every layout gives and every objective takes."""
+"""Similarities of anchors and candidates: what each candidate set returns and each objective is given."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from simcse.errors import ConfigError, DataError
 
-__all__ = ["RowError", "Scores", "keep_negatives"]
+__all__ = ["ContrastiveLogits", "RowError", "keep_negatives"]
 
 
 class RowError(DataError):
@@ -27,8 +27,8 @@ class RowError(DataError):
 
 
 @dataclass(frozen=True)
-class Scores:
-    """Rows of scores, and in each row one candidate that is right.
+class ContrastiveLogits:
+    """Rows of scores, one an anchor, and in each row one candidate that is right.
 
     Raises:
         ConfigError: shapes or types that do not fit each other.
@@ -116,7 +116,9 @@ class Scores:
         return self.logits if self.valid is None else self.logits.masked_fill(~self.valid, -math.inf)
 
 
-def keep_negatives(scores: Scores, count: int, generator: torch.Generator | None = None) -> Scores:
+def keep_negatives(
+    scores: ContrastiveLogits, count: int, generator: torch.Generator | None = None
+) -> ContrastiveLogits:
     """Keep `count` random negatives of each row, and mask out the others.
 
     Contrastive Tension (Carlsson et al. 2021) takes 7. A row that has fewer keeps what it has. Expected counts are

@@ -1,4 +1,4 @@
-"""Layouts against naive double loops, across simulated processes, and with wrong input."""
+"""Candidate sets against naive double loops, across simulated processes, and with wrong input."""
 
 from __future__ import annotations
 
@@ -14,7 +14,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from simcse.errors import ConfigError, DataError
-from simcse.objectives.scores import SCORES, Scores, info_nce, keep_negatives, nt_xent, queue_scores, symmetric_info_nce
+from simcse.objectives.candidates import (
+    CANDIDATES,
+    AllViewsCandidates,
+    BatchCandidates,
+    InBatchCandidates,
+    PastKeys,
+    build_candidates,
+)
+from simcse.objectives.logits import ContrastiveLogits, keep_negatives
 from simcse.objectives.softmax import SoftmaxCrossEntropy
 
 
@@ -43,10 +51,14 @@ def naive_loss(views: Tensor, pairs: list[tuple[int, int]], whole: bool, tempera
     return sum(losses) / len(losses)
 
 
-LAYOUTS = {"info_nce": ([(0, 1)], False), "nt_xent": ([(0, 1), (1, 0)], True), "symmetric": ([(0, 1), (1, 0)], False)}
+DIRECTIONS = {
+    "in_batch": ([(0, 1)], False),
+    "all_views": ([(0, 1), (1, 0)], True),
+    "symmetric": ([(0, 1), (1, 0)], False),
+}
 
 
-@pytest.mark.parametrize("name", sorted(SCORES))
+@pytest.mark.parametrize("name", sorted(CANDIDATES))
 @settings(max_examples=8, deadline=None)
 @given(
     views=st.integers(2, 4),
@@ -55,25 +67,25 @@ LAYOUTS = {"info_nce": ([(0, 1)], False), "nt_xent": ([(0, 1), (1, 0)], True), "
     weight=st.floats(0.1, 8.0),
     seed=st.integers(0, 99),
 )
-def test_layout_equals_the_double_loop(
+def test_logits_equal_the_double_loop(
     name: str, views: int, rows: int, temperature: float, weight: float, seed: int
 ) -> None:
     vectors = random_views(views, rows, seed=seed)
-    scores = SCORES[name](vectors, temperature=temperature, hard_negative_weight=weight)
-    expected = naive_loss(vectors, *LAYOUTS[name], temperature, weight)
+    scores = CANDIDATES[name](temperature, weight)(vectors)
+    expected = naive_loss(vectors, *DIRECTIONS[name], temperature, weight)
     assert float(SoftmaxCrossEntropy()(scores)) == pytest.approx(expected, rel=1e-9)
 
 
 def test_shapes_and_targets() -> None:
     vectors = random_views(4, 5)
-    assert {name: tuple(layout(vectors).logits.shape) for name, layout in SCORES.items()} == {
-        "info_nce": (5, 15),
-        "nt_xent": (10, 20),
+    assert {name: tuple(candidates()(vectors).logits.shape) for name, candidates in CANDIDATES.items()} == {
+        "in_batch": (5, 15),
+        "all_views": (10, 20),
         "symmetric": (10, 15),
     }
-    assert info_nce(vectors).target.tolist() == [0, 1, 2, 3, 4]
-    assert nt_xent(vectors).target.tolist() == [5, 6, 7, 8, 9, 0, 1, 2, 3, 4]
-    assert nt_xent(vectors).valid.logical_not().nonzero().tolist() == [[i, i] for i in range(10)]
+    assert InBatchCandidates()(vectors).target.tolist() == [0, 1, 2, 3, 4]
+    assert AllViewsCandidates()(vectors).target.tolist() == [5, 6, 7, 8, 9, 0, 1, 2, 3, 4]
+    assert AllViewsCandidates()(vectors).valid.logical_not().nonzero().tolist() == [[i, i] for i in range(10)]
 
 
 def on_ranks(world: int, work: Callable[[int, Callable[[Tensor], Tensor]], Tensor]) -> list[Tensor]:
@@ -103,7 +115,7 @@ def on_ranks(world: int, work: Callable[[int, Callable[[Tensor], Tensor]], Tenso
     return results
 
 
-@pytest.mark.parametrize("name", sorted(SCORES))
+@pytest.mark.parametrize("name", sorted(CANDIDATES))
 @pytest.mark.parametrize("world", [2, 4])
 def test_ranks_give_the_loss_and_gradient_of_one_process(name: str, world: int) -> None:
     """The mean over ranks of the local losses is the loss of the whole batch; so is its gradient, with no factor."""
@@ -111,20 +123,19 @@ def test_ranks_give_the_loss_and_gradient_of_one_process(name: str, world: int) 
     keys = torch.arange(24).reshape(3, 8)
     keys[0, 5] = keys[1, 2] = keys[2, 7]  # repeats across ranks
     log_frequency = torch.rand(3, 8, dtype=torch.float64).log()
-    options = {"temperature": 0.1, "hard_negative_weight": 3.0}
-    whole = SCORES[name](vectors, keys=keys, log_frequency=log_frequency, **options)
+    candidates = CANDIDATES[name](temperature=0.1, hard_negative_weight=3.0)
+    whole = candidates(vectors, keys=keys, log_frequency=log_frequency)
     expected = SoftmaxCrossEntropy()(whole)
     (expected_gradient,) = torch.autograd.grad(expected, vectors)
 
-    def local(rank: int, gather: Callable[[Tensor], Tensor]) -> Scores:
+    def local(rank: int, gather: Callable[[Tensor], Tensor]) -> ContrastiveLogits:
         mine = slice(rank * 8 // world, (rank + 1) * 8 // world)
-        return SCORES[name](
+        return candidates(
             vectors[:, mine],
             keys=keys[:, mine],
             log_frequency=log_frequency[:, mine],
             gather=gather,
             rank=rank,
-            **options,
         )
 
     parts = on_ranks(world, local)
@@ -132,7 +143,7 @@ def test_ranks_give_the_loss_and_gradient_of_one_process(name: str, world: int) 
     (gradient,) = torch.autograd.grad(loss, vectors)
     torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
     torch.testing.assert_close(gradient, expected_gradient, rtol=1e-10, atol=1e-12)
-    if name == "info_nce":
+    if name == "in_batch":
         torch.testing.assert_close(torch.cat([part.log_noise for part in parts]), whole.log_noise)
         torch.testing.assert_close(torch.cat([part.correction for part in parts]), whole.correction)
         assert torch.equal(torch.cat([part.valid for part in parts]), whole.valid)
@@ -141,16 +152,16 @@ def test_ranks_give_the_loss_and_gradient_of_one_process(name: str, world: int) 
 def test_equal_texts_are_no_negatives() -> None:
     """Unsupervised rows 0 and 3 hold one text: neither is a negative of the other, and no one else is touched."""
     keys = torch.tensor([7, 8, 9, 7]).expand(2, 4)
-    valid = info_nce(random_views(2, 4), keys=keys).valid
+    valid = InBatchCandidates()(random_views(2, 4), keys=keys).valid
     assert valid.logical_not().nonzero().tolist() == [[0, 3], [3, 0]]
-    valid = nt_xent(random_views(2, 4), keys=keys).valid
+    valid = AllViewsCandidates()(random_views(2, 4), keys=keys).valid
     assert valid[0].tolist() == [False, True, True, False, True, True, True, False]
 
 
 def test_equal_texts_in_triplets() -> None:
     """A candidate with the text of the anchor, or of its positive, is masked; its own target never is."""
     keys = torch.tensor([[1, 2, 3], [4, 1, 6], [5, 4, 9]])  # anchors, positives, hard negatives
-    valid = info_nce(random_views(3, 3), keys=keys).valid
+    valid = InBatchCandidates()(random_views(3, 3), keys=keys).valid
     #         row 0: positive 1 is anchor 0's text, hard negative 1 is positive 0's; row 1: its positive is anchor 0's
     assert valid.tolist() == [
         [True, False, True, True, False, True],
@@ -162,7 +173,7 @@ def test_equal_texts_in_triplets() -> None:
 def test_masked_candidates_get_no_gradient() -> None:
     """Rows 0, 2 and 3 hold one text, so each of them meets row 1's positive alone, and row 1 meets all three."""
     vectors = random_views(2, 4).requires_grad_()
-    scores = info_nce(vectors, keys=torch.tensor([7, 8, 7, 7]).expand(2, 4))
+    scores = InBatchCandidates()(vectors, keys=torch.tensor([7, 8, 7, 7]).expand(2, 4))
     gradient = torch.autograd.grad(SoftmaxCrossEntropy()(scores), scores.logits)[0]
     assert (gradient != 0).tolist() == [
         [True, True, False, False],
@@ -174,7 +185,7 @@ def test_masked_candidates_get_no_gradient() -> None:
 
 def test_hard_negative_weight_touches_the_own_hard_negative_only() -> None:
     vectors = random_views(4, 3)
-    shift = info_nce(vectors, hard_negative_weight=2.0).logits - info_nce(vectors).logits
+    shift = InBatchCandidates(hard_negative_weight=2.0)(vectors).logits - InBatchCandidates()(vectors).logits
     assert shift.nonzero().tolist() == [[i, 3 * view + i] for i in range(3) for view in (1, 2)]
     torch.testing.assert_close(shift[shift != 0], torch.full((6,), math.log(2.0), dtype=torch.float64))
 
@@ -182,25 +193,25 @@ def test_hard_negative_weight_touches_the_own_hard_negative_only() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_scores_are_float32_under_autocast_too(dtype: torch.dtype) -> None:
     vectors = random_views(3, 4).to(dtype)
-    expected = info_nce(vectors.float()).logits
+    expected = InBatchCandidates()(vectors.float()).logits
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        logits = info_nce(vectors).logits
+        logits = InBatchCandidates()(vectors).logits
     assert logits.dtype == torch.float32
     assert torch.equal(logits, expected)
 
 
 def test_dot_product() -> None:
     vectors = random_views(2, 4)
-    scores = info_nce(vectors, temperature=2.0, similarity="dot")
+    scores = InBatchCandidates(2.0, similarity="dot")(vectors)
     torch.testing.assert_close(scores.logits, vectors[0] @ vectors[1].T / 2)
     assert scores.temperature is None
-    assert info_nce(vectors).temperature == 0.05
+    assert InBatchCandidates()(vectors).temperature == 0.05
 
 
 def test_log_noise_is_the_expected_count_and_correction_the_ratio() -> None:
     """Shares 1/2 and 1/4 of the candidates with 3 negatives a row: 3/2 and 3/4 expected; #x / #y = share over share."""
     log_frequency = torch.tensor([[0.5, 0.25, 0.125, 0.125], [0.25, 0.5, 0.125, 0.125]]).log()
-    scores = info_nce(random_views(2, 4, dtype=torch.float32), log_frequency=log_frequency)
+    scores = InBatchCandidates()(random_views(2, 4, dtype=torch.float32), log_frequency=log_frequency)
     torch.testing.assert_close(scores.log_noise.exp()[0], torch.tensor([0.75, 1.5, 0.375, 0.375]))
     torch.testing.assert_close(scores.correction, torch.tensor([2.0, 0.5, 1.0, 1.0]))
 
@@ -209,21 +220,21 @@ def test_queue_adds_negatives_without_gradient() -> None:
     vectors, queue = random_views(3, 4).requires_grad_(), random_views(1, 6, seed=1)[0].requires_grad_()
     keys = torch.arange(12).reshape(3, 4)
     queue_keys = torch.tensor([100, 1, 102, 103, 104, 7])  # anchor 1's text, positive 3's text
-    scores = queue_scores(vectors, queue=queue, queue_keys=queue_keys, keys=keys)
-    torch.testing.assert_close(scores.logits[:, :8], info_nce(vectors, keys=keys).logits)
+    scores = InBatchCandidates()(vectors, keys=keys, past=PastKeys(queue, queue_keys))
+    torch.testing.assert_close(scores.logits[:, :8], InBatchCandidates()(vectors, keys=keys).logits)
     torch.testing.assert_close(
         scores.logits[:, 8:], F.normalize(vectors[0], dim=1) @ F.normalize(queue, dim=1).T / 0.05
     )
     assert scores.valid.logical_not().nonzero().tolist() == [[1, 9], [3, 13]]
     SoftmaxCrossEntropy()(scores).backward()
     assert queue.grad is None
-    empty = queue_scores(vectors, queue=queue[:0])
+    empty = InBatchCandidates()(vectors, past=PastKeys(queue[:0]))
     assert empty.logits.shape == (4, 8)
 
 
 def test_keep_negatives_draws_evenly() -> None:
     """7 of 15 negatives: each row keeps its target and 7 others; over many draws each has its share 7/15."""
-    scores = info_nce(random_views(2, 16))
+    scores = InBatchCandidates()(random_views(2, 16))
     generator = torch.Generator().manual_seed(0)
     draws = torch.stack([keep_negatives(scores, 7, generator).valid for _ in range(400)])  # (400, 16, 16)
     assert (draws.sum(2) == 8).all()
@@ -240,18 +251,19 @@ def test_keep_negatives_thins_the_expected_counts_too(shape: tuple[int, ...]) ->
     valid = torch.ones(4, 4, dtype=torch.bool)
     valid[0, 3] = False
     noise = torch.rand(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).log()
-    scores = Scores(torch.zeros(4, 4, dtype=torch.float64), torch.arange(4), valid, noise)
+    scores = ContrastiveLogits(torch.zeros(4, 4, dtype=torch.float64), torch.arange(4), valid, noise)
     kept = keep_negatives(scores, 2)
     share = torch.tensor([1, 2 / 3, 2 / 3, 2 / 3], dtype=torch.float64)[:, None]
     torch.testing.assert_close(kept.log_noise.exp(), noise.expand(4, 4).exp() * share)
 
 
 def test_keep_negatives_never_revives_a_masked_candidate() -> None:
-    scores = info_nce(random_views(2, 4), keys=torch.tensor([7, 8, 9, 7]).expand(2, 4))
+    scores = InBatchCandidates()(random_views(2, 4), keys=torch.tensor([7, 8, 9, 7]).expand(2, 4))
     kept = keep_negatives(scores, 3)
     assert torch.equal(kept.valid, scores.valid)
 
 
+@pytest.mark.parametrize("name", sorted(CANDIDATES))
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -260,38 +272,49 @@ def test_keep_negatives_never_revives_a_masked_candidate() -> None:
         ({"temperature": math.nan}, "--temperature is nan"),
         ({"hard_negative_weight": 0.0}, "--hard_negative_weight is 0.0"),
         ({"similarity": "euclid"}, "similarity is 'euclid'"),
+        ({"tau": 0.1}, "unknown option 'tau'; known: temperature, "),
+    ],
+)
+def test_wrong_options_are_named(name: str, options: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build_candidates(name, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
         ({"rank": 1}, "rank is 1"),
         ({"keys": torch.zeros(2, 3, dtype=torch.int64)}, r"keys: found \(2, 3\)"),
         ({"log_frequency": torch.zeros(4)}, r"log_frequency: found \(4,\)"),
     ],
 )
-@pytest.mark.parametrize("layout", [info_nce, nt_xent, symmetric_info_nce])
-def test_wrong_options_are_named(layout: Callable[..., Scores], options: dict[str, object], message: str) -> None:
+@pytest.mark.parametrize("candidates", [kind() for kind in CANDIDATES.values()])
+def test_wrong_tensors_are_named(candidates: BatchCandidates, options: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        layout(random_views(2, 4), **options)
+        candidates(random_views(2, 4), **options)
 
 
 def test_wrong_views_and_queues_are_named() -> None:
     for views in (random_views()[0], random_views(1), torch.zeros(2, 3, 4, dtype=torch.int64)):
         with pytest.raises(ConfigError, match="views: found"):
-            info_nce(views)
-    with pytest.raises(ConfigError, match="queue: found"):
-        queue_scores(random_views(2, 4), queue=torch.zeros(3, 9))
-    with pytest.raises(ConfigError, match="keys and queue_keys"):
-        queue_scores(random_views(2, 4), queue=torch.zeros(3, 8), queue_keys=torch.zeros(3, dtype=torch.int64))
+            InBatchCandidates()(views)
+    with pytest.raises(ConfigError, match="past: found"):
+        InBatchCandidates()(random_views(2, 4), past=PastKeys(torch.zeros(3, 9)))
+    with pytest.raises(ConfigError, match="keys of the batch and of past"):
+        InBatchCandidates()(random_views(2, 4), past=PastKeys(torch.zeros(3, 8), torch.zeros(3, dtype=torch.int64)))
     with pytest.raises(ConfigError, match="count of negatives is 0"):
-        keep_negatives(info_nce(random_views(2, 4)), 0)
+        keep_negatives(InBatchCandidates()(random_views(2, 4)), 0)
 
 
 def test_rows_without_a_negative_are_named() -> None:
     with pytest.raises(DataError, match="row 0 has no valid negative among its 1 candidates"):
-        info_nce(random_views(2, 1))
+        InBatchCandidates()(random_views(2, 1))
     with pytest.raises(DataError, match="row 0 has no valid negative among its 4 candidates"):
-        info_nce(random_views(2, 4), keys=torch.full((2, 4), 5))
+        InBatchCandidates()(random_views(2, 4), keys=torch.full((2, 4), 5))
     with pytest.raises(DataError, match="row 1 has its target, column 2, masked out"):
-        Scores(torch.zeros(2, 3), torch.tensor([0, 2]), torch.tensor([[True] * 3, [True, True, False]]))
+        ContrastiveLogits(torch.zeros(2, 3), torch.tensor([0, 2]), torch.tensor([[True] * 3, [True, True, False]]))
     with pytest.raises(DataError, match="row 1 has target 3, expected a column from 0 to 2"):
-        Scores(torch.zeros(2, 3), torch.tensor([0, 3]))
+        ContrastiveLogits(torch.zeros(2, 3), torch.tensor([0, 3]))
 
 
 @pytest.mark.parametrize(
@@ -308,4 +331,4 @@ def test_rows_without_a_negative_are_named() -> None:
 def test_tensors_that_do_not_fit_are_named(field: str, value: Tensor) -> None:
     good = {"logits": torch.zeros(2, 3), "target": torch.zeros(2, dtype=torch.int64)}
     with pytest.raises(ConfigError, match=f"{field}: found"):
-        Scores(**(good | {field: value}))
+        ContrastiveLogits(**(good | {field: value}))
