@@ -1,16 +1,144 @@
-"""Writing so that a kill at any moment leaves the old state or the new one, never a mixture."""
+"""Writing so that a kill or a power cut at any moment leaves the old state or the new one, whole.
+
+What is new is written into a temporary folder beside its target and synced; it takes the target's place in one step,
+the parent folder is synced, and only then does the old state go. Readers neither need a repair nor make one. A
+temporary folder is locked while its writer lives: so the next writer of the same target knows what a killed one left,
+and removes it.
+
+    .NAME.simcse-0123456789ab.tmp/lock     locked by the writer; holds NAME
+                                  new.EXT  what is to become NAME
+                                  old      what was NAME, for a moment, where the system cannot exchange two folders
+"""
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import re
+import secrets
 import shutil
+import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["check_writable", "naming_target", "replaced_file", "replaced_folder", "settled_folder"]
+__all__ = [
+    "check_writable",
+    "make_folder",
+    "moved",
+    "naming_target",
+    "replaced_file",
+    "replaced_folder",
+    "sweep",
+    "sync",
+    "sync_tree",
+]
+
+TEMPORARY = re.compile(r"\.(?P<name>.+)\.simcse-[0-9a-f]{12}\.tmp")
+LONGEST = 180  # bytes of a target's name in that of its temporary folder: file systems take 255
+ATTEMPTS = 10  # at a place that other writers are after as well
+EXCHANGE = 2  # RENAME_EXCHANGE of Linux
+
+
+@contextmanager
+def replaced_file(target: str | Path) -> Iterator[Path]:
+    """Yield a name with the target's extension to write to; the file replaces the target, durably, at the block's end.
+
+    When the block fails, nothing of it is left. Where the target is a symbolic link, what it names is replaced.
+
+    Raises:
+        OSError: the file cannot be written, or the target is a folder, a pipe or a device; it is as it was.
+    """
+    place = _place(target)
+    if place.exists() and not place.is_file():
+        raise OSError(errno.EINVAL, "is there already, and no regular file", str(target))
+    with naming_target(target, _prefix(place)), _temporary(place) as beside:
+        new = beside / f"new{place.suffix}"
+        yield new
+        sync(new)
+        new.replace(place)
+        sync(place.parent)
+
+
+@contextmanager
+def replaced_folder(target: str | Path) -> Iterator[Path]:
+    """Yield an empty folder to fill; it replaces the target, durably and as a whole, at the block's end.
+
+    When the block fails, nothing of it is left. Where the target is a symbolic link, what it names is replaced.
+
+    Raises:
+        OSError: the folder cannot be written, or the target is a file; it is as it was.
+    """
+    place = _place(target)
+    if place.exists() and not place.is_dir():
+        raise OSError(errno.EINVAL, "is there already, and no folder", str(target))
+    with naming_target(target, _prefix(place)), _temporary(place) as beside:
+        new = beside / "new"
+        new.mkdir()
+        yield new
+        sync_tree(new)
+        _put(new, place, beside / "old")
+        sync(place.parent)
+
+
+def moved(source: Path, target: Path) -> None:
+    """Rename a finished file or folder, durably; a file replaces an older one."""
+    sync_tree(source)
+    source.replace(target)
+    sync(target.parent)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, durably, unless they are there."""
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    for place in reversed(missing):
+        place.mkdir(exist_ok=True)
+        sync(place.parent)
+    if not missing and not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
+
+
+def sync(path: Path) -> None:
+    """Make a file's bytes durable, or a folder's names."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:  # some network file systems sync no folder
+        if error.errno not in (errno.EINVAL, errno.EBADF, errno.ENOTSUP) or not path.is_dir():
+            raise
+    finally:
+        os.close(handle)
+
+
+def sync_tree(path: Path) -> None:
+    """Make a file durable, or a folder with everything in it."""
+    for folder, _, files in os.walk(path, topdown=False):
+        for name in files:
+            sync(Path(folder, name))
+        sync(Path(folder))
+    if path.is_file():
+        sync(path)
+
+
+def sweep(folder: Path, name: str | None = None) -> None:
+    """Remove what killed writers of any target in `folder`, or of one, left behind. What a living writer holds stays.
+
+    A replacement that was killed between its two renames, where the system cannot exchange folders, is finished.
+    """
+    for path in _left_over(folder, name):
+        with suppress(OSError):  # none of ours, no locks here, or another one sweeps: it does no harm where it lies
+            if (handle := _locked(path, fcntl.LOCK_NB)) is None:
+                continue
+            try:
+                target = os.read(handle, 4096).decode("utf-8", "surrogateescape")
+                if (path / "old").exists() and target and not (folder / target).exists():
+                    (path / ("new" if (path / "new").exists() else "old")).rename(folder / target)
+                sync(folder)  # what has taken the old state's place is to be durable before that goes
+                shutil.rmtree(path, ignore_errors=True)
+            finally:
+                os.close(handle)
 
 
 @contextmanager
@@ -66,52 +194,108 @@ def _error_code(error: Exception, target: Path) -> int | None:
     return None
 
 
+def _place(target: str | Path) -> Path:
+    """The absolute path behind symbolic links."""
+    place = Path(os.path.realpath(target))
+    if not place.name or Path(target).name in ("", ".."):
+        raise OSError(errno.EINVAL, "names no file or folder of its own", str(target))
+    return place
+
+
 @contextmanager
-def replaced_file(target: str | Path) -> Iterator[Path]:
-    """Yield a name beside `target` to write to; it replaces the target when the block ends, and goes when it fails."""
-    target = Path(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+def _temporary(target: Path) -> Iterator[Path]:
+    """A locked temporary folder beside the target."""
+    make_folder(target.parent)
+    sweep(target.parent, target.name)
+    handle = None
+    while handle is None:  # else a sweep was faster than the lock
+        path = Path(f"{_prefix(target)}{secrets.token_hex(6)}.tmp")
+        path.mkdir()
+        handle = _locked(path)
     try:
-        with naming_target(target, beside):
-            yield beside
-            beside.replace(target)
+        os.write(handle, target.name.encode("utf-8", "surrogateescape"))
+        yield path
     finally:
-        with suppress(OSError):  # the error that led here says more
-            beside.unlink(missing_ok=True)
+        shutil.rmtree(path, ignore_errors=True)
+        os.close(handle)
 
 
-@contextmanager
-def replaced_folder(target: str | Path) -> Iterator[Path]:
-    """Yield an empty folder beside `target` to fill; it replaces the target at the end, and goes when the block fails.
+def _locked(path: Path, how: int = 0) -> int | None:
+    """A handle that locks a temporary folder until it is closed or its process dies; None if the folder has gone.
 
-    A folder cannot be replaced in one step: the old one is first renamed to `.NAME.old`. `settled_folder` finds it
-    there if the process died between the two renames.
+    Raises:
+        OSError: with LOCK_NB, where it is locked, or where the file system has no locks.
     """
-    target = Path(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    beside, old = target.with_name(f".{target.name}.{os.getpid()}.tmp"), target.with_name(f".{target.name}.old")
-    settled_folder(target)
-    shutil.rmtree(beside, ignore_errors=True)
     try:
-        with naming_target(target, beside):
-            beside.mkdir()
-            yield beside
-            if target.exists():
-                target.rename(old)
-            beside.rename(target)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        handle = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | how)
+    except OSError:
+        if how & fcntl.LOCK_NB:
+            os.close(handle)
+            raise
+    if os.fstat(handle).st_nlink:
+        return handle
+    os.close(handle)
+    return None
 
 
-def settled_folder(target: str | Path) -> Path:
-    """`target`, after finishing a replacement that was killed half-way; the folder may still not exist."""
-    target = Path(target)
-    old = target.with_name(f".{target.name}.old")
-    if old.exists():
-        if target.exists():
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            old.rename(target)
-    return target
+def _left_over(folder: Path, name: str | None) -> list[Path]:
+    """Our own temporary folders, and those of no other user."""
+    found = []
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            match = TEMPORARY.fullmatch(entry.name)
+            if match and (name is None or match["name"] == _short(name)):
+                about = entry.stat(follow_symlinks=False)
+                if stat.S_ISDIR(about.st_mode) and about.st_uid == os.geteuid():
+                    found.append(folder / entry.name)
+    return found
+
+
+def _prefix(target: Path) -> Path:
+    """What the paths of the target's temporary folders begin with."""
+    return target.with_name(f".{_short(target.name)}.simcse-")
+
+
+def _short(name: str) -> str:
+    return name.encode("utf-8", "surrogateescape")[:LONGEST].decode("utf-8", "ignore")
+
+
+def _put(new: Path, target: Path, aside: Path) -> None:
+    """Put a folder in the target's place. Of two writers at once the later one wins."""
+    for attempt in range(ATTEMPTS):
+        try:
+            if not target.exists():
+                new.rename(target)
+            elif not _exchanged(new, target):
+                shutil.rmtree(aside, ignore_errors=True)
+                target.rename(aside)
+                new.rename(target)
+            return
+        except OSError as error:
+            another = error.errno in (errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY)
+            if not another or attempt == ATTEMPTS - 1:
+                if aside.exists() and not target.exists():
+                    aside.rename(target)
+                raise
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Exchange two folders in one step; False where the system or the file system cannot."""
+    if sys.platform != "linux":
+        return False
+    import ctypes
+
+    library = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(library, "renameat2"):
+        return False
+    here = -100  # AT_FDCWD
+    if library.renameat2(here, os.fsencode(one), here, os.fsencode(other), EXCHANGE) == 0:
+        return True
+    found = ctypes.get_errno()
+    if found in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+        return False
+    raise OSError(found, os.strerror(found), str(other))

@@ -32,6 +32,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from simcse.files import replaced_file
+
 __all__ = ["Entry", "collect", "held_out_modules", "main", "words_of", "write_corpus"]
 
 # folders that hold no library code: tests, demos, an application, vendored copies, installed packages, build outputs
@@ -188,7 +190,8 @@ def write_corpus(entries: list[Entry], output: Path, *, share: float = SHARE, se
     }
     output.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
-        replace(output / name, text)
+        with replaced_file(output / name) as new:
+            new.write_text(text, encoding="utf-8", newline="")
     counts = [len(train), len(heldout), len(train), len(entries)]
     return dict(zip(files, counts, strict=True))
 
@@ -199,16 +202,6 @@ def table(header: tuple[str, str], entries: list[Entry]) -> str:
     writer.writerow(header)
     writer.writerows((words_of(entry.id), entry.text) for entry in entries)
     return buffer.getvalue()
-
-
-def replace(path: Path, text: str) -> None:
-    """Write beside, then rename: a reader finds the old file or the new one, never half of one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8", newline="")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def share_of(text: str) -> float:

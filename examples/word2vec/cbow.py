@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from simcse.console import Parser, run
 from simcse.errors import ConfigError, DataError
+from simcse.files import replaced_file
 from simcse.objectives import NegativeSampling, Unigram, sampled_candidates
 
 log = logging.getLogger("word2vec")
@@ -135,13 +136,9 @@ def train(config: CBOWConfig, words: int, stream: np.ndarray, history: list[tupl
 
 
 def save(path: str, words: list[str], vectors: np.ndarray) -> None:
-    """Words and vectors in one file, written beside and moved into place."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(target.name + ".part")
-    with part.open("wb") as file:
+    """Words and vectors in one file."""
+    with replaced_file(path) as new, new.open("wb") as file:
         np.savez(file, words=np.array(words), vectors=vectors)
-    part.replace(target)
 
 
 def main(argv: list[str]) -> None:

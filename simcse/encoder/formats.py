@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from simcse.encoder.pooling import POOLINGS
 from simcse.errors import ModelError
-from simcse.files import settled_folder
 
 __all__ = ["Layout", "Projection", "read_layout", "resolve", "write_sentence_transformers"]
 
@@ -81,7 +80,7 @@ def resolve(name: str, revision: str | None = None) -> Path:
     """
     if name.startswith(PACKAGE):
         return _package_folder(name.removeprefix(PACKAGE))
-    folder = settled_folder(Path(name).expanduser())
+    folder = Path(name).expanduser()
     if folder.is_dir():
         return folder
     if folder.exists():

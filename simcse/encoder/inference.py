@@ -23,7 +23,7 @@ from simcse.encoder.quantized import CALIBRATION, quantized
 from simcse.encoder.tokenize import Tokenize
 from simcse.encoder.workers import in_parallel, worker_count
 from simcse.errors import ConfigError, ModelError
-from simcse.files import check_writable, naming_target, replaced_file
+from simcse.files import check_writable, moved, naming_target, replaced_file
 from simcse.progress import progress
 
 if TYPE_CHECKING:
@@ -212,7 +212,7 @@ def encode_to(
                     new.write_text(json.dumps(asdict(state)), encoding="utf-8")
                 advance(len(chunk))
             _write_header(file, state.rows, state.dimension)
-        partial.replace(path)
+        moved(partial, path)
         state_file.unlink(missing_ok=True)
     finally:
         if not state.rows:  # there is nothing to go on from

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from simcse.errors import ConfigError, DataError, ModelError, nearest
 from simcse.evaluation.judge import Encode
-from simcse.files import replaced_folder, settled_folder
+from simcse.files import replaced_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -93,7 +93,7 @@ class Fitted:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        folder = settled_folder(folder)
+        folder = Path(folder)
         if not (folder / SETTINGS).is_file():
             raise ModelError(f"{folder}: no {SETTINGS} there; fit one by simcse postprocess")
         try:

@@ -6,7 +6,6 @@ byte a number (SQ8), or half a byte for two (PQ).
 
 from __future__ import annotations
 
-import os
 import re
 import zlib
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from simcse.errors import ConfigError, SearchError
+from simcse.files import sync
 from simcse.search.identity import Matrix
 from simcse.search.threads import faiss_threads
 
@@ -91,8 +91,8 @@ class Ann:
 
         try:
             faiss.write_index(self.index, str(path))
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+            sync(path)
+            sync(path.parent)
         except (RuntimeError, OSError) as error:
             path.unlink(missing_ok=True)
             in_brackets = re.search(r"\(([^()]+)\)\s*$", str(error))  # where faiss says what the system said

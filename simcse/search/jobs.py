@@ -12,6 +12,7 @@ from typing import Any
 
 from simcse.data.tables import format_of
 from simcse.errors import ConfigError, SearchError
+from simcse.files import moved
 from simcse.search.documents import Document, file_documents
 from simcse.search.identity import Encode
 from simcse.search.index import CHUNK, SearchIndex
@@ -137,5 +138,5 @@ def _finished(index: SearchIndex, output: Path, encode: Encode) -> SearchIndex:
         index.save(output)
         shutil.rmtree(partial)
     else:
-        partial.rename(output)
+        moved(partial, output)
     return SearchIndex.load(output, encode)

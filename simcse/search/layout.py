@@ -13,16 +13,15 @@ files of a state that never came to be are removed by the next mutation.
 from __future__ import annotations
 
 import json
-import os
 import platform
 from pathlib import Path
 from typing import Any
 
 from simcse import __version__
 from simcse.errors import SearchError
-from simcse.files import replaced_file
+from simcse.files import replaced_file, sync
 
-__all__ = ["MANIFEST", "file_name", "read_manifest", "remove_strays", "sync_folder", "write_manifest"]
+__all__ = ["MANIFEST", "file_name", "read_manifest", "remove_strays", "write_manifest"]
 
 MANIFEST = "manifest.json"
 FORMAT = "simcse search index"
@@ -71,29 +70,15 @@ def write_manifest(folder: Path, values: dict[str, Any]) -> None:
 
     versions = {"simcse": __version__, "faiss": faiss.__version__, "python": platform.python_version()}
     content = {"format": FORMAT, "version": VERSION, **values, "versions": versions}
-    with replaced_file(folder / MANIFEST) as beside, beside.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=2, ensure_ascii=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    sync_folder(folder)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in the folder durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync(folder)  # the files that it names
+    with replaced_file(folder / MANIFEST) as beside:
+        beside.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def remove_strays(folder: Path, keep: set[str]) -> None:
     """Remove files of other generations than the current one: what a killed mutation left, or what compaction
     replaced.
     """
-    for path in folder.glob(f".{MANIFEST}.*.tmp"):
-        path.unlink(missing_ok=True)
     for kind, suffix in SUFFIXES.items():
         for path in folder.glob(f"{kind}-*.{suffix}*"):  # a journal too
             if path.name.removesuffix("-journal") not in keep:

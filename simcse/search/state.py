@@ -19,10 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from simcse.errors import SearchError
-from simcse.files import replaced_folder, settled_folder
+from simcse.files import replaced_folder
 from simcse.search.ann import Ann, checksum
 from simcse.search.identity import Identity, Matrix, packed_units, unpacked_units
-from simcse.search.layout import MANIFEST, file_name, read_manifest, remove_strays, sync_folder, write_manifest
+from simcse.search.layout import MANIFEST, file_name, read_manifest, remove_strays, write_manifest
 from simcse.search.plan import make_plan
 from simcse.search.store import Store
 from simcse.search.vectors import Vectors
@@ -76,7 +76,6 @@ class State:
         Raises:
             SearchError: no index, or a damaged one.
         """
-        settled_folder(folder)
         while True:
             manifest = read_manifest(folder)
             try:
@@ -306,14 +305,13 @@ class State:
             SearchError: the folder holds something else, or cannot be written.
         """
         with self._lock, _told(folder):
-            if (settled_folder(folder) / MANIFEST).is_file():
+            if (folder / MANIFEST).is_file():
                 self._replace(folder)
             elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
                 raise SearchError(f"{folder}: exists and is no index; give a new folder, or remove this one first")
             else:
                 with replaced_folder(folder) as beside:
                     self._copy(beside, self.view.generation + 1)
-                sync_folder(folder.absolute().parent)
                 self._adopt(State.open(folder))
 
     def compact(self) -> None:

@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from simcse.errors import ConfigError, ModelError
-from simcse.files import replaced_file, replaced_folder, settled_folder
+from simcse.files import replaced_file, replaced_folder
 
 __all__ = ["RunDir"]
 
@@ -123,7 +123,7 @@ class RunDir:
     def _find_start(self, resume: str) -> Path | None:
         if resume == "never":
             return None
-        folder = settled_folder(self.last if resume == "auto" else Path(resume))
+        folder = self.last if resume == "auto" else Path(resume)
         if (folder / STATE).is_file():
             return folder
         if resume == "auto":

@@ -195,9 +195,18 @@ def test_names_that_lead_nowhere(tmp_path: Path) -> None:
             resolve(name)
 
 
-def test_replacing_a_folder_survives_a_kill(tiny_bert: Path, tmp_path: Path, sentences: list[str]) -> None:
+def test_loading_changes_nothing(tiny_bert: Path, tmp_path: Path, sentences: list[str]) -> None:
+    """A user's own folder beside the encoder stays, whatever its name; a linked encoder loads and can be replaced."""
     encoder = load(tiny_bert)
-    folder = encoder.save_pretrained(tmp_path / "best")
-    # the state after a kill between the two renames
-    folder.rename(tmp_path / ".best.old")
-    np.testing.assert_allclose(load(folder).encode(sentences), encoder.encode(sentences), atol=1e-6)
+    encoder.save_pretrained(tmp_path / "real")
+    (tmp_path / "best").symlink_to("real")
+    (tmp_path / ".best.old").mkdir()
+    (tmp_path / ".best.old" / "mine.txt").write_text("precious")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    np.testing.assert_allclose(load(tmp_path / "best").encode(sentences), encoder.encode(sentences), atol=1e-6)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    encoder.max_length = 7
+    encoder.save_pretrained(tmp_path / "best")
+    assert (tmp_path / "best").is_symlink()
+    assert load(tmp_path / "real").max_length == 7
+    assert (tmp_path / ".best.old" / "mine.txt").read_text() == "precious"
