@@ -5,13 +5,15 @@
     python benchmarks/encode.py --texts wiki.txt.gz --curve docs/figures   # rate over length, too
 
 Each contestant is a process of its own; they take turns on each half of the texts, so that what else the machine
-does falls on all of them.
+does falls on all of them. Each prints a line when it is done with its part, and ends where its seconds do; one that is
+not installed, or not possible on this machine, is left out and said.
 """
 
 from __future__ import annotations
 
 import csv
 import gzip
+import importlib.metadata
 import logging
 import multiprocessing
 import time
@@ -30,6 +32,7 @@ from rich.console import Console
 from rich.table import Table
 
 from simcse import SentenceEncoder
+from simcse.encoder.model import has_native_bf16
 
 Encode = Callable[[list[str], int], np.ndarray]
 """(texts, batch size) -> (n, d) vectors."""
@@ -43,6 +46,7 @@ def main(
     quick: bool = False,
     int8: bool = True,
     rounds: int = 2,
+    limit: float = 600,
     curve: Path | None = None,
 ) -> None:
     """Measure and print one table.
@@ -54,12 +58,14 @@ def main(
         quick: 2,000 sentences.
         int8: measure int8 too.
         rounds: parts of the texts, each encoded by all contestants in turn.
+        limit: seconds that each contestant has in all; one that needs more is cut off.
         curve: folder for the rate over length, as CSV and plot.
     """
     lines = read(texts, 2_000 if quick else sentences)
-    contestants = line_up(model, lines, int8)
+    contestants = line_up(model, lines, int8, limit)
     seconds, vectors, peak = race(contestants, lines, rounds)
-    report(model, lines, seconds, vectors, peak)
+    if seconds:
+        report(model, lines, seconds, vectors, peak)
     if curve is not None:
         draw(curve, rate_over_length(model, lines))
 
@@ -70,6 +76,10 @@ def read(file: Path, count: int) -> list[str]:
         return [line.rstrip("\n") for line in islice(lines, count)]
 
 
+class Out(Exception):  # noqa: N818 - no error: a contestant goes on no further
+    """Why a contestant is out."""
+
+
 class Apart:
     """A contestant in a process of its own, so that none inherits another's threads, caches and compiled kernels.
 
@@ -78,20 +88,43 @@ class Apart:
         kind: sentence-transformers | openvino | simcse.
         model: folder or name.
         dtype: fp32 | bf16 | int8.
+        limit: seconds that it has in all, loading included.
         batch_size: where the kind asks for one.
     """
 
-    def __init__(self, name: str, kind: str, model: str, dtype: str, batch_size: int = 32) -> None:
-        self.name, self.batch_size = name, batch_size
+    def __init__(self, name: str, kind: str, model: str, dtype: str, limit: float, batch_size: int = 32) -> None:
+        self.name, self.batch_size, self.limit = name, batch_size, limit
+        self._left, self._loaded = limit, False
         context = multiprocessing.get_context("spawn")
         self._here, there = context.Pipe()
         self._process = context.Process(target=answer, args=(there, kind, model, dtype), daemon=True)
         self._process.start()
+        there.close()  # so that the end of the process is seen
 
     def __call__(self, texts: list[str]) -> tuple[np.ndarray, float]:
-        """Vectors, and the seconds of the whole call as its process measured them."""
+        """Vectors, and the seconds of the whole call as its process measured them.
+
+        Raises:
+            Out: it cannot run here, or its seconds are over.
+        """
+        if not self._loaded:
+            self._receive()
+            self._loaded = True
         self._here.send((texts, self.batch_size))
-        found: tuple[np.ndarray, float] = self._here.recv()
+        found: tuple[np.ndarray, float] = self._receive()
+        return found
+
+    def _receive(self) -> Any:
+        start = time.perf_counter()
+        if not self._here.poll(max(self._left, 0)):
+            raise Out(f"cut off: needs more than {self.limit:g} s; --limit sets how many it has")
+        self._left -= time.perf_counter() - start
+        try:
+            found = self._here.recv()
+        except EOFError:
+            raise Out("its process died") from None
+        if isinstance(found, str):
+            raise Out(found)
         return found
 
     def close(self) -> None:
@@ -101,31 +134,62 @@ class Apart:
 
 
 def answer(pipe: Connection, kind: str, model: str, dtype: str) -> None:
-    """A contestant's process: encode what comes."""
+    """A contestant's process: encode what comes; a text in place of vectors says why it cannot."""
     logging.getLogger("sentence_transformers").setLevel(logging.ERROR)
-    encode = {"sentence-transformers": sentence_transformer, "openvino": openvino, "simcse": ours}[kind](model, dtype)
-    while True:
-        texts, batch_size = pipe.recv()
-        pipe.send(timed(lambda texts=texts, size=batch_size: encode(texts, size)))
+    try:
+        encode = {"sentence-transformers": sentence_transformer, "openvino": openvino, "simcse": ours}[kind](
+            model, dtype
+        )
+        pipe.send(None)
+        while True:
+            texts, batch_size = pipe.recv()
+            pipe.send(timed(lambda texts=texts, size=batch_size: encode(texts, size)))
+    except EOFError:  # nobody asks any more
+        pass
+    except ModuleNotFoundError as error:
+        pipe.send(f"left out: {error.name} is not installed")
+    except Exception as error:
+        pipe.send(f"left out: {(str(error) or type(error).__name__).splitlines()[0]}")
 
 
-def line_up(model: str, lines: list[str], int8: bool) -> list[Apart]:
+def line_up(model: str, lines: list[str], int8: bool, limit: float) -> list[Apart]:
     """The contestants; the first one is what sentence-transformers does as it comes."""
     from simcse.encoder.formats import resolve
 
     folder = str(resolve(model))
-    half = Apart("", "sentence-transformers", folder, "bf16")
-    best: dict[int, float] = {}
-    for half.batch_size in (32, 64, 128, 32, 64, 128):  # the second time is the one that counts
-        best[half.batch_size] = half(lines[:512])[1]
-    half.batch_size = min(best, key=best.__getitem__)
-    half.name = f"sentence-transformers bf16, batch {half.batch_size}"
-    return [
-        Apart("sentence-transformers fp32, as it comes", "sentence-transformers", folder, "fp32"),
-        half,
-        Apart("OpenVINO bf16, sorted, batch 128", "openvino", folder, "bf16", 128),
-        *(Apart(f"simcse {dtype}", "simcse", model, dtype) for dtype in ("fp32", "bf16", *(["int8"] if int8 else []))),
+    contestants = [
+        Apart("sentence-transformers fp32, as it comes", "sentence-transformers", folder, "fp32", limit),
     ]
+    has_bf16 = has_native_bf16(torch.device("cpu"))
+    if has_bf16:
+        half = Apart("sentence-transformers bf16", "sentence-transformers", folder, "bf16", limit)
+        contestants += [half] if tuned(half, lines) else []
+    else:
+        print("bf16: left out, this CPU does not compute in it", flush=True)
+    kind = "bf16" if has_bf16 else "fp32"
+    contestants.append(Apart(f"OpenVINO {kind}, sorted, batch 128", "openvino", folder, kind, limit, 128))
+    dtypes = ["fp32", *(["bf16"] if has_bf16 else []), *(["int8"] if int8 else [])]
+    return [*contestants, *(Apart(f"simcse {dtype}", "simcse", model, dtype, limit) for dtype in dtypes)]
+
+
+def tuned(contestant: Apart, lines: list[str]) -> bool:
+    """Find its best batch size; False: it is out."""
+    best: dict[int, float] = {}
+    try:
+        for contestant.batch_size in (32, 64, 128, 32, 64, 128):  # the second time is the one that counts
+            best[contestant.batch_size] = contestant(lines[:512])[1]
+    except Out as why:
+        drop(contestant, why)
+        return False
+    contestant.batch_size = min(best, key=best.__getitem__)
+    contestant.name += f", batch {contestant.batch_size}"
+    return True
+
+
+def drop(contestant: Apart, why: Out) -> None:
+    """Say that it is out, and end its process."""
+    print(f"{contestant.name}: {why}", flush=True)
+    contestant.close()
 
 
 def ours(model: str, dtype: str) -> Encode:
@@ -184,23 +248,37 @@ def timed(call: Callable[[], Any]) -> tuple[Any, float]:
 def race(
     contestants: list[Apart], lines: list[str], rounds: int
 ) -> tuple[dict[str, float], dict[str, np.ndarray], dict[torch.dtype, float]]:
-    """Seconds and vectors of each contestant, and the machine's matrix products, measured in between."""
-    for contestant in contestants:
-        contestant(lines[:1024])  # compiles kernels
-    seconds = {contestant.name: 0.0 for contestant in contestants}
-    vectors: dict[str, list[np.ndarray]] = {name: [] for name in seconds}
-    peak = dict.fromkeys((torch.float32, torch.bfloat16), 0.0)
+    """Seconds and vectors of each contestant that came to the end, and the machine's matrix products, in between."""
+    left = {contestant.name: contestant for contestant in contestants}
+    seconds = dict.fromkeys(left, 0.0)
+    vectors: dict[str, list[np.ndarray]] = {name: [] for name in left}
+    dtypes = (torch.float32, *([torch.bfloat16] if has_native_bf16(torch.device("cpu")) else []))
+    peak = dict.fromkeys(dtypes, 0.0)  # emulated, bf16 would take minutes
     share = -(-len(lines) // rounds)
-    for start in range(0, len(lines), share):
-        for dtype in peak:
+    starts = range(0, len(lines), share)
+    for part, start in enumerate([0, *starts]):  # part 0 compiles kernels
+        texts = lines[start : start + share] if part else lines[:1024]
+        for dtype in peak if part else ():
             peak[dtype] = max(peak[dtype], gemm_rate(dtype))
-        for contestant in contestants:
-            found, spent = contestant(lines[start : start + share])
-            seconds[contestant.name] += spent
-            vectors[contestant.name].append(found)
-    for contestant in contestants:
+        for name, contestant in list(left.items()):
+            try:
+                found, spent = contestant(texts)
+            except Out as why:
+                drop(left.pop(name), why)
+                continue
+            what = f"part {part} of {len(starts)}" if part else "warm-up"
+            print(f"{name}: {len(texts) / spent:,.0f} sentences/s ({what})", flush=True)
+            if part:
+                seconds[name] += spent
+                vectors[name].append(found)
+    for contestant in left.values():
         contestant.close()
-    return seconds, {name: np.concatenate(parts) for name, parts in vectors.items()}, peak
+    return {name: seconds[name] for name in left}, {name: np.concatenate(vectors[name]) for name in left}, peak
+
+
+def is_installed(package: str) -> bool:
+    """Whether a distribution of this name is here."""
+    return any(importlib.metadata.distributions(name=package))
 
 
 def work(model: str, lines: list[str]) -> float:
@@ -223,12 +301,15 @@ def report(
     """Print the table."""
     first, *_ = seconds
     flops, exact = work(model, lines), vectors[first]
+    best = max(peak, key=peak.__getitem__)
+    kind = "bf16" if best is torch.bfloat16 else "fp32"
+    peers = [name for name in seconds if not name.startswith("simcse")]
     table = Table(title=f"{len(lines):,} sentences, {model.removeprefix('package:')}", caption_justify="left")
     for column in (
         "encoder",
         "sentences/s",
-        *(f"x {name.split(',')[0]}" for name in list(seconds)[:3]),
-        "of bf16 GEMM",
+        *(f"x {name.split(',')[0]}" for name in peers),
+        f"of {kind} GEMM",
     ):
         table.add_column(column, justify="left" if column == "encoder" else "right")
     table.add_column("least cosine", justify="right")
@@ -236,12 +317,12 @@ def report(
         table.add_row(
             name,
             f"{len(lines) / spent:,.0f}",
-            *(f"{seconds[peer] / spent:.2f}" for peer in list(seconds)[:3]),
-            f"{flops / spent / peak[torch.bfloat16]:.0%}",
+            *(f"{seconds[peer] / spent:.2f}" for peer in peers),
+            f"{flops / spent / peak[best]:.0%}",
             f"{(exact * vectors[name]).sum(1).min():.5f}",
         )
     rates = ", ".join(f"{str(dtype).removeprefix('torch.')} {rate / 1e12:.2f} TFLOP/s" for dtype, rate in peak.items())
-    packages = ("torch", "transformers", "sentence-transformers", "openvino")
+    packages = [name for name in ("torch", "transformers", "sentence-transformers", "openvino") if is_installed(name)]
     table.caption = f"GEMM, this model's shapes: {rates}\n{describe(packages)}"
     Console(width=150).print(table)
 
