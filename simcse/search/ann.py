@@ -6,6 +6,7 @@ byte a number (SQ8), or half a byte for two (PQ).
 
 from __future__ import annotations
 
+import mmap as mapping
 import re
 import zlib
 from pathlib import Path
@@ -19,7 +20,7 @@ from simcse.files import sync
 from simcse.search.identity import Matrix
 from simcse.search.threads import faiss_threads
 
-__all__ = ["Ann", "checksum", "most_effort", "new_faiss_index"]
+__all__ = ["Ann", "most_effort", "new_faiss_index"]
 
 ADDED_AT_ONCE = 65_536  # rows
 
@@ -39,9 +40,35 @@ class Ann:
     def __init__(self, index: Any, covered: int, *, effort: int, rescored: int, key: int = 0, crc: int = 0) -> None:
         self.index, self.covered, self.effort, self.rescored = index, covered, effort, rescored
         self.key, self.crc = key, crc
+        self._path: Path | None = None
+        self._content: Any = b""  # of the file, mapped: it can be read after another process has removed its name
+        self._sound = True
+
+    def check(self) -> None:
+        """Compare the file with its checksum, once: before it is first searched or copied.
+
+        Raises:
+            SearchError: it is damaged.
+        """
+        if not self._sound:
+            self.verify()
+            self._sound = True
+
+    def verify(self) -> None:
+        """Compare the file with its checksum; raises as `check`."""
+        if self._path is not None and (crc := zlib.crc32(self._content)) != self.crc:
+            raise SearchError(
+                f"{self._path}: damaged: found checksum {crc:08x}, expected {self.crc:08x}; restore a copy or build "
+                "the index anew"
+            )
+
+    def _map(self, path: Path) -> None:
+        with path.open("rb") as file:
+            self._path, self._content = path, mapping.mmap(file.fileno(), 0, access=mapping.ACCESS_READ)
 
     def candidates(self, queries: Matrix, m: int, *, effort: int | None = None, threads: int | None = None) -> Any:
-        """Slots (q, m) of about the nearest rows, -1 where fewer are found."""
+        """Slots (q, m) of about the nearest rows, -1 where fewer are found; raises as `check`."""
+        self.check()
         parameters = search_parameters(self.index, max(effort or self.effort, 1), m)
         with faiss_threads(threads or (1 if len(queries) < 4 else None)):
             return self.index.search(np.ascontiguousarray(queries), m, params=parameters)[1]
@@ -67,9 +94,10 @@ class Ann:
             self.index.add_with_ids(np.ascontiguousarray(matrix[some]), some)
 
     def grown(self, matrix: Matrix, slots: npt.NDArray[np.int64]) -> Ann:
-        """A copy that covers all rows of `matrix`, with these slots added."""
+        """A copy that covers all rows of `matrix`, with these slots added; raises as `check`."""
         import faiss
 
+        self.check()
         # a round trip through bytes makes a memory-mapped index one that can grow
         index = faiss.deserialize_index(faiss.serialize_index(self.index))
         larger = Ann(index, len(matrix), effort=self.effort, rescored=self.rescored)
@@ -85,14 +113,16 @@ class Ann:
         """Write it durably.
 
         Raises:
-            SearchError: the file cannot be written.
+            SearchError: the file cannot be written, or the one that it was read from is damaged.
         """
         import faiss
 
+        self.check()
         try:
             faiss.write_index(self.index, str(path))
             sync(path)
             sync(path.parent)
+            self._map(path)
         except (RuntimeError, OSError) as error:
             path.unlink(missing_ok=True)
             in_brackets = re.search(r"\(([^()]+)\)\s*$", str(error))  # where faiss says what the system said
@@ -100,22 +130,26 @@ class Ann:
                 in_brackets[1] if in_brackets else str(error).splitlines()[-1]
             )
             raise SearchError(f"{path}: {reason}; the index is as it was before; free the way and try again") from error
-        self.crc = checksum(path)
+        self.crc = zlib.crc32(self._content)
 
     @classmethod
     def read(cls, path: Path, held: dict[str, int], *, mmap: bool) -> Ann:
-        """Open a file; with `mmap` its codes stay on disk until they are touched.
+        """Open a file; with `mmap` its codes stay on disk until they are touched, and its checksum is compared then.
 
         Raises:
             SearchError: the file is missing or damaged.
         """
         import faiss
 
-        if not path.is_file():
-            raise SearchError(f"{path}: missing; restore a copy, or run: simcse index compact")
         try:
             index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if mmap else 0)
-        except RuntimeError as error:
+            ann = cls(index, **held)
+            ann._map(path)
+        except FileNotFoundError as error:
+            raise SearchError(f"{path}: missing; restore a copy or build the index anew") from error
+        except (RuntimeError, MemoryError, OSError, ValueError) as error:
+            if not path.is_file():
+                raise SearchError(f"{path}: missing; restore a copy or build the index anew") from error
             reason = str(error).strip().splitlines()[-1]
             raise SearchError(f"{path}: damaged ({reason}); restore a copy or build the index anew") from error
         if index.ntotal > held["covered"]:
@@ -123,16 +157,8 @@ class Ann:
                 f"{path}: damaged: found {index.ntotal} vectors, expected {held['covered']}; "
                 "restore a copy or build the index anew"
             )
-        return cls(index, **held)
-
-
-def checksum(path: Path) -> int:
-    """CRC-32 of a file."""
-    crc = 0
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            crc = zlib.crc32(block, crc)
-    return crc
+        ann._sound = False
+        return ann
 
 
 def new_faiss_index(dimension: int, factory: str) -> Any:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 
 from simcse.search.identity import Matrix
 from simcse.search.threads import blas_threads, faiss_threads
 
-__all__ = ["exact_search", "rescore"]
+__all__ = ["Check", "exact_search", "rescore"]
 
 Slots = npt.NDArray[np.int64]
+Check = Callable[[Slots | None], None]  # called with the rows that are about to be read, None for all
 
 FEW_QUERIES = 3  # up to here faiss's scan is faster than a matrix product, which reads the queries for each row anew
 WORTH_THREADS = 2**24  # numbers, 64 MiB: one thread reads them in a few milliseconds
@@ -26,6 +29,7 @@ def exact_search(
     allowed: npt.NDArray[np.bool_] | None = None,
     first: int = 0,
     threads: int | None = None,
+    check: Check = lambda slots: None,
 ) -> tuple[Matrix, Slots]:
     """The k rows of largest inner product for each query, best first; equal scores in the order of rows.
 
@@ -36,11 +40,13 @@ def exact_search(
         allowed: (n,), which rows may be found; default all.
         first: only rows from here on.
         threads: default one where little is to be done, else all cores.
+        check: called with the numbers of rows that are about to be read, None for all.
 
     Returns:
         Scores (q, k) and row numbers (q, k).
     """
     if allowed is None and first == 0 and len(queries) <= FEW_QUERIES and 0 < k <= len(matrix):
+        check(None)
         return _faiss_scan(queries, matrix, k, threads)
     if allowed is not None and 2 * np.count_nonzero(allowed[first:]) < len(matrix) - first:
         rows = np.flatnonzero(allowed[first:]) + first
@@ -51,6 +57,7 @@ def exact_search(
     little = len(queries) * matrix.shape[1] * sum(map(len, blocks)) < PRODUCTS_WORTH_THREADS
     with blas_threads(threads or (1 if little else None)):
         for rows in blocks:
+            check(rows)
             contiguous = rows[-1] - rows[0] + 1 == len(rows)
             scores = queries @ (matrix[rows[0] : rows[-1] + 1] if contiguous else matrix[rows]).T  # (q, b)
             if allowed is not None:

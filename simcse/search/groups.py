@@ -9,7 +9,6 @@ import numpy as np
 
 from simcse.errors import ConfigError, SearchError
 from simcse.search.index import SearchIndex
-from simcse.search.nearest import nearest_rows
 from simcse.search.store import Id
 
 __all__ = ["Cluster", "cluster", "near_duplicates"]
@@ -35,12 +34,12 @@ def near_duplicates(index: SearchIndex, threshold: float = 0.95) -> Iterator[tup
     if not -1 < threshold <= 1:
         raise ConfigError(f"threshold: found {threshold}, expected a cosine in (-1, 1]")
     view = index.view
-    slots = np.arange(len(view.matrix)) if view.live is None else np.flatnonzero(view.live)
-    gone = np.zeros(len(view.matrix), bool)
+    slots = view.slots()
+    gone = np.zeros(view.size, bool)
     k = min(NEIGHBOURS, len(slots))
     for start in range(0, len(slots), ROWS_AT_ONCE):
         some = slots[start : start + ROWS_AT_ONCE]
-        scores, found = nearest_rows(view.matrix[some], view.matrix, k, ann=view.ann, allowed=view.live)
+        scores, found = view.nearest(view.vectors(some), k, allowed=view.live)
         for slot, row_scores, row_found in zip(some.tolist(), scores, found, strict=True):
             if gone[slot]:
                 continue
@@ -49,7 +48,9 @@ def near_duplicates(index: SearchIndex, threshold: float = 0.95) -> Iterator[tup
                 gone[row_found[close]] = True
                 rows = view.store.fetch([slot, *row_found[close].tolist()])
                 listed = zip(row_found[close].tolist(), row_scores[close].tolist(), strict=True)
-                yield rows[slot][0], [(rows[other][0], min(score, 1.0)) for other, score in listed]
+                there = [(rows[other][0], min(score, 1.0)) for other, score in listed if other in rows]
+                if slot in rows and there:  # else they were deleted meanwhile
+                    yield rows[slot][0], there
 
 
 @dataclass(frozen=True)
@@ -80,10 +81,10 @@ def cluster(index: SearchIndex, k: int, *, iterations: int = 25, seed: int = 0) 
     import faiss
 
     view = index.view
-    slots = np.arange(len(view.matrix)) if view.live is None else np.flatnonzero(view.live)
+    slots = view.slots()
     if not 1 <= k <= len(slots):
         raise SearchError(f"clusters: found {k}, expected a number from 1 to {len(slots)}, the number of texts")
-    matrix = np.ascontiguousarray(view.matrix[slots])
+    matrix = np.ascontiguousarray(view.vectors(slots))
     means = faiss.Kmeans(
         matrix.shape[1], k, niter=iterations, seed=seed, spherical=True, min_points_per_centroid=1,
         max_points_per_centroid=2048,
@@ -95,6 +96,7 @@ def cluster(index: SearchIndex, k: int, *, iterations: int = 25, seed: int = 0) 
         inside = np.flatnonzero(labels == label)
         inside = inside[np.argsort(-cosines[inside], kind="stable")]
         rows = view.store.fetch(slots[inside].tolist())
+        inside = np.array([i for i in inside if slots[i] in rows], np.int64)  # but for texts deleted meanwhile
         members = [(rows[slots[i]][0], float(np.clip(cosines[i], -1, 1))) for i in inside]
         groups.append(Cluster(members, [rows[slots[i]][1] for i in inside[:SHOWN]]))
     return sorted((group for group in groups if group.members), key=lambda group: -len(group.members))

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from simcse.errors import SearchError
 
-__all__ = ["Encode", "Identity", "Matrix", "unit_vectors"]
+__all__ = ["Encode", "Identity", "Matrix", "OtherEncoderError", "unit_vectors"]
 
 Matrix = npt.NDArray[np.float32]
 Encode = Callable[[list[str]], Any]
@@ -29,6 +29,10 @@ PROBES = (
     "How many litres of water does a tree drink in a year?",
 )
 SAME = 0.99  # bf16 against fp32 gives 0.9999; a few steps of training already give less than 0.99
+
+
+class OtherEncoderError(SearchError):
+    """An index that is open has been built anew by another encoder: what this one encodes finds nothing in it."""
 
 
 def unit_vectors(encode: Encode, texts: Sequence[str], dimension: int | None = None) -> Matrix:
@@ -116,14 +120,33 @@ class Identity:
                 f"{where}: built by {self.name} (dimension {self.dimension}), "
                 f"but {other.name} gives dimension {other.dimension}; load it with {self.name}, or build anew"
             )
-        cosine = float(np.einsum("pd,pd->p", self.probes, other.probes).min())
-        if cosine < SAME:
+        if (cosine := self._cosine(other)) < SAME:
             raise SearchError(
                 f"{where}: built by {self.name}{_short(self.fingerprint)}, but "
                 f"{other.name}{_short(other.fingerprint)} gives "
                 f"other vectors (cosine {cosine:.3f} on a probe sentence, expected at least {SAME}); "
                 f"load it with {self.name}, or build anew"
             )
+
+    def check_follows(self, before: Identity, where: str) -> None:
+        """Refuse what another process has put in the place of an index that is open, if this encoder built it and
+        another one, `before`, the index that was opened.
+
+        Raises:
+            OtherEncoderError: other dimension or other vectors, as in `check`.
+        """
+        if before.dimension == self.dimension and self._cosine(before) >= SAME:
+            return
+        raise OtherEncoderError(
+            f"{where}: {self.name}{_short(self.fingerprint)} (dimension {self.dimension}) has built it anew while it "
+            f"was open with {before.name}{_short(before.fingerprint)} (dimension {before.dimension}), whose vectors "
+            f"are others; load it again with {self.name}, or build it anew with {before.name}"
+        )
+
+    def _cosine(self, other: Identity) -> float:
+        """The least one of the probe sentences' two vectors; zero vectors are equal."""
+        both_zero = ~self.probes.any(axis=1) & ~other.probes.any(axis=1)  # (p,)
+        return float(np.where(both_zero, 1, np.einsum("pd,pd->p", self.probes, other.probes)).min())
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for the manifest; the probe vectors as base64 of float16."""

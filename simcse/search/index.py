@@ -18,14 +18,16 @@ import numpy as np
 import numpy.typing as npt
 
 from simcse.errors import ConfigError, SearchError
+from simcse.search.copies import compact, save
 from simcse.search.documents import Document, documents
 from simcse.search.hit import Hit
 from simcse.search.identity import Encode, Identity, Matrix, unit_vectors
-from simcse.search.nearest import nearest_rows
+from simcse.search.layout import folder_size
 from simcse.search.plan import check_kind
 from simcse.search.queries import check_texts, check_top_k, sampled_vectors, unit_queries
-from simcse.search.state import State, View
+from simcse.search.state import State
 from simcse.search.store import Id, Row
+from simcse.search.view import View, found
 
 __all__ = ["Hit", "SearchIndex"]
 
@@ -131,7 +133,8 @@ class SearchIndex:
         return self._state.current().count
 
     def __repr__(self) -> str:
-        return f"SearchIndex({len(self)} texts, dimension {self.dimension}, {self._state.folder or 'in memory'})"
+        state = self._state
+        return f"SearchIndex({state.view.count} texts, dimension {self.dimension}, {state.folder or 'in memory'})"
 
     @property
     def view(self) -> View:
@@ -151,15 +154,15 @@ class SearchIndex:
             "encoder": state.identity.name,
             "fingerprint": state.identity.fingerprint,
             "count": view.count,
-            "deleted": len(view.matrix) - view.count,
+            "deleted": view.size - view.count,
             "dimension": state.identity.dimension,
             "metric": "cosine",
-            "kind": (view.store["plan"] or view.store["settings"])["kind"],
-            "plan": view.store["plan"],
+            "kind": (view.plan or view.settings)["kind"],
+            "plan": view.plan,
             "generation": view.generation,
             "fields": view.store.fields(),
             "folder": str(state.folder) if state.folder else None,
-            "bytes": sum(path.stat().st_size for path in state.folder.iterdir()) if state.folder else None,
+            "bytes": folder_size(state.folder) if state.folder else None,
         }
 
     def add(
@@ -258,7 +261,7 @@ class SearchIndex:
                 raise SearchError(f"id {missing[0]!r}{more} is not in the index; nothing was deleted")
             state.store.remove(slots.values())
         view = state.view
-        if len(view.matrix) > COMPACT_AT * view.count:
+        if view.size > COMPACT_AT * view.count:
             self.compact()
         return len(slots)
 
@@ -268,11 +271,10 @@ class SearchIndex:
         Raises:
             SearchError: an id that is not there.
         """
-        view = self._state.current()
-        slots = view.store.slots(ids)
+        view, slots = found(lambda: self.view, ids)
         if missing := [key for key in ids if key not in slots]:
             raise SearchError(f"id {missing[0]!r} is not in the index")
-        return view.matrix[[slots[key] for key in ids]]
+        return view.vectors(np.array([slots[key] for key in ids], np.int64))
 
     def rows(self) -> Iterator[tuple[Id, str, dict[str, Any]]]:
         """All (id, text, metadata), in the order in which they were added."""
@@ -337,17 +339,14 @@ class SearchIndex:
         view = self._state.current()
         allowed = view.live
         if where:
-            allowed = np.zeros(len(view.matrix), bool)
+            allowed = np.zeros(view.size, bool)
             slots = view.store.matching(where)
             allowed[slots[slots < len(allowed)]] = True
-        k = min(top_k, len(view.matrix) if allowed is None else int(np.count_nonzero(allowed)))
+        k = min(top_k, view.size if allowed is None else int(np.count_nonzero(allowed)))
         if k == 0:
             return [[] for _ in queries]
-        scores, slots = nearest_rows(
-            queries, view.matrix, k, ann=view.ann, allowed=allowed, threads=self.threads
-        )  # (q, k)
-        rows = view.store.fetch(np.unique(slots).tolist())
-        scores = np.clip(scores, -1, 1)
+        scores, slots = view.nearest(queries, k, allowed=allowed, threads=self.threads)  # (q, k)
+        rows, scores = view.store.fetch(np.unique(slots).tolist()), np.clip(scores, -1, 1)
         least = -np.inf if min_score is None else min_score
         return [
             [
@@ -366,11 +365,11 @@ class SearchIndex:
         Raises:
             SearchError: the folder holds something else, or cannot be written; nothing is left half-written.
         """
-        self._state.save(Path(folder))
+        save(self._state, Path(folder))
 
     def compact(self) -> None:
         """Drop what is deleted from all files, in one step."""
-        self._state.compact()
+        compact(self._state)
 
     def optimize(
         self, *, memory: int | None = None, sample_queries: Sequence[str] | npt.NDArray[Any] | None = None
@@ -392,6 +391,7 @@ class SearchIndex:
         Raises:
             SearchError: damage; names the file.
         """
+        self._state.current()
         self._state.verify()
 
     def _encoder(self) -> Encode:

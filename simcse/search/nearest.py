@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from simcse.search.ann import Ann
-from simcse.search.exact import exact_search, in_order, rescore
+from simcse.search.exact import Check, exact_search, in_order, rescore
 from simcse.search.identity import Matrix
 
 __all__ = ["approximate", "nearest_rows"]
@@ -19,7 +19,13 @@ EXACT_SHARE = 0.1  # where a filter leaves less, or k asks for more, comparing a
 
 
 def approximate(
-    ann: Ann, queries: Matrix, matrix: Matrix, m: int, *, threads: int | None = None
+    ann: Ann,
+    queries: Matrix,
+    matrix: Matrix,
+    m: int,
+    *,
+    threads: int | None = None,
+    check: Check = lambda slots: None,
 ) -> tuple[Matrix, Slots]:
     """About the m nearest rows that the index covers: exact scores and slots, (q, m); -inf and -1 where fewer.
 
@@ -31,6 +37,7 @@ def approximate(
     for start in range(0, len(queries), QUERIES_AT_ONCE):
         some = slice(start, start + QUERIES_AT_ONCE)
         slots = ann.candidates(queries[some], wanted, threads=threads)  # (q, wanted)
+        check(slots)
         scores, slots = in_order(rescore(queries[some], matrix, slots), slots)
         best[some], where[some] = scores[:, :m], slots[:, :m]
     return best, where
@@ -44,6 +51,7 @@ def nearest_rows(
     ann: Ann | None = None,
     allowed: npt.NDArray[np.bool_] | None = None,
     threads: int | None = None,
+    check: Check = lambda slots: None,
 ) -> tuple[Matrix, Slots]:
     """The k nearest allowed rows of each query, best first: (q, k) scores and slots.
 
@@ -57,22 +65,25 @@ def nearest_rows(
         ann: over the first rows of the matrix; None for exact search.
         allowed: (n,); default all.
         threads: default one for a few queries or few rows, else all cores.
+        check: called with the numbers of rows that are about to be read, None for all.
     """
     if ann is None:
-        return exact_search(queries, matrix, k, allowed=allowed, threads=threads)
+        return exact_search(queries, matrix, k, allowed=allowed, threads=threads, check=check)
     share = 1.0 if allowed is None else np.count_nonzero(allowed[: ann.covered]) / max(ann.covered, 1)
     if share < EXACT_SHARE or k * ann.rescored > EXACT_SHARE * share * ann.covered:
-        return exact_search(queries, matrix, k, allowed=allowed, threads=threads)
-    scores, slots = approximate(ann, queries, matrix, int(k / share * (1.5 if share < 1 else 1)), threads=threads)
+        return exact_search(queries, matrix, k, allowed=allowed, threads=threads, check=check)
+    wanted = int(k / share * (1.5 if share < 1 else 1))
+    scores, slots = approximate(ann, queries, matrix, wanted, threads=threads, check=check)
     if allowed is not None:
         scores[~allowed[slots] | (slots < 0)] = -np.inf
     if ann.covered < len(matrix):
         left = min(k, len(matrix) - ann.covered)
-        tail = exact_search(queries, matrix, left, allowed=allowed, first=ann.covered, threads=threads)
+        tail = exact_search(queries, matrix, left, allowed=allowed, first=ann.covered, threads=threads, check=check)
         scores, slots = np.concatenate([scores, tail[0]], 1), np.concatenate([slots, tail[1]], 1)
     scores, slots = in_order(scores, slots)
     scores, slots = scores[:, :k], slots[:, :k]
     short = np.flatnonzero(scores[:, -1] == -np.inf)
     if len(short):
-        scores[short], slots[short] = exact_search(queries[short], matrix, k, allowed=allowed, threads=threads)
+        rest = exact_search(queries[short], matrix, k, allowed=allowed, threads=threads, check=check)
+        scores[short], slots[short] = rest
     return scores, slots

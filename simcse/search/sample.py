@@ -11,6 +11,7 @@ from simcse.search.identity import Matrix
 from simcse.search.index import SearchIndex
 from simcse.search.milvus import MilvusIndex
 from simcse.search.store import Id
+from simcse.search.view import found
 
 __all__ = ["Sample", "sample_of", "vectors_of"]
 
@@ -35,18 +36,18 @@ def sample_of(index: SearchIndex, size: int, seed: int = 0) -> Sample:
     if isinstance(index, MilvusIndex):
         return Sample(*index.sample(size))
     view = index.view
-    slots = np.arange(len(view.matrix)) if view.live is None else np.flatnonzero(view.live)
+    slots = view.slots()
     if len(slots) > size:
         slots = np.sort(np.random.default_rng(seed).choice(slots, size, replace=False))
     rows = view.store.fetch(slots.tolist())
     there = sorted(rows)  # one may have been deleted just now
-    return Sample([rows[slot][0] for slot in there], [rows[slot][1] for slot in there], np.array(view.matrix[there]))
+    vectors = view.vectors(np.array(there, np.int64))
+    return Sample([rows[slot][0] for slot in there], [rows[slot][1] for slot in there], vectors)
 
 
 def vectors_of(index: SearchIndex, ids: Sequence[Id]) -> dict[Id, Matrix]:
     """Unit vector (d,) of each id; ids that are not there are left out."""
     if isinstance(index, MilvusIndex):
         return index.vectors_found(ids)
-    view = index.view
-    slots = view.store.slots(list(ids))
-    return {key: np.array(view.matrix[slot]) for key, slot in slots.items() if slot < len(view.matrix)}
+    view, slots = found(lambda: index.view, list(ids))
+    return dict(zip(slots, view.vectors(np.array(list(slots.values()), np.int64)), strict=True))

@@ -20,9 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from simcse.errors import SearchError
+from simcse.search.blocks import Checksums
 from simcse.search.filters import condition
 
-__all__ = ["Id", "Row", "Store"]
+__all__ = ["Id", "Row", "Store", "file_id"]
 
 Id = int | str
 Row = tuple[Id, str, dict[str, Any]]  # id, text, metadata
@@ -33,6 +34,7 @@ CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE rows (slot INTEGER PRIMARY KEY, id NOT NULL UNIQUE, text TEXT NOT NULL, metadata TEXT, crc INTEGER NOT
 NULL); CREATE TABLE dead (slot INTEGER PRIMARY KEY);
 CREATE TABLE fields (name TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE blocks (block INTEGER PRIMARY KEY, crc INTEGER NOT NULL);
 """
 
 
@@ -51,7 +53,8 @@ class Store:
         if path is not None and not create and not path.is_file():
             raise SearchError(f"{path}: missing; restore a copy or build the index anew")
         with self._guarded():
-            self._connection = self._connect()
+            before = file_id(path) if path is not None and not create else None
+            self._connection = self._connect(create)
             self._connection.execute("PRAGMA cache_spill = OFF")  # readers are not locked out before the commit
             self._connection.execute("PRAGMA secure_delete = ON")  # a deleted text is gone from the file
             self._connection.execute("PRAGMA synchronous = FULL")
@@ -61,12 +64,16 @@ class Store:
                 self._connection.execute("SELECT count(*) FROM meta").fetchone()
             # a second connection, so that other threads neither wait for an open transaction nor see into it
             self._reader = self._connect() if path is not None else self._connection
+            self.file = file_id(path) if path is not None else None
+            if not create and self.file != before:
+                raise SearchError(f"{path}: replaced by another process while it was opened; try again")
             if path is None:
                 self._reader_lock = self._lock
 
-    def _connect(self) -> sqlite3.Connection:
-        name = ":memory:" if self.path is None else self.path
-        return sqlite3.connect(name, isolation_level=None, check_same_thread=False, timeout=WAIT)
+    def _connect(self, create: bool = False) -> sqlite3.Connection:
+        # what another process has removed just now must not come back as an empty database
+        name = ":memory:" if self.path is None else f"{self.path.absolute().as_uri()}?mode={'rwc' if create else 'rw'}"
+        return sqlite3.connect(name, uri=True, isolation_level=None, check_same_thread=False, timeout=WAIT)
 
     def close(self) -> None:
         """Let the file go."""
@@ -98,6 +105,29 @@ class Store:
                     self._writing = None
 
     @contextmanager
+    def reading(self) -> Iterator[None]:
+        """All reads inside see one committed state; inside this thread's own transaction, what it has written so far.
+        Another process's commit waits for the end.
+        """
+        if self.changing:
+            yield
+            return
+        with self._reader_lock, self._guarded():
+            outermost = not self._reader.in_transaction
+            if outermost:
+                self._reader.execute("BEGIN")
+            try:
+                yield
+            finally:
+                if outermost and self._reader.in_transaction:
+                    self._reader.execute("ROLLBACK")
+
+    @property
+    def changing(self) -> bool:
+        """Whether this thread has a transaction open."""
+        return self._writing == threading.get_ident()
+
+    @contextmanager
     def _guarded(self) -> Iterator[None]:
         try:
             yield
@@ -105,14 +135,19 @@ class Store:
             raise SearchError(f"{self.path or 'index in memory'}: {_explained(error)}") from error
 
     def _all(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
-        ours = self._writing == threading.get_ident()
+        ours = self.changing
         with self._lock if ours else self._reader_lock, self._guarded():
             return (self._connection if ours else self._reader).execute(query, values).fetchall()
 
     def __getitem__(self, key: str) -> Any:
         """A value of the committed state, or None."""
         found = self._all("SELECT value FROM meta WHERE key = ?", key)
-        return json.loads(found[0][0]) if found else None
+        try:
+            return json.loads(found[0][0]) if found else None
+        except ValueError as error:
+            raise SearchError(
+                f"{self.path}: damaged: {key!r} is not JSON ({error}); restore a copy or build the index anew"
+            ) from error
 
     def __setitem__(self, key: str, value: Any) -> None:
         with self._lock, self._guarded():
@@ -172,6 +207,18 @@ class Store:
         """Slots without a row."""
         return np.array([slot for (slot,) in self._all("SELECT slot FROM dead ORDER BY slot")], dtype=np.int64)
 
+    def checksums(self, first: int = 0) -> Checksums:
+        """Of the blocks of vectors from number `first` on."""
+        found = self._all("SELECT crc FROM blocks WHERE block >= ? ORDER BY block", first)
+        return np.array([crc for (crc,) in found], np.uint32)
+
+    def put_checksums(self, first: int, checksums: Checksums) -> None:
+        """Set those of blocks `first`, `first + 1`, ..."""
+        with self._lock, self._guarded():
+            self._connection.executemany(
+                "INSERT OR REPLACE INTO blocks VALUES (?, ?)", list(enumerate(checksums.tolist(), first))
+            )
+
     def matching(self, where: Mapping[str, Any]) -> npt.NDArray[np.int64]:
         """Slots of the rows whose metadata fits; see `filters.condition`.
 
@@ -207,6 +254,15 @@ class Store:
                 f"{self.path}: damaged: row {slot} fails its checksum; restore a copy or build the index anew"
             )
         return slot, (key, text, json.loads(metadata) if metadata else {})
+
+
+def file_id(path: Path) -> tuple[int, int] | None:
+    """What tells a file from another of the same name; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _packed(row: Row) -> tuple[Id, str, str | None, int]:

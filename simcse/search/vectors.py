@@ -8,42 +8,44 @@ visible.
 from __future__ import annotations
 
 import os
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+import numpy.typing as npt
 
 from simcse.errors import SearchError
+from simcse.search.blocks import NO_CHECKSUMS, Blocks, Checksums, extended
 from simcse.search.identity import Matrix
 
 __all__ = ["Vectors"]
 
-ROWS_A_WRITE = 16_384
-
 
 class Vectors:
-    """n rows of d float32 values, little-endian, and the CRC-32 of their bytes."""
+    """n rows of d float32 values, little-endian, and the checksums of their blocks."""
 
-    def __init__(
-        self, dimension: int, path: Path | None = None, count: int = 0, crc: int = 0, mmap: bool = True
-    ) -> None:
-        """Open the first `count` rows of `path`, or start empty in memory.
-
-        Raises:
-            SearchError: the file is missing, or shorter than `count` rows.
-        """
-        self.dimension, self.path, self.count, self.crc, self.mmap = dimension, path, count, crc, mmap
+    def __init__(self, dimension: int, path: Path | None = None, mmap: bool = True) -> None:
+        """No rows, in memory or in a file; `move_to` opens those that a file holds already."""
+        self.dimension, self.path, self.mmap = dimension, path, mmap
+        self.count, self.checksums = 0, NO_CHECKSUMS
+        self.blocks = Blocks(NO_CHECKSUMS, path)
         self._buffer: Matrix = np.empty((0, dimension), np.float32)
-        if path is not None:
-            self._reopen()
 
     @property
     def matrix(self) -> Matrix:
-        """(n, d), a view: do not write to it."""
+        """(n, d), a view: do not write to it. Nothing is compared with its checksum."""
         return self._buffer[: self.count]
+
+    def checked(self, slots: npt.NDArray[np.int64] | None = None) -> Matrix:
+        """`matrix`, of which these rows, by default all, were compared with their checksums.
+
+        Raises:
+            SearchError: they are damaged.
+        """
+        self.blocks.check(self.matrix, slots)
+        return self.matrix
 
     def append(self, rows: Matrix) -> None:
         """Add rows (m, d) at the end; in a file they are not durable before `sync`."""
@@ -57,7 +59,7 @@ class Vectors:
             with self._opened() as file:
                 file.seek(self._bytes(self.count))
                 file.write(data.data)
-        self.crc = zlib.crc32(data.data, self.crc)
+            self.checksums = extended(self.checksums, self.count, data)
         self.count += len(data)
 
     def sync(self) -> None:
@@ -67,35 +69,27 @@ class Vectors:
         with self._opened() as file:
             file.truncate(self._bytes(self.count))
             os.fsync(file.fileno())
-        self._reopen()
+        self._reopen(self.count, self.checksums)
 
-    def move_to(self, count: int, crc: int) -> None:
-        """Take in what another process has committed to the same file."""
-        self.count, self.crc = count, crc
-        if self.path is not None:
-            self._reopen()
+    def move_to(self, count: int, checksums: Checksums) -> None:
+        """Take in what has been committed to the file.
 
-    def rewind(self, count: int, crc: int) -> None:
+        Raises:
+            SearchError: the file is missing, or shorter than `count` rows.
+        """
+        if count == self.count and np.array_equal(checksums, self.checksums):
+            return
+        if self.path is None:
+            self.count = count
+        else:
+            self._reopen(count, checksums)
+
+    def rewind(self, count: int, checksums: Checksums) -> None:
         """Drop all rows from `count` on, after an addition that failed. Only while no other process may be adding."""
-        self.move_to(count, crc)
+        self.move_to(count, checksums)
         if self.path is not None and self.path.exists():
             with suppress(OSError):  # what is left over does not count, and the next addition overwrites it
                 os.truncate(self.path, self._bytes(count))
-
-    def verify(self) -> None:
-        """Read every byte and compare checksums.
-
-        Raises:
-            SearchError: the bytes are not those that were written.
-        """
-        crc, matrix = 0, self.matrix
-        for start in range(0, self.count, ROWS_A_WRITE):
-            crc = zlib.crc32(np.ascontiguousarray(matrix[start : start + ROWS_A_WRITE]).data, crc)
-        if crc != self.crc:
-            raise SearchError(
-                f"{self.path}: damaged: its {self.count} vectors have checksum {crc:08x}, expected {self.crc:08x}; "
-                "restore a copy or build the index anew"
-            )
 
     @contextmanager
     def _opened(self) -> Iterator[BinaryIO]:
@@ -117,19 +111,24 @@ class Vectors:
             larger[: self.count] = self._buffer[: self.count]
             self._buffer = larger
 
-    def _reopen(self) -> None:
+    def _reopen(self, count: int, checksums: Checksums) -> None:
         assert self.path is not None
-        found = self.path.stat().st_size if self.path.exists() else 0
-        if found < self._bytes(self.count):
+        try:
+            found = self.path.stat().st_size
+        except FileNotFoundError:
+            found = 0
+        if found < self._bytes(count):
             raise SearchError(
-                f"{self.path}: truncated: found {found} bytes, expected {self._bytes(self.count)} "
-                f"({self.count} vectors of dimension {self.dimension}); restore a copy or build the index anew"
+                f"{self.path}: truncated: found {found} bytes, expected {self._bytes(count)} "
+                f"({count} vectors of dimension {self.dimension}); restore a copy or build the index anew"
             )
-        if not self.count:
+        if not count:
             self._buffer = np.empty((0, self.dimension), np.float32)
         elif self.mmap:
-            mapped = np.memmap(self.path, dtype="<f4", mode="r", shape=(self.count, self.dimension))
+            mapped = np.memmap(self.path, dtype="<f4", mode="r", shape=(count, self.dimension))
             self._buffer = mapped.view(np.ndarray)
         else:
-            flat = np.fromfile(self.path, dtype="<f4", count=self.count * self.dimension)
-            self._buffer = flat.reshape(self.count, self.dimension)
+            flat = np.fromfile(self.path, dtype="<f4", count=count * self.dimension)
+            self._buffer = flat.reshape(count, self.dimension)
+        self.count, self.checksums = count, checksums
+        self.blocks = Blocks(checksums, self.path, self.blocks if self.mmap else None)

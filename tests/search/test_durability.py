@@ -60,7 +60,7 @@ def test_a_large_index_opens_unread_and_verify_finds_the_damage(folder, encoder,
     path.write_bytes(content)
     monkeypatch.setattr(state, "VERIFIED_AT_ONCE", 0)
     index = SearchIndex.load(folder, encoder.encode)
-    with pytest.raises(SearchError, match=r"vectors-\d+.f32: damaged: its 40 vectors have checksum"):
+    with pytest.raises(SearchError, match=r"vectors-\d+.f32: damaged: vectors 0 to 39 have checksum"):
         index.verify()
 
 
@@ -82,7 +82,8 @@ def test_what_is_no_index_is_told(folder, encoder, tmp_path):
             SearchIndex.load(tmp_path / name, encoder.encode)
     manifest = json.loads((folder / "manifest.json").read_text())
     for change, message in [
-        ({"version": 9}, "format version 9, this program knows 1"),
+        ({"version": 9}, "format version 9, this program knows 2"),
+        ({"version": 1}, "format version 1, expected 2, .*build it anew"),
         ({"format": "x"}, "format 'x'"),
     ]:
         (folder / "manifest.json").write_text(json.dumps(manifest | change))

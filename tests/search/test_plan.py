@@ -202,7 +202,7 @@ def test_a_damaged_or_missing_file_is_named(matrix, tmp_path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with pytest.raises(SearchError, match=rf"{path.name}: damaged: its checksum is not"):
+    with pytest.raises(SearchError, match=rf"{path.name}: damaged: found checksum"):
         SearchIndex.load(tmp_path / "idx", encode)
     path.write_bytes(content[: len(content) // 2])
     with pytest.raises(SearchError, match=rf"{path.name}: damaged"):
