@@ -15,7 +15,7 @@ __all__ = ["serve"]
 
 log = logging.getLogger(__name__)
 
-NEEDED = ("fastapi", "uvicorn", "prometheus_client")
+NEEDED = ("fastapi", "uvicorn", "httptools", "prometheus_client")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 

@@ -21,7 +21,6 @@ __all__ = ["bound", "run_server"]
 log = logging.getLogger(__name__)
 
 BACKLOG = 2048  # connections that the system keeps waiting
-CONNECTIONS = 2048  # at a time; more are answered with 503
 SECONDS_TO_FINISH = 10
 
 
@@ -67,16 +66,16 @@ def run_server(app: FastAPI, listener: socket.socket, ready: Callable[[str], Non
         ready: called with the URL once connections are taken.
 
     Raises:
-        ConfigError: another process took the port since it was bound.
+        ConfigError: another process took the port since it was bound, or there are hardly any file descriptors.
     """
-    import uvicorn
+    from simcse.serving.connections import BoundedServer
 
     host, port = listener.getsockname()[:2]
     with _explained(host, port):
         listener.listen(BACKLOG)
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
-    class Server(uvicorn.Server):
+    class Server(BoundedServer):
         @contextmanager
         def capture_signals(self) -> Iterator[None]:
             # uvicorn raises the signal again when it is done, which would end a graceful stop with a failure
@@ -96,8 +95,4 @@ def run_server(app: FastAPI, listener: socket.socket, ready: Callable[[str], Non
             if self.started:
                 ready(url)
 
-    config = uvicorn.Config(
-        app, log_config=None, access_log=False, server_header=False, limit_concurrency=CONNECTIONS,
-        timeout_graceful_shutdown=SECONDS_TO_FINISH,
-    )  # fmt: skip
-    Server(config).run(sockets=[listener])
+    Server(app, SECONDS_TO_FINISH).run(sockets=[listener])
