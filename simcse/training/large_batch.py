@@ -38,16 +38,15 @@ def cached_backward(
     Returns:
         The loss, detached.
     """
-    device = batch.tokens.ids.device
     *parts, kept = _parts(batch, micro_batch_size)
     states, vectors = [], []
     with torch.no_grad():
         for part in parts:
-            states.append(_random_state(device))
+            states.append(random_states(accelerator.device))
             vectors.append(model(part))  # (V, b, D)
     with accelerator.no_sync(model) if parts else nullcontext():
         vectors.append(model(kept))  # its graph is small enough to wait for the loss
-    after = _random_state(device)
+    after = random_states(accelerator.device)
     views = torch.cat([part.detach() for part in vectors], dim=1).requires_grad_()  # (V, B, D)
     loss = criterion(views, batch)
     accelerator.backward(loss)
@@ -56,11 +55,11 @@ def cached_backward(
     with accelerator.no_sync(model) if parts else nullcontext():
         vectors.pop().backward(gradient)  # the loss was scaled already
     for index, (part, state, gradient) in enumerate(zip(parts, states, gradients, strict=True)):
-        _set_random_state(device, state)  # the same masks as in the first pass
+        restore(accelerator.device, state)  # the same masks as in the first pass
         last = index == len(parts) - 1
         with nullcontext() if last else accelerator.no_sync(model):
             model(part).backward(gradient)
-    _set_random_state(device, after)
+    restore(accelerator.device, after)
     return loss.detach()
 
 
@@ -71,12 +70,14 @@ def _parts(batch: Batch, size: int) -> Iterator[Batch]:
         yield Batch(tokens, batch.views, batch.rows[first:last], batch.keys[:, first:last])
 
 
-def _random_state(device: torch.device) -> Tensor:
-    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+def random_states(device: torch.device) -> list[Tensor]:
+    """The state of the CPU's generator and, if it is another device, of the device's: dropout may draw from either."""
+    own = [] if device.type == "cpu" else [torch.get_device_module(device).get_rng_state(device)]
+    return [torch.get_rng_state(), *own]
 
 
-def _set_random_state(device: torch.device, state: Tensor) -> None:
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(state, device)
-    else:
-        torch.set_rng_state(state)
+def restore(device: torch.device, states: list[Tensor]) -> None:
+    """Go back to what `random_states` gave."""
+    torch.set_rng_state(states[0])
+    for state in states[1:]:
+        torch.get_device_module(device).set_rng_state(state, device)

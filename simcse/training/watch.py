@@ -26,8 +26,8 @@ def check_dropout(model: nn.Module, batch: Batch) -> None:
         ConfigError: the views are equal to the bit, so that a positive would carry nothing to learn.
     """
     row = Batch(batch.tokens.select(0, batch.views), batch.views, batch.rows[:1], batch.keys[:, :1])
-    devices = [row.tokens.ids.device] if row.tokens.ids.device.type == "cuda" else []
-    with torch.no_grad(), torch.random.fork_rng(devices):
+    device = row.tokens.ids.device
+    with torch.no_grad(), torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=device.type):
         views = model(row)  # (V, 1, D)
     if bool((views[0] == views[1]).all()):
         raise ConfigError(
