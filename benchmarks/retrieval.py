@@ -82,10 +82,10 @@ def indexed(collection: Collection, memory: Memory, kind: str) -> SearchIndex:
 
 
 def score(search, collection: Collection, **options) -> float:
-    """nDCG@10 of the first hits for each query; a document with the query's own id does not count, as in BEIR."""
+    """nDCG@10 of the first hits for each query; a document that is the query itself does not count."""
     found = search(list(collection.queries.values()), 11, **options)
     rankings = {
-        query: [hit.id for hit in hits if hit.id != query]
+        query: [hit.id for hit in hits if hit.id != query or query not in collection.repeated]
         for query, hits in zip(collection.queries, found, strict=True)
     }
     return ranking_metrics(rankings, collection.relevant)[MEASURE]

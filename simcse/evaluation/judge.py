@@ -112,6 +112,11 @@ class PairJudge:
         self.left = [np.array([rows.setdefault(text, len(rows)) for text in part.a], dtype=np.int64) for part in pairs]
         self.right = [np.array([rows.setdefault(text, len(rows)) for text in part.b], dtype=np.int64) for part in pairs]
         self.sentences = list(rows)
+        left, right = np.concatenate(self.left), np.concatenate(self.right)
+        # a pair and its mirror image are one
+        code = np.minimum(left, right) * len(rows) + np.maximum(left, right)
+        distinct, self._row = np.unique(code, return_inverse=True)  # (distinct pairs,), (all pairs,)
+        self._one, self._other = np.divmod(distinct, len(rows))
 
     def __call__(self, encode: Encode) -> dict[str, float]:
         """Spearman and Pearson (x 100) over all pairs put together, for a log.
@@ -128,11 +133,14 @@ class PairJudge:
         return self.cosines_of(embed(encode, self.sentences, self.where))
 
     def cosines_of(self, vectors: Vectors) -> list[NDArray[np.float32]]:
-        """The same from the unit vectors of `sentences`."""
-        return [
-            np.einsum("nd,nd->n", vectors[left], vectors[right])
-            for left, right in zip(self.left, self.right, strict=True)
-        ]
+        """The same from the unit vectors of `sentences`.
+
+        Equal pairs have one cosine wherever and whichever way round they stand, and equal sentences have 1: else
+        rounding, which differs from row to row, would rank what is tied.
+        """
+        cosines = np.einsum("nd,nd->n", vectors[self._one], vectors[self._other])
+        cosines[self._one == self._other] = 1
+        return np.split(cosines[self._row], np.cumsum([len(part) for part in self.pairs])[:-1])
 
     def where(self, sentence: int) -> str:
         """Set, pair and side in which a distinct sentence first occurs."""

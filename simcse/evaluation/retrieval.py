@@ -7,7 +7,8 @@ in which each document answers its query and all documents are ranked.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,22 @@ class Collection:
     relevant: dict[str, dict[str, int]]
     """Query id -> document id -> gain; 0 is not relevant."""
     split: str
+    titles: dict[str, str] = field(default_factory=dict)
+    """Id of a query -> title with which the text of the document of the same id begins, if it has one."""
+
+    @cached_property
+    def repeated(self) -> frozenset[str]:
+        """Ids at which the document is the query itself, word for word, and not judged to answer it.
+
+        BEIR leaves documents with the query's id out, for collections whose queries are documents (ArguAna, Quora).
+        Where both are merely numbered from 1 (Cranfield, CISI, MED) an equal id says nothing, so the texts decide.
+        """
+        return frozenset(key for key, text in self.queries.items() if key in self.documents and self._is(key, text))
+
+    def _is(self, key: str, text: str) -> bool:
+        document, words = self.documents[key], text.split()
+        bare = document.removeprefix(self.titles.get(key, ""))
+        return not self.relevant.get(key, {}).get(key) and words in (document.split(), bare.split())
 
 
 def load_beir(folder: str | Path, split: str = "test") -> Collection:
@@ -44,11 +61,17 @@ def load_beir(folder: str | Path, split: str = "test") -> Collection:
         DataError: a file is missing or damaged, or the judgements name a query or document that is not there.
     """
     folder = Path(folder)
-    documents = {key: f"{row.get('title') or ''} {row['text']}".strip() for key, row in _by_id(folder / "corpus.jsonl")}
     texts = {key: row["text"] for key, row in _by_id(folder / "queries.jsonl")}
+    documents: dict[str, str] = {}
+    titles: dict[str, str] = {}
+    for key, row in _by_id(folder / "corpus.jsonl"):
+        title = row.get("title") or ""
+        documents[key] = f"{title} {row['text']}".strip()
+        if title and key in texts:
+            titles[key] = title
     relevant = _read_qrels(folder / "qrels" / f"{split}.tsv", texts, documents)
     queries = {key: texts[key] for key in relevant}
-    return Collection(folder.name, documents, queries, relevant, split)
+    return Collection(folder.name, documents, queries, relevant, split, titles)
 
 
 def _by_id(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
@@ -122,24 +145,37 @@ def load_query_pairs(path: str | Path, columns: Sequence[str] | None = None) -> 
 def evaluate_retrieval(encode: Encode, collection: Collection) -> dict[str, float]:
     """Rank all documents for each query by cosine, exactly, and score: see `ranking_metrics`.
 
-    A document with the query's own id is left out of its ranking, as in BEIR. Equal cosines keep the corpus's order.
+    A document that is the query itself is left out of its ranking (`Collection.repeated`). Equal texts are encoded
+    once and have one cosine; equal cosines keep the corpus's order.
 
     Raises:
         ModelError: a vector that is NaN, infinite or zero; names document or query.
     """
     document_ids, query_ids = list(collection.documents), list(collection.queries)
-    documents = embed(
-        encode, list(collection.documents.values()), lambda i: f"{collection.name}, document {document_ids[i]}"
-    )  # (D, d)
-    queries = embed(encode, list(collection.queries.values()), lambda i: f"{collection.name}, query {query_ids[i]}")
+    documents, column = _embed(encode, collection.documents, f"{collection.name}, document")  # (<= D, d), (D,)
+    queries, line = _embed(encode, collection.queries, f"{collection.name}, query")
     depth = min(DEPTH, len(document_ids))
     rankings: dict[str, list[str]] = {}
     for start in range(0, len(query_ids), QUERIES_A_BLOCK):
-        cosines = queries[start : start + QUERIES_A_BLOCK] @ documents.T  # (q, D)
+        cosines = queries[line[start : start + QUERIES_A_BLOCK]] @ documents.T
+        if len(documents) < len(document_ids):
+            cosines = cosines[:, column]  # (q, D)
         for query, row in zip(query_ids[start : start + QUERIES_A_BLOCK], cosines, strict=True):
+            left_out = query if query in collection.repeated else None
             best = [document_ids[i] for i in _top(row, min(depth + 1, len(row)))]
-            rankings[query] = [document for document in best if document != query][:depth]
+            rankings[query] = [document for document in best if document != left_out][:depth]
     return ranking_metrics(rankings, collection.relevant)
+
+
+def _embed(encode: Encode, texts: Mapping[str, str], what: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Unit vectors of the distinct texts, and for each text its row among them."""
+    rows: dict[str, int] = {}
+    first: list[str] = []  # the id under which a distinct text stands first
+    for key, text in texts.items():
+        if rows.setdefault(text, len(rows)) == len(first):
+            first.append(key)
+    vectors = embed(encode, list(rows), lambda i: f"{what} {first[i]}")
+    return vectors, np.array([rows[text] for text in texts.values()], dtype=np.int64)
 
 
 def _top(scores: NDArray[np.float32], k: int) -> NDArray[np.int64]:

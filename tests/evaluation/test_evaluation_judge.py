@@ -57,6 +57,20 @@ def test_each_distinct_sentence_is_encoded_once_over_all_sets() -> None:
     assert set(asked) == {*THREE.a, *THREE.b, *other.a, *other.b}
 
 
+@pytest.mark.parametrize("width", [7, 33, 384])
+def test_equal_pairs_have_one_cosine_wherever_and_whichever_way_round(width: int) -> None:
+    """Ties in the cosines are ties in the texts: rounding must not rank them. Equal texts have the cosine 1."""
+    rng = np.random.default_rng(0)
+    texts = [f"t{i}" for i in range(60)]
+    same = pairs(texts, texts, list(range(60)), "same")
+    one = pairs(["t1", "t2"] * 30 + ["t7"], ["t2", "t1"] * 30 + ["t9"], [*range(60), 1.5], "one")
+    cosines = PairJudge(same, one).cosines(lambda texts: rng.normal(size=(len(texts), width)))
+    assert cosines[0].tolist() == [1.0] * 60
+    assert len(set(cosines[1][:60].tolist())) == 1
+    [again] = PairJudge(pairs(["t2", "t1"], ["t1", "t1"], [1, 2])).cosines_of(np.eye(2, width, dtype=np.float32))
+    assert again.tolist() == [0, 1]
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.floats(1e-12, 1e15), st.integers(0, 9))
 def test_the_length_of_vectors_plays_no_role(scale: float, seed: int) -> None:

@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 from ir_measures import AP, RR, R, nDCG
 
 from simcse.errors import DataError, ModelError
-from simcse.evaluation.retrieval import _top, evaluate_retrieval, load_beir, load_query_pairs, ranking_metrics
+from simcse.evaluation.retrieval import (
+    Collection,
+    _top,
+    evaluate_retrieval,
+    load_beir,
+    load_query_pairs,
+    ranking_metrics,
+)
 
 REFERENCE = {
     "ndcg@10": nDCG @ 10, "mrr@10": RR, "recall@1": R @ 1, "recall@10": R @ 10, "recall@100": R @ 100, "map": AP,
@@ -79,6 +86,72 @@ def test_a_beir_folder_is_ranked(tmp_path: Path, word_vectors) -> None:
     assert evaluate_retrieval(word_vectors, collection) == {
         "ndcg@10": 1.0, "mrr@10": 1.0, "recall@1": 1.0, "recall@10": 1.0, "recall@100": 1.0, "map": 1.0,
     }  # fmt: skip
+
+
+def test_only_the_querys_own_text_is_left_out(tmp_path: Path, word_vectors) -> None:
+    """Cranfield, CISI and MED number queries and documents from 1: an equal id alone says nothing."""
+    folder = write_beir(tmp_path / "numbered")
+    documents = [
+        ("1", "a cat sleeps", ""),
+        ("2", "bread and water", ""),
+        ("3", "two dogs  run", "dogs"),
+        ("4", "x y", ""),
+    ]
+    queries = [("1", "a man plays"), ("2", "bread and water"), ("3", "two dogs run"), ("4", "x y")]
+    rows = [json.dumps({"_id": key, "text": text, "title": title}) + "\n" for key, text, title in documents]
+    (folder / "corpus.jsonl").write_text("".join(rows))
+    rows = [json.dumps({"_id": key, "text": text}) + "\n" for key, text in queries]
+    (folder / "queries.jsonl").write_text("".join(rows))
+    (folder / "qrels/test.tsv").write_text("1\t1\t1\n2\t3\t1\n3\t1\t1\n4\t4\t1\n")
+    collection = load_beir(folder)
+    # 1: another text; 2 and 3: the query itself, the latter under a title; 4: judged to be its own answer
+    assert collection.repeated == {"2", "3"}
+    found = evaluate_retrieval(word_vectors, collection)
+    assert found["recall@10"] == 1
+    assert found["recall@1"] >= 0.25  # query 4 finds itself
+
+
+def test_real_documents_with_the_queries_ids_are_ranked_as_trec_eval_does(data_dir: Path, word_vectors) -> None:
+    """SciFact's judged documents and as many others, their beginnings, numbered from 1 like its queries."""
+    whole = load_beir(data_dir / "ir" / "scifact")
+    judged = list(dict.fromkeys(d for gains in whole.relevant.values() for d in gains))
+    kept = judged + [d for d in whole.documents if d not in set(judged)][: len(judged)]
+    number = {d: str(i) for i, d in enumerate(kept, 1)}
+    queries = {str(i): whole.queries[q] for i, q in enumerate(whole.queries, 1)}
+    relevant = {str(i): {number[d]: g for d, g in whole.relevant[q].items()} for i, q in enumerate(whole.queries, 1)}
+    documents = {number[d]: " ".join(whole.documents[d].split()[:10]) for d in kept}
+    collection = Collection("numbered", documents, queries, relevant, "test")
+    assert sum(query in gains for query, gains in relevant.items()) > 0  # what was lost by its id
+
+    def unit(texts: list[str]) -> np.ndarray:
+        vectors = word_vectors(texts)
+        return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+    # the reference ranks every document
+    cosines = unit(list(queries.values())) @ unit(list(documents.values())).T
+    run = {q: dict(zip(documents, map(float, row), strict=True)) for q, row in zip(queries, cosines, strict=True)}
+    measures = [nDCG @ 10, R @ 1, R @ 10, R @ 100]
+    reference = ir_measures.pytrec_eval.calc_aggregate(measures, relevant, run)
+    ours = evaluate_retrieval(word_vectors, collection)
+    for name in ("ndcg@10", "recall@1", "recall@10", "recall@100"):
+        assert ours[name] == pytest.approx(reference[REFERENCE[name]], abs=1e-6), name
+
+
+def test_equal_documents_are_encoded_once_and_keep_their_order(tmp_path: Path, word_vectors) -> None:
+    """Noise in each call, as rounding is in batches of other shapes, does not part equal texts."""
+    asked: list[str] = []
+    rng = np.random.default_rng(0)
+
+    def encode(texts: list[str]) -> np.ndarray:
+        asked.extend(texts)
+        vectors = word_vectors(texts)
+        return vectors * (1 + 1e-6 * rng.standard_normal(vectors.shape))
+
+    documents = {f"d{i}": "a man plays" for i in range(50)} | {"x": "a cat sleeps"}
+    queries = {"q1": "a man", "q2": "a man"}
+    first = Collection("same", documents, queries, {"q1": {"d0": 1}, "q2": {"d0": 1}}, "test")
+    assert evaluate_retrieval(encode, first)["mrr@10"] == 1
+    assert len(asked) == 3
 
 
 def test_query_document_pairs_rank_all_documents(tmp_path: Path, word_vectors) -> None:
