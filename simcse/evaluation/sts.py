@@ -46,13 +46,15 @@ class StsTask:
     name: str
     split: str
     folder: str
-    """Below SentEval's root (the folder with STS and SICK) or below the folder above it."""
+    """Below SentEval's root (the folder with STS and SICK), or for Japanese below the folder with JGLUE and JSICK."""
     subsets: dict[str, int]
     """Sub-set (a name in STS.input.NAME.txt, or a file) -> scored pairs in the published data."""
     columns: tuple[str, str, str] | None = None
     """For a single file whose header does not tell sentences and score by itself."""
     scores: tuple[float, float] = (0, 5)
     """The least and the greatest gold score that annotators could give."""
+    cloned: str = ""
+    """Where the task's own repository has the folder, if elsewhere."""
 
     @property
     def n(self) -> int:
@@ -81,10 +83,10 @@ TASKS: dict[str, StsTask] = {
         StsTask("STS-B", "test", "STS/STSBenchmark", {"sts-test.csv": 1379}),
         StsTask("STS-B-dev", "dev", "STS/STSBenchmark", {"sts-dev.csv": 1500}),
         StsTask("SICK-R", "test", "SICK", {"SICK_test_annotated.txt": 4927}, scores=(1, 5)),
-        StsTask("JSTS", "valid", "ja/JGLUE/jsts-v1.3", {"valid-v1.3.json": 1457}),
-        StsTask("JSTS-test", "test", "ja/JGLUE/jsts-v1.3", {"test-v1.3.json": 1589}),
+        StsTask("JSTS", "valid", "JGLUE/jsts-v1.3", {"valid-v1.3.json": 1457}, cloned="JGLUE/datasets/jsts-v1.3"),
+        StsTask("JSTS-test", "test", "JGLUE/jsts-v1.3", {"test-v1.3.json": 1589}, cloned="JGLUE/datasets/jsts-v1.3"),
         StsTask(
-            "JSICK", "test", "ja/JSICK/jsick", {"test.tsv": 4927},
+            "JSICK", "test", "JSICK/jsick", {"test.tsv": 4927},
             ("sentence_A_Ja", "sentence_B_Ja", "relatedness_score_Ja"),
         ),
     )
@@ -109,7 +111,8 @@ def load_task(task: StsTask | str, data_dir: str | Path) -> list[ScoredPairs]:
 
     Args:
         task: or its name.
-        data_dir: SentEval's root (it holds `STS` and `SICK`), or the folder above it.
+        data_dir: SentEval's root (it holds `STS` and `SICK`), or the folder above it; for Japanese the folder that
+            holds `JGLUE` and `JSICK`, or the one above that and named `ja` below it.
 
     Raises:
         ConfigError: no such task.
@@ -133,7 +136,8 @@ def _folder(task: StsTask, data_dir: Path) -> Path:
         raise DataError(
             f"{data_dir}: no such folder; set --data_dir (or SIMCSE_DATA) to the one that holds SentEval's STS"
         )
-    tried = [data_dir / task.folder, data_dir / "senteval" / task.folder]
+    roots = (data_dir, data_dir / "senteval", data_dir / "ja", data_dir.parent / "ja")
+    tried = [root / folder for folder in (task.folder, task.cloned) if folder for root in roots]
     for folder in tried:
         if folder.is_dir():
             return folder

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from simcse.evaluation.sts import TASKS
+from simcse.errors import DataError
+from simcse.evaluation.sts import load_task
 from simcse.evaluation.suite import evaluate
 
 PLACES = ["公園", "海", "台所", "駅", "川べり"]
@@ -61,8 +62,7 @@ def test_jsts_is_judged_by_name(japanese_encoder: Path, tmp_path: Path) -> None:
     """Gold = how many of place, who and act agree: even random weights see shared pieces."""
     from simcse import SentenceEncoder
 
-    task = TASKS["JSTS"]
-    folder = tmp_path / task.folder
+    folder = tmp_path / "JGLUE" / "jsts-v1.3"
     folder.mkdir(parents=True)
     rows = []
     for i in range(0, len(SENTENCES) - 7, 3):
@@ -76,3 +76,39 @@ def test_jsts_is_judged_by_name(japanese_encoder: Path, tmp_path: Path) -> None:
     [result] = report.results
     assert (result.name, result.split, result.n) == ("JSTS", "valid", len(rows))
     assert result.metrics["spearman"] > 70
+
+
+@pytest.mark.parametrize(
+    ("jglue", "jsick", "data_dir"),
+    [
+        ("JGLUE/jsts-v1.3", "JSICK/jsick", "."),  # README's words
+        ("JGLUE/datasets/jsts-v1.3", "JSICK/jsick", "."),  # both repositories as they are cloned
+        ("ja/JGLUE/jsts-v1.3", "ja/JSICK/jsick", "."),
+        ("ja/JGLUE/jsts-v1.3", "ja/JSICK/jsick", "ja"),
+        ("ja/JGLUE/jsts-v1.3", "ja/JSICK/jsick", "senteval"),  # beside SentEval's root, as retrieval's `ir`
+    ],
+)
+def test_the_japanese_tasks_are_found_where_the_readme_says(
+    tmp_path: Path, word_vectors, jglue: str, jsick: str, data_dir: str
+) -> None:
+    for folder in (jglue, jsick, "senteval"):
+        (tmp_path / folder).mkdir(parents=True)
+    rows = [{"sentence1": "a b", "sentence2": "a c", "label": 3}, {"sentence1": "a", "sentence2": "d e", "label": 0}]
+    (tmp_path / jglue / "valid-v1.3.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    columns = ("sentence_A", "sentence_B", "relatedness_score")
+    header = ["pair_ID", "data", *(f"{name}_En" for name in columns), *(f"{name}_Ja" for name in columns)]
+    lines = ["\t".join(header), "1\tt\tx\ty\t1.0\ta b\ta c\t4.2", "2\tt\tx\ty\t1.0\ta\td e\t1.3"]
+    (tmp_path / jsick / "test.tsv").write_text("".join(line + "\n" for line in lines))
+    report = evaluate(word_vectors, ["japanese"], tmp_path / data_dir)
+    found = {result.name: result.metrics["spearman"] for result in report.results}
+    assert found == pytest.approx({"JSTS": 100, "JSICK": 100})
+
+
+def test_a_missing_japanese_task_names_its_place(tmp_path: Path, word_vectors) -> None:
+    with pytest.raises(DataError, match=r"JGLUE/jsts-v1\.3: not found, and JSTS needs it"):
+        evaluate(word_vectors, ["japanese"], tmp_path)
+
+
+def test_the_real_jsts_is_found_from_either_folder(data_dir: Path) -> None:
+    for folder in (data_dir, data_dir / "ja", data_dir / "senteval"):
+        assert [len(part) for part in load_task("JSTS", folder)] == [1457]

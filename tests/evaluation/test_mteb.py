@@ -13,6 +13,7 @@ from simcse.data.pairs import ScoredPairs
 from simcse.errors import ModelError
 from simcse.evaluation.judge import evaluate_pairs
 from simcse.evaluation.mteb import MtebEncoder
+from simcse.evaluation.retrieval import Collection, evaluate_retrieval
 
 pytestmark = [
     pytest.mark.skipif(find_spec("mteb") is None, reason="mteb is not installed"),
@@ -55,6 +56,40 @@ def test_mtebs_score_is_our_judges(word_vectors: Callable) -> None:
     assert 100 * scores["cosine_spearman"] == pytest.approx(ours.spearman, abs=1e-3)
     assert 100 * scores["cosine_pearson"] == pytest.approx(ours.pearson, abs=1e-3)
     assert (result.model_name, result.model_revision) == ("local/best", "0123")
+
+
+def test_mtebs_retrieval_is_ours_where_queries_and_documents_are_numbered_alike(word_vectors: Callable) -> None:
+    """Cranfield's way: both count from 1, and document 1 has nothing to do with query 1 but may answer it."""
+    import mteb
+    from mteb.abstasks.retrieval import AbsTaskRetrieval
+    from mteb.abstasks.task_metadata import TaskMetadata
+
+    words = ["man", "cat", "dogs", "rain", "book", "sun", "snow", "piano"]
+    rng = np.random.default_rng(0)
+    texts = [" ".join(rng.choice(words, 4)) for _ in range(40)]
+    documents = {str(i): text for i, text in enumerate(texts, 1)}
+    queries = {str(i): " ".join(rng.choice(words, 2, replace=False)) for i in range(1, 9)}
+    relevant = {query: {query: 1, str(int(query) + 20): 2} for query in queries}
+
+    class LocalRetrieval(AbsTaskRetrieval):
+        metadata = TaskMetadata(
+            name="LocalRetrieval", description="numbered", dataset={"path": "local/ir", "revision": "1"},
+            type="Retrieval", category="t2t", modalities=["text"], eval_splits=["test"], eval_langs=["eng-Latn"],
+            main_score="ndcg_at_10", date=("2024-01-01", "2024-01-02"), domains=[], task_subtypes=[],
+            license=None, annotations_creators=None, dialect=[], sample_creation=None, bibtex_citation="",
+        )  # fmt: skip
+
+        def load_data(self, **_: object) -> None:
+            self.queries, self.corpus = {"test": queries}, {"test": documents}
+            self.relevant_docs = {"test": relevant}
+            self.data_loaded = True
+
+    encoder = MtebEncoder(word_vectors, name="x", revision="1")
+    result = mteb.evaluate(encoder, LocalRetrieval(), cache=None, co2_tracker=False, show_progress_bar=False)
+    [scores] = result.task_results[0].scores["test"]
+    ours = evaluate_retrieval(word_vectors, Collection("local", documents, queries, relevant, "test"))
+    for name, theirs in (("ndcg@10", "ndcg_at_10"), ("recall@10", "recall_at_10"), ("recall@1", "recall_at_1")):
+        assert ours[name] == pytest.approx(scores[theirs], abs=1e-4), name  # mteb rounds to 5 places
 
 
 def test_a_real_encoder_is_taken_directly(tiny_bert) -> None:
