@@ -24,8 +24,9 @@ import numpy.typing as npt
 import torch
 
 from simcse.data.tables import lines
-from simcse.encoder.formats import read_head, read_layout, resolve
+from simcse.encoder.formats import read_layout, resolve
 from simcse.encoder.model import SentenceEncoder
+from simcse.encoder.projection import read_head
 from simcse.errors import ConfigError, ModelError, SearchError, nearest
 from simcse.search.index import SearchIndex
 

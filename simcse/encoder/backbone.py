@@ -1,21 +1,20 @@
-"""A Hugging Face encoder over sequences without padding: how it is loaded, and its token states."""
+"""A Hugging Face encoder over sequences without padding: its token states, dropout rates and longest input."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig
 
 from simcse.encoder.batching import TokenBatch
 from simcse.encoder.fused_training import training_states, trains_fused
 from simcse.encoder.packed_forward import pack
-from simcse.errors import ConfigError, ModelError
+from simcse.errors import ConfigError
 
-__all__ = ["TokenStates", "active_dropout", "load_backbone", "longest_input", "own_states", "token_states"]
+__all__ = ["TokenStates", "active_dropout", "longest_input", "override_dropout", "own_states", "token_states"]
 
 TokenStates = Callable[..., list[Tensor]]  # (batch, layers, *, first_only), as `token_states` without the backbone
 
@@ -29,46 +28,6 @@ DROPOUT_KEYS = (
     "mlp_dropout",
     "activation_dropout",
 )
-
-
-def load_backbone(folder: Path, *, dropout: float | None = None, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """Load the encoder of a checkpoint folder; the original SimCSE's unconverted layout (`bert.*`) too.
-
-    Args:
-        folder: a folder with `config.json` and weights.
-        dropout: rate put in place of every dropout rate of the configuration, if given.
-        dtype: of the weights.
-
-    Raises:
-        ModelError: the folder is no checkpoint, or lacks weights; nothing is ever filled with fresh random ones.
-    """
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"{folder}: no config.json, so this is no model folder; name a checkpoint folder or a hub id")
-    try:
-        config = AutoConfig.from_pretrained(folder)
-    except (ValueError, KeyError, OSError) as error:
-        raise ModelError(f"{folder / 'config.json'}: not a model configuration ({first_line(error)})") from error
-    if dropout is not None:
-        override_dropout(config, dropout)
-    options: dict[str, Any] = {"config": config, "dtype": dtype, "output_loading_info": True}
-    try:
-        try:
-            model, info = AutoModel.from_pretrained(folder, add_pooling_layer=False, **options)
-        except TypeError:  # this architecture has no pooler that could be left out
-            model, info = AutoModel.from_pretrained(folder, **options)
-    except Exception as error:  # a damaged file raises whatever its parser stumbles over
-        raise ModelError(f"{folder}: the weights cannot be loaded ({first_line(error)})") from error
-    if missing := sorted(key for key in info["missing_keys"] if "pooler" not in key):
-        raise ModelError(
-            f"{folder}: {len(missing)} weights are missing, the first is {missing[0]!r}; the checkpoint is incomplete "
-            f"or of another architecture than its config.json says ({config.model_type})"
-        )
-    return model  # type: ignore[no-any-return]
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message: libraries write paragraphs."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def override_dropout(config: PretrainedConfig, rate: float) -> None:
@@ -99,7 +58,7 @@ def longest_input(config: PretrainedConfig, tokenizer_limit: int) -> int:
     limit = int(getattr(config, "max_position_embeddings", 0) or 512)
     if position_offset(config):
         limit -= position_offset(config)
-    return min(limit, tokenizer_limit)
+    return int(min(limit, tokenizer_limit))
 
 
 def position_offset(config: PretrainedConfig) -> int:

@@ -7,52 +7,29 @@ it load in `SentenceTransformer`, both with the same vectors; `simcse.json` says
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-
+from simcse.encoder.json_files import entry, read_json, read_object, shown, within
+from simcse.encoder.loading import WEIGHT_FILES
 from simcse.encoder.pooling import POOLINGS
+from simcse.encoder.projection import Projection, read_dense, read_head
+from simcse.encoder.prompts import read_prompts
 from simcse.errors import ModelError
 
-__all__ = ["Layout", "Projection", "read_layout", "resolve", "write_sentence_transformers"]
+__all__ = ["SETTINGS", "Layout", "read_layout", "resolve"]
 
 SETTINGS = "simcse.json"
 PACKAGE = "package:"
-WEIGHT_FILES = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
-ST_PREFIX = "sentence_transformers.models."
-ACTIVATIONS: dict[str, type[nn.Module]] = {"Tanh": nn.Tanh, "Identity": nn.Identity, "ReLU": nn.ReLU, "GELU": nn.GELU}
-
-
-class Projection(nn.Module):
-    """Linear, then tanh: the head of the paper. New weights are N(0, 0.02), bias 0 (authors' code), never a pooler's.
-
-    Args:
-        width_in: D of the pooled vector.
-        width_out: D of the result; the same by default.
-        activation: a key of `ACTIVATIONS`.
-    """
-
-    def __init__(self, width_in: int, width_out: int | None = None, activation: str = "Tanh") -> None:
-        super().__init__()
-        self.linear = nn.Linear(width_in, width_out or width_in)
-        self.activation = ACTIVATIONS[activation]()
-        nn.init.normal_(self.linear.weight, std=0.02)
-        nn.init.zeros_(self.linear.bias)
-
-    def forward(self, pooled: Tensor) -> Tensor:
-        """(S, D) -> (S, D)."""
-        return self.activation(self.linear(pooled.to(self.linear.weight.dtype)))  # type: ignore[no-any-return]
+LATER = {"prompts", "default_prompt_name", "include_prompt", "truncate_dim", "sha256"}  # entries since format 2
+MODULES = (
+    "Transformer",
+    "Pooling",
+    "Dense",
+    "Normalize",
+)  # of sentence-transformers, in the only order known here
 
 
 @dataclass(frozen=True)
@@ -64,12 +41,22 @@ class Layout:
         pooling: a key of `POOLINGS`, or None if the folder does not say.
         projection: the head that belongs to the encoder, or None.
         max_length: tokens kept of each text, or None if the folder does not say.
+        prompts: texts to put before those to encode, by name.
+        default_prompt_name: which of them is put there unasked.
+        include_prompt: whether a prompt's tokens count in the pooling.
+        truncate_dim: how many dimensions of a vector are kept; None for all.
+        digests: sha256 of the files that decide a vector, by name.
     """
 
     folder: Path
     pooling: str | None = None
     projection: Projection | None = None
     max_length: int | None = None
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    default_prompt_name: str | None = None
+    include_prompt: bool = True
+    truncate_dim: int | None = None
+    digests: Mapping[str, str] = field(default_factory=dict)
 
 
 def resolve(name: str, revision: str | None = None) -> Path:
@@ -80,11 +67,14 @@ def resolve(name: str, revision: str | None = None) -> Path:
     """
     if name.startswith(PACKAGE):
         return _package_folder(name.removeprefix(PACKAGE))
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return folder
-    if folder.exists():
-        raise ModelError(f"{name}: a file, not a model folder; name the folder that holds config.json")
+    try:
+        folder = Path(name).expanduser()
+        if folder.is_dir():
+            return folder
+        if folder.exists():
+            raise ModelError(f"{name}: a file, not a model folder; name the folder that holds config.json")
+    except (OSError, RuntimeError, ValueError) as error:  # a name too long, no such user, a folder that is locked
+        raise ModelError(f"{name[:80]!r}: no folder can have this name, or it cannot be read ({error})") from error
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or not name.strip():
         raise ModelError(f"{name!r}: no such folder; check the path, or name a hub id such as bert-base-uncased")
     return _download(name, revision)
@@ -122,7 +112,7 @@ def _download(name: str, revision: str | None) -> Path:
 
 
 def read_layout(folder: Path, *, with_head: bool = True) -> Layout:
-    """Read pooling, head and maximum length from the folder's own files.
+    """Read pooling, head, maximum length and prompts from the folder's own files.
 
     Args:
         folder: a checkpoint folder.
@@ -131,180 +121,113 @@ def read_layout(folder: Path, *, with_head: bool = True) -> Layout:
     Raises:
         ModelError: a file is damaged, or asks for a module that has no counterpart here.
     """
-    if (folder / SETTINGS).is_file():
+    if (folder / SETTINGS).exists():
         return _read_own(folder, with_head)
-    if (folder / "modules.json").is_file():
+    if (folder / "modules.json").exists():
         return _read_sentence_transformers(folder, with_head)
-    if any("ForCL" in name for name in _config(folder).get("architectures") or []):
+    file = folder / "config.json"
+    if not file.exists():
+        raise ModelError(f"{folder}: no config.json, so this is no model folder; name a checkpoint folder or a hub id")
+    names = entry(read_object(file), "architectures", list, file, [])
+    if any("ForCL" in name for name in names if isinstance(name, str)):
         return Layout(folder, pooling="cls", projection=read_head(folder, "mlp.dense") if with_head else None)
     return Layout(folder)
 
 
 def _read_own(folder: Path, with_head: bool) -> Layout:
-    settings = read_json(folder / SETTINGS)
-    projection = None
-    if settings.get("projection") and with_head:
-        projection = _read_dense(folder / str(settings["projection"]))
-    return Layout(folder, settings.get("pooling"), projection, settings.get("max_length"))
-
-
-def _read_sentence_transformers(folder: Path, with_head: bool) -> Layout:
-    modules = read_json(folder / "modules.json")
-    root, pooling, projection, max_length = folder, None, None, None
-    for module in modules:
-        kind, place = str(module["type"]).rsplit(".", 1)[-1], folder / module["path"]
-        if kind == "Transformer":
-            root = place
-            settings = place / "sentence_bert_config.json"
-            max_length = read_json(settings).get("max_seq_length") if settings.is_file() else None
-        elif kind == "Pooling":
-            pooling = _pooling_mode(place / "config.json")
-        elif kind == "Dense":
-            if projection is not None:
-                raise ModelError(f"{folder / 'modules.json'}: two Dense modules; one projection is supported")
-            projection = _read_dense(place) if with_head else None
-        elif kind != "Normalize":
-            raise ModelError(
-                f"{folder / 'modules.json'}: module {kind!r} has no counterpart here; Transformer, Pooling, Dense and "
-                "Normalize have"
-            )
-    return Layout(root, pooling, projection, max_length)
-
-
-def _pooling_mode(file: Path) -> str:
-    settings = read_json(file)
-    prefix, suffixes = "pooling_mode_", {"cls_token": "cls", "mean_tokens": "mean"}
-    modes = [key.removeprefix(prefix) for key, on in settings.items() if key.startswith(prefix) and on is True]
-    if named := settings.get("pooling_mode"):
-        modes = [named] if isinstance(named, str) else list(named)
-    found: list[str] = [suffixes.get(mode, mode) for mode in modes] or ["mean"]
-    if len(found) > 1 or found[0] not in POOLINGS:
-        raise ModelError(f"{file}: pooling {' + '.join(found)} has no counterpart here; known: {', '.join(POOLINGS)}")
-    return found[0]
-
-
-def _read_dense(place: Path) -> Projection:
-    settings = read_json(place / "config.json")
-    activation = str(settings.get("activation_function", "torch.nn.modules.activation.Tanh")).rsplit(".", 1)[-1]
-    if activation not in ACTIVATIONS:
-        raise ModelError(f"{place / 'config.json'}: activation {activation!r} is not one of {', '.join(ACTIVATIONS)}")
-    projection = Projection(settings["in_features"], settings["out_features"], activation)
-    state = read_weights(place)
-    if "linear.weight" not in state:
-        raise ModelError(f"{place}: linear.weight is missing; the folder is incomplete")
-    state.setdefault("linear.bias", torch.zeros(settings["out_features"]))
-    projection.load_state_dict(state)
-    return projection
-
-
-def read_head(folder: Path, prefix: str) -> Projection:
-    """The head stored under `PREFIX.weight` and `PREFIX.bias`: `mlp.dense` unconverted, `pooler.dense` converted.
-
-    Raises:
-        ModelError: the folder lacks these weights; fresh random ones are never put in their place.
-    """
-    state = read_weights(folder)
-    for key in state:
-        if key.endswith(f"{prefix}.weight"):
-            width_out, width_in = state[key].shape
-            projection = Projection(width_in, width_out)
-            bias = state.get(key.removesuffix("weight") + "bias")
-            if bias is not None:
-                projection.load_state_dict({"linear.weight": state[key].float(), "linear.bias": bias.float()})
-                return projection
-    raise ModelError(
-        f"{folder}: {prefix}.weight and {prefix}.bias are missing, so the head that this pooling needs is not there; "
-        "load it with projection='none', or from the folder that was trained"
+    """Format 1 is 2 without prompts, truncation and digests."""
+    file = folder / SETTINGS
+    settings = read_object(file)
+    version = entry(settings, "format", int, file)
+    if version not in (1, 2):
+        raise ModelError(f"{file}: format {version}, expected 1 or 2; a newer version of simcse wrote it, install that")
+    whole = {"pooling", "projection", "max_length"} | (LATER if version == 2 else set())
+    if absent := sorted(whole - settings.keys()):
+        raise ModelError(f"{file}: {absent[0]!r} is missing; the checkpoint is incomplete")
+    pooling = entry(settings, "pooling", str, file)
+    if pooling not in POOLINGS:
+        raise ModelError(f"{file}: pooling {shown(pooling)} is not one of {', '.join(POOLINGS)}")
+    head = entry(settings, "projection", str, file, None)
+    place = within(folder, head, file) if head is not None else None
+    prompts, default = read_prompts(settings, file)
+    digests = entry(settings, "sha256", dict, file, {})
+    if not all(isinstance(digest, str) for digest in digests.values()):
+        raise ModelError(f"{file}: 'sha256' holds {shown(digests)}, expected a sum for each file")
+    return Layout(
+        folder,
+        pooling,
+        read_dense(place) if place is not None and with_head else None,
+        entry(settings, "max_length", int, file),
+        prompts,
+        default,
+        entry(settings, "include_prompt", bool, file, True),
+        read_truncate_dim(settings, file),
+        digests,
     )
 
 
-def read_weights(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a folder, on the CPU: safetensors, else `pytorch_model.bin` (tensors only, no code)."""
-    shards = sorted(folder.glob("model*.safetensors"))
-    try:
-        if shards:
-            return {key: value for shard in shards for key, value in load_file(shard).items()}
-        shards = sorted(folder.glob("pytorch_model*.bin"))
-        loaded = [torch.load(shard, map_location="cpu", weights_only=True) for shard in shards]
-        return {key: value for state in loaded for key, value in state.items()}
-    except Exception as error:  # damaged files raise whatever the parser stumbles over
-        raise ModelError(f"{folder}: the weights cannot be read ({type(error).__name__}: {error})") from error
+def _read_sentence_transformers(folder: Path, with_head: bool) -> Layout:
+    places = _module_folders(folder)
+    root = places["Transformer"]
+    pooling, include_prompt = _read_pooling(places["Pooling"] / "config.json")
+    projection = read_dense(places["Dense"]) if "Dense" in places and with_head else None
+    max_length = None
+    for file in sorted(root.glob("sentence_*_config.json"))[:1]:  # sentence_bert_config.json, and of other backbones
+        max_length = entry(read_object(file), "max_seq_length", int, file, None)
+    file = folder / "config_sentence_transformers.json"
+    settings = read_object(file) if file.exists() else {}
+    prompts, default = read_prompts(settings, file)
+    truncate_dim = read_truncate_dim(settings, file)
+    return Layout(root, pooling, projection, max_length, prompts, default, include_prompt, truncate_dim)
 
 
-def _config(folder: Path) -> dict[str, Any]:
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"{folder}: no config.json, so this is no model folder; name a checkpoint folder or a hub id")
-    config: dict[str, Any] = read_json(folder / "config.json")
-    return config
-
-
-def read_json(file: Path) -> Any:
-    """A JSON file's content.
+def _module_folders(folder: Path) -> dict[str, Path]:
+    """Kind of module -> its folder.
 
     Raises:
-        ModelError: the file is missing or no JSON; names it.
+        ModelError: modules that have no counterpart here, lie elsewhere, or come in an order that means something else.
     """
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ModelError(f"{file}: missing; the checkpoint is incomplete") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ModelError(f"{file}: no valid JSON ({error}); the checkpoint is damaged") from error
+    file = folder / "modules.json"
+    modules = read_json(file)
+    if not isinstance(modules, list) or not all(isinstance(module, dict) for module in modules):
+        raise ModelError(f"{file}: holds {shown(modules)}, expected a list of modules; the checkpoint is damaged")
+    kinds = [entry(module, "type", str, file).rsplit(".", 1)[-1] for module in modules]
+    for kind in kinds:
+        if kind not in MODULES:
+            known = f"{', '.join(MODULES[:-1])} and {MODULES[-1]}"
+            raise ModelError(f"{file}: module {kind!r} has no counterpart here; {known} have")
+    if kinds.count("Dense") > 1:
+        raise ModelError(f"{file}: two Dense modules; one projection is supported")
+    if kinds != [kind for kind in MODULES if kind in kinds] or kinds[:2] != list(MODULES[:2]):
+        raise ModelError(
+            f"{file}: modules {', '.join(kinds) or 'none'}, expected Transformer, Pooling, perhaps Dense, Normalize"
+        )
+    paths = [entry(module, "path", str, file) for module in modules]
+    return {kind: within(folder, path, file) for kind, path in zip(kinds, paths, strict=True)}
 
 
-def write_sentence_transformers(
-    folder: Path, *, pooling: str, projection: Projection | None, width: int, layers: int, max_length: int
-) -> None:
-    """Write `simcse.json`, and the files that make `SentenceTransformer(folder)` give the same vectors.
+def _read_pooling(file: Path) -> tuple[str, bool]:
+    """The pooling of a Pooling module, and whether a prompt's tokens count in it."""
+    settings = read_object(file)
+    prefix, suffixes = "pooling_mode_", {"cls_token": "cls", "mean_tokens": "mean"}
+    modes = [key.removeprefix(prefix) for key, on in settings.items() if key.startswith(prefix) and on is True]
+    if named := settings.get("pooling_mode"):
+        modes = named if isinstance(named, list) else [named]
+    found = [suffixes.get(mode, mode) if isinstance(mode, str) else shown(mode) for mode in modes]
+    if not found:
+        raise ModelError(f"{file}: no pooling mode is on, expected one of {', '.join(POOLINGS)}; the file is damaged")
+    if len(found) > 1 or found[0] not in POOLINGS:
+        raise ModelError(f"{file}: pooling {' + '.join(found)} has no counterpart here; known: {', '.join(POOLINGS)}")
+    return found[0], entry(settings, "include_prompt", bool, file, True)
 
-    Args:
-        folder: where the backbone already lies.
-        pooling: a key of `POOLINGS`; the two-layer means become a WeightedLayerPooling module.
-        projection: the head, if it belongs to the encoder.
-        width: D of the token states.
-        layers: transformer layers of the backbone.
-        max_length: tokens kept of each text.
+
+def read_truncate_dim(settings: dict[str, Any], file: Path) -> int | None:
+    """How many dimensions of a vector are kept, if the file says.
+
+    Raises:
+        ModelError: it is no integer from 1 on.
     """
-    modules: list[tuple[str, str]] = [("", "Transformer")]
-    settings: dict[str, Any]
-    used = [layer % (layers + 1) for layer in POOLINGS[pooling].layers]
-    if len(used) > 1:
-        start = min(used)
-        weights = torch.tensor([float(layer in used) for layer in range(start, layers + 1)])
-        settings = {"word_embedding_dimension": width, "layer_start": start, "num_hidden_layers": layers}
-        modules.append(("1_WeightedLayerPooling", "WeightedLayerPooling"))
-        _write_module(folder / modules[-1][0], settings, {"layer_weights": weights})
-        write_json(folder / "config.json", _config(folder) | {"output_hidden_states": True})
-    modules.append((f"{len(modules)}_Pooling", "Pooling"))
-    flags = {"pooling_mode_cls_token": pooling == "cls", "pooling_mode_mean_tokens": pooling != "cls"}
-    _write_module(folder / modules[-1][0], {"word_embedding_dimension": width, **flags})
-    if projection is not None:
-        activation = type(projection.activation)
-        linear = projection.linear
-        settings = {"in_features": linear.in_features, "out_features": linear.out_features, "bias": True}
-        settings["activation_function"] = f"{activation.__module__}.{activation.__name__}"
-        modules.append((f"{len(modules)}_Dense", "Dense"))
-        state = {f"linear.{key}": value.detach().float().contiguous() for key, value in linear.state_dict().items()}
-        _write_module(folder / modules[-1][0], settings, state)
-    head = modules[-1][0] if projection is not None else None
-    modules.append((f"{len(modules)}_Normalize", "Normalize"))
-    (folder / modules[-1][0]).mkdir()
-    entries = [
-        {"idx": i, "name": str(i), "path": path, "type": ST_PREFIX + kind} for i, (path, kind) in enumerate(modules)
-    ]
-    write_json(folder / "modules.json", entries)
-    write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_length, "do_lower_case": False})
-    write_json(folder / "config_sentence_transformers.json", {"similarity_fn_name": "cosine"})
-    write_json(folder / SETTINGS, {"format": 1, "pooling": pooling, "projection": head, "max_length": max_length})
-
-
-def _write_module(place: Path, settings: Mapping[str, Any], state: dict[str, Tensor] | None = None) -> None:
-    place.mkdir()
-    write_json(place / "config.json", settings)
-    if state:
-        save_file(state, place / "model.safetensors")
-
-
-def write_json(file: Path, content: Any) -> None:
-    """Write indented JSON."""
-    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    kept: int | None = entry(settings, "truncate_dim", int, file, None)
+    if kept is not None and kept < 1:
+        raise ModelError(f"{file}: 'truncate_dim' is {shown(kept)}, expected at least 1 dimension, or null for all")
+    return kept

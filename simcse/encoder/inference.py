@@ -100,7 +100,7 @@ def _encode_chunk(
 
     @torch.inference_mode()  # holds for a thread, so each batch enters it anew
     def vectors_of(batch: TokenBatch) -> np.ndarray:
-        vectors = encoder(batch, states).float()  # (S, d)
+        vectors = encoder(batch, states, tokenize.left_out).float()  # (S, d)
         return (F.normalize(vectors, dim=-1) if normalize else vectors).cpu().numpy()
 
     done = in_parallel(vectors_of, batches, workers)

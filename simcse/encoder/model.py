@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -13,27 +12,29 @@ from typing import Any, Literal, Self
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging as transformers_logging
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from simcse.encoder import inference
 from simcse.encoder.allocator import prefer_large_pages
-from simcse.encoder.backbone import TokenStates, load_backbone, longest_input, token_states
+from simcse.encoder.backbone import TokenStates, longest_input, token_states
 from simcse.encoder.batching import TokenBatch
-from simcse.encoder.cpu import cpu_flags
-from simcse.encoder.formats import Projection, read_head, read_layout, resolve, write_sentence_transformers
+from simcse.encoder.device import pick_device, pick_dtype
+from simcse.encoder.formats import Layout, read_layout, resolve
+from simcse.encoder.loading import load_backbone, load_tokenizer, quiet_transformers
 from simcse.encoder.packed_forward import PackedForward
-from simcse.encoder.pooling import POOLINGS
+from simcse.encoder.pooling import POOLINGS, pool
+from simcse.encoder.projection import Projection, read_head
+from simcse.encoder.prompts import check_prompts, choose_prompt
+from simcse.encoder.saving import pooler_weights, verified, write_settings
 from simcse.encoder.quantized import check_int8
 from simcse.encoder.tokenize import Tokenize
-from simcse.errors import ConfigError, ModelError, nearest
+from simcse.errors import ConfigError, DataError, ModelError, SimCSEError, nearest
 from simcse.files import replaced_folder
 
-__all__ = ["SentenceEncoder", "pick_device", "pick_dtype"]
+__all__ = ["SentenceEncoder"]
 
 logger = logging.getLogger(__name__)
-VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+TOKENIZE_KEPT = 16  # tokenizing functions, one for each maximum length and prompt
 
 
 class SentenceEncoder(nn.Module):
@@ -46,8 +47,15 @@ class SentenceEncoder(nn.Module):
         tokenizer: its tokenizer.
         pooling: cls | mean | first_last_mean | top2_mean.
         projection: the head, if it is part of the encoder.
-        max_length: tokens kept of each text, special tokens included.
+        max_length: tokens kept of each text, special tokens included; default all that the backbone takes.
         name: what it was loaded from; shown in reports and index manifests.
+        prompts: texts to put before those to encode, by name.
+        default_prompt_name: the prompt that is put there unless `encode` is given another.
+        include_prompt: whether a prompt's tokens count in the pooling.
+        truncate_dim: how many dimensions of a vector are kept; default all.
+
+    Raises:
+        ConfigError: an argument is out of range, or a name stands in place of the backbone.
 
     Attributes:
         truncated: texts that were cut at `max_length` so far.
@@ -57,21 +65,36 @@ class SentenceEncoder(nn.Module):
     def __init__(
         self,
         backbone: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: PreTrainedTokenizerBase | None = None,
         *,
         pooling: str = "cls",
         projection: Projection | None = None,
-        max_length: int = 512,
+        max_length: int | None = None,
         name: str = "",
+        prompts: Mapping[str, str] | None = None,
+        default_prompt_name: str | None = None,
+        include_prompt: bool = True,
+        truncate_dim: int | None = None,
     ) -> None:
         super().__init__()
+        if tokenizer is None or not isinstance(backbone, nn.Module):
+            raise ConfigError(
+                f"SentenceEncoder({backbone!r:.60}): expected a backbone and its tokenizer; a name or a folder is what "
+                "SentenceEncoder.from_pretrained loads"
+            )
+        check_prompts(prompts or {}, default_prompt_name, ConfigError, "")
         self.backbone: PreTrainedModel = backbone
         self.tokenizer = tokenizer
-        self._tokenize: tuple[tuple[int, int, int], Tokenize] | None = None
+        self._tokenizing: dict[tuple[int, int, int, str], Tokenize] = {}
         self.pooling = check_pooling(pooling)
         self.projection = projection
-        self.max_length = max_length
         self.name = name
+        self.max_length = self.backbone_limit if max_length is None else max_length
+        self.check_length(self.max_length)
+        self.prompts = dict(prompts or {})
+        self.default_prompt_name = default_prompt_name
+        self.include_prompt = include_prompt
+        self.truncate_dim = check_truncate_dim(truncate_dim)
         self.truncated = 0
         self.int8 = False
         self.held: PackedForward | None = None
@@ -113,36 +136,49 @@ class SentenceEncoder(nn.Module):
         layout = read_layout(folder, with_head=projection is None)
         head = read_head(folder, "pooler.dense") if projection == "pooler" else layout.projection
         place = pick_device(device)
-        with quiet_transformers():
+        with quiet_transformers(), verified(folder, layout.digests):
             backbone = load_backbone(layout.folder, dropout=dropout)
-            tokenizer = load_tokenizer(layout.folder)
-        limit = longest_input(backbone.config, tokenizer.model_max_length)
-        if max_length is not None and not 2 < max_length <= limit:
-            raise ConfigError(f"max_length is {max_length}: {name} takes 3 to {limit} tokens")
+            tokenizer = load_tokenizer(layout.folder, backbone)
         encoder = cls(
             backbone,
             tokenizer,
             pooling=pooling or layout.pooling or "cls",
             projection=head,
-            max_length=max_length or min(layout.max_length or limit, limit),
             name=str(name),
+            prompts=layout.prompts,
+            default_prompt_name=layout.default_prompt_name,
+            include_prompt=layout.include_prompt,
+            truncate_dim=layout.truncate_dim,
         )
+        if head is not None and head.linear.in_features != encoder.width:
+            raise ModelError(
+                f"{folder}: the head takes vectors of dimension {head.linear.in_features}, but the backbone gives "
+                f"{encoder.width}; one of the two is another checkpoint's"
+            )
+        encoder.max_length = encoder.chosen_length(max_length, layout)
         encoder.int8 = dtype == "int8"
         if encoder.int8:
             check_int8(backbone, place)
         return encoder.to(place, pick_dtype(dtype, place)).eval()
 
-    def forward(self, batch: TokenBatch, states: TokenStates | None = None) -> Tensor:
-        """S token sequences -> (S, D) vectors, not normalised; `states` in place of `backbone.token_states`."""
-        pooling = POOLINGS[self.pooling]
-        compute = states or partial(token_states, self.backbone)
-        pooled = pooling.reduce(compute(batch, pooling.layers, first_only=pooling.first_only), batch)  # (S, D)
-        return pooled if self.projection is None else self.projection(pooled)
+    def forward(self, batch: TokenBatch, states: TokenStates | None = None, left_out: int = 0) -> Tensor:
+        """S token sequences -> (S, d) vectors, not normalised.
+
+        Args:
+            batch: the sequences.
+            states: in place of `backbone.token_states`.
+            left_out: so many tokens at the beginning of each sequence do not count in the pooling.
+        """
+        pooled = pool(self.pooling, states or partial(token_states, self.backbone), batch, left_out)  # (S, D)
+        vectors = pooled if self.projection is None else self.projection(pooled)  # (S, D)
+        return vectors[:, : self.truncate_dim]  # (S, d)
 
     def encode(
         self,
         texts: str | Sequence[str],
         *,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
         normalize: bool = True,
         batch_size: int | None = None,
         max_length: int | None = None,
@@ -152,6 +188,8 @@ class SentenceEncoder(nn.Module):
 
         Args:
             texts: one text -> (d,); n texts -> (n, d). An empty text is a valid one (special tokens alone).
+            prompt: put before each text; "" for none. Default: the prompt of that name, else the default prompt.
+            prompt_name: a key of `prompts`.
             normalize: to unit length, so that a dot product is a cosine.
             batch_size: the most texts in a batch; default: what the token budget holds. It never changes a vector.
             max_length: tokens kept of each text in this call.
@@ -161,11 +199,14 @@ class SentenceEncoder(nn.Module):
             float32 array.
 
         Raises:
-            DataError: an element of `texts` is no string.
+            DataError: `texts` is neither text nor list, or an element of it no string.
+            ConfigError: no prompt of that name; a prompt or maximum length that leaves no room, or is too long.
             ModelError: a vector is not finite; names the text.
         """
+        if not isinstance(texts, str | Iterable) or isinstance(texts, bytes):
+            raise DataError(f"texts is of type {type(texts).__name__}, expected a text or a list of texts")
         many = [texts] if isinstance(texts, str) else list(texts)
-        tokenize = self.tokenize(max_length)
+        tokenize = self.tokenize(max_length, self.resolve_prompt(prompt, prompt_name))
         vectors = inference.encode(
             self, many, tokenize, normalize=normalize, batch_size=batch_size, show_progress=show_progress
         )
@@ -175,9 +216,32 @@ class SentenceEncoder(nn.Module):
         """Encode any number of texts into an `.npy` file, in constant memory; see `inference.encode_to`."""
         return inference.encode_to(self, path, texts, resume=resume, **options)
 
-    def similarity(self, a: str | Sequence[str], b: str | Sequence[str]) -> np.ndarray:
-        """Cosine of each text of `a` with each of `b`: (n_a, n_b); a single text counts as a list of one."""
-        left, right = (np.atleast_2d(self.encode(texts)) for texts in (a, b))
+    def resolve_prompt(self, prompt: str | None = None, prompt_name: str | None = None) -> str:
+        """What `encode` puts before each text when it is given these; "" for nothing.
+
+        Raises:
+            ConfigError: no prompt has that name.
+        """
+        return choose_prompt(self.prompts, self.default_prompt_name, prompt, prompt_name)
+
+    def similarity(self, a: str | Sequence[str], b: str | Sequence[str] | None = None) -> np.ndarray:
+        """Cosine of each text of `a` with each of `b`: (n_a, n_b); a single text counts as a list of one.
+
+        Args:
+            a: n_a texts.
+            b: n_b texts; default `a`.
+
+        Raises:
+            DataError: vectors stand in place of texts.
+        """
+        sides = a, a if b is None else b
+        for side in sides:
+            if isinstance(side, Tensor) or (isinstance(side, np.ndarray) and side.dtype.kind == "f"):
+                raise DataError(
+                    f"similarity compares texts, found vectors of shape {tuple(side.shape)}; those of length 1, as "
+                    "encode gives them, are compared by a @ b.T"
+                )
+        left, right = (np.atleast_2d(self.encode(texts)) for texts in sides)
         cosines: np.ndarray = np.clip(left @ right.T, -1.0, 1.0)  # (n_a, n_b)
         return cosines
 
@@ -200,12 +264,45 @@ class SentenceEncoder(nn.Module):
         moved: Self = super()._apply(*args, **options)  # type: ignore[no-untyped-call]
         return moved
 
-    def tokenize(self, max_length: int | None = None) -> Tokenize:
-        """A tokenizing function with this encoder's maximum length, or another."""
-        wanted = (id(self.tokenizer), len(self.tokenizer), max_length or self.max_length)
-        if self._tokenize is None or self._tokenize[0] != wanted:  # making one takes longer than a text or two
-            self._tokenize = wanted, Tokenize(self.tokenizer, wanted[-1])
-        return self._tokenize[1]
+    def tokenize(self, max_length: int | None = None, prompt: str = "") -> Tokenize:
+        """A tokenizing function with this encoder's maximum length, or another, and with a prompt before each text.
+
+        Raises:
+            ConfigError: the length is out of range, or the prompt leaves no room for a text.
+        """
+        length = self.max_length if max_length is None else max_length
+        wanted = (id(self.tokenizer), len(self.tokenizer), length, prompt)
+        made = self._tokenizing.get(wanted)
+        if made is None:  # making one takes longer than a text or two
+            self.check_length(length)
+            if prompt:
+                made = self.tokenize(length).prompted(prompt, pooled=self.include_prompt)
+            else:
+                made = Tokenize(self.tokenizer, length)
+            if len(self._tokenizing) >= TOKENIZE_KEPT:
+                self._tokenizing.clear()
+            self._tokenizing[wanted] = made
+        return made
+
+    def check_length(self, length: object, error: type[SimCSEError] = ConfigError, where: str = "") -> None:
+        """Raise that error if texts cannot be cut at so many tokens."""
+        least, most = self.tokenizer.num_special_tokens_to_add(pair=False) + 1, self.backbone_limit
+        if type(length) is not int or not least <= length <= most:
+            raise error(
+                f"{where}max_length is {length!r:.40}: {self.name or 'this encoder'} takes {least} to {most} tokens, "
+                f"{least - 1} special ones included"
+            )
+
+    def chosen_length(self, asked: int | None, layout: Layout) -> int:
+        """The maximum length that is asked for, else the folder's, else all that the backbone takes."""
+        if asked is not None or layout.max_length is None:
+            chosen = self.backbone_limit if asked is None else asked
+            self.check_length(chosen)
+            return chosen
+        # sentence-transformers' folders may say more than the backbone takes; ours never do
+        chosen = layout.max_length if layout.digests else min(layout.max_length, self.backbone_limit)
+        self.check_length(chosen, ModelError, f"{layout.folder}: ")
+        return chosen
 
     def count_truncated(self, cut: int, max_length: int) -> None:
         """Add to `truncated`, and say so once."""
@@ -227,7 +324,8 @@ class SentenceEncoder(nn.Module):
     @property
     def dimension(self) -> int:
         """d of the vectors."""
-        return self.projection.linear.out_features if self.projection is not None else self.width
+        whole = self.projection.linear.out_features if self.projection is not None else self.width
+        return whole if self.truncate_dim is None else min(whole, self.truncate_dim)
 
     @property
     def width(self) -> int:
@@ -247,8 +345,13 @@ class SentenceEncoder(nn.Module):
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits of the weights, pooling and maximum length; the same in fp32 and bf16."""
-        digest = hashlib.sha256(f"{self.pooling} {self.max_length}".encode())
+        """16 hex digits of weights, pooling, maximum length, default prompt, dimensions; the same in fp32 and bf16."""
+        settings = f"{self.pooling} {self.max_length}"
+        if prompt := self.resolve_prompt():
+            settings += f" {self.include_prompt} {prompt!r}"
+        if self.truncate_dim is not None:
+            settings += f" {self.dimension}"
+        digest = hashlib.sha256(settings.encode())
         for key, value in self.state_dict().items():
             digest.update(key.encode())
             digest.update(value.to("cpu", torch.bfloat16).contiguous().view(torch.uint8).numpy())
@@ -264,11 +367,14 @@ class SentenceEncoder(nn.Module):
         """Write the files of `save_pretrained` into an empty folder."""
         config: Any = self.backbone.config
         with quiet_transformers():
-            self.backbone.save_pretrained(new)
+            pooler = pooler_weights(self.backbone, self.projection if self.pooling == "cls" else None)
+            self.backbone.save_pretrained(new, state_dict=self.backbone.state_dict() | pooler)
             self.tokenizer.save_pretrained(new)
-            write_sentence_transformers(
+            write_settings(
                 new, pooling=self.pooling, projection=self.projection, width=self.width,
-                layers=config.num_hidden_layers, max_length=self.max_length,
+                layers=config.num_hidden_layers, max_length=self.max_length, prompts=self.prompts,
+                default_prompt_name=self.default_prompt_name, include_prompt=self.include_prompt,
+                truncate_dim=self.truncate_dim,
             )  # fmt: skip
 
 
@@ -283,73 +389,12 @@ def check_pooling(name: str) -> str:
     return name
 
 
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """No bars and load reports: what they would say is checked and raised here."""
-    bars, level = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(level)
-        if bars:
-            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
-
-
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a checkpoint folder.
+def check_truncate_dim(kept: int | None) -> int | None:
+    """The number itself.
 
     Raises:
-        ModelError: there is none, or its files are damaged.
+        ConfigError: it is no integer from 1 on.
     """
-    if not any(file for pattern in VOCABULARIES for file in folder.glob(pattern)):  # else an empty vocabulary would do
-        raise ModelError(f"{folder}: no usable tokenizer (none of {', '.join(VOCABULARIES)}); copy its files there")
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
-        return tokenizer
-    except Exception as error:  # tokenizer files fail in as many ways as there are parsers
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelError(f"{folder}: no usable tokenizer ({reason}); copy its files there anew") from error
-
-
-def pick_device(device: str | torch.device) -> torch.device:
-    """`auto` is the accelerator, if there is one, else the CPU.
-
-    Raises:
-        ConfigError: the device does not exist here.
-    """
-    if device == "auto":
-        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        return accelerator or torch.device("cpu")
-    try:
-        place = torch.device(device)
-        torch.empty(0, device=place)
-    except Exception as error:  # torch raises RuntimeError, AssertionError or NotImplementedError
-        raise ConfigError(f"device {str(device)!r} is not to be had here; try auto or cpu") from error
-    return place
-
-
-def pick_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
-    """`auto` is bf16 where the device computes in it natively, else fp32.
-
-    Raises:
-        ConfigError: an unknown name.
-    """
-    if isinstance(dtype, torch.dtype) and dtype in (*DTYPES.values(), torch.float64):
-        return dtype
-    if dtype in ("auto", "int8"):
-        return torch.bfloat16 if has_native_bf16(device) else torch.float32
-    if isinstance(dtype, torch.dtype) or dtype not in DTYPES:
-        raise ConfigError(f"dtype {str(dtype)!r} is not one of auto, {', '.join(DTYPES)}, int8")
-    return DTYPES[dtype]
-
-
-def has_native_bf16(device: torch.device) -> bool:
-    """Whether matrix products in bf16 are faster than in fp32 on this device."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    if device.type == "cpu":
-        # AVX512-BF16 or AMX; without them torch emulates bf16, slower than fp32
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and bool(cpu_flags() & {"avx512_bf16", "amx_bf16"})
-    return False
+    if kept is not None and (type(kept) is not int or kept < 1):
+        raise ConfigError(f"truncate_dim is {kept!r:.40}, expected at least 1 dimension, or None for all")
+    return kept

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from simcse.encoder.batching import TokenBatch
 
-__all__ = ["POOLINGS", "Pooling", "cls", "mean"]
+__all__ = ["POOLINGS", "Pooling", "cls", "mean", "pool"]
 
 
 class Pooling(NamedTuple):
@@ -48,3 +48,23 @@ POOLINGS: dict[str, Pooling] = {
     "first_last_mean": Pooling((1, -1), mean),
     "top2_mean": Pooling((-2, -1), mean),
 }
+
+
+def pool(name: str, states: Callable[..., list[Tensor]], batch: TokenBatch, left_out: int = 0) -> Tensor:
+    """S sequences -> (S, D).
+
+    Args:
+        name: a key of `POOLINGS`.
+        states: (batch, layers, *, first_only) -> states, as `backbone.token_states`.
+        batch: the sequences.
+        left_out: so many tokens at the beginning of each sequence do not count, fewer than it has: a prompt's.
+    """
+    pooling = POOLINGS[name]
+    hidden = states(batch, pooling.layers, first_only=pooling.first_only and not left_out)  # (T, D) each
+    if left_out:
+        kept = torch.nonzero(batch.positions >= left_out)[:, 0]
+        batch = TokenBatch(batch.ids[kept], tuple(length - left_out for length in batch.lengths))
+        if pooling.first_only:
+            kept = kept[batch.starts]
+        hidden = [layer[kept] for layer in hidden]
+    return pooling.reduce(hidden, batch)  # (S, D)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from itertools import chain
 
@@ -11,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from simcse.encoder.batching import TokenLists
 from simcse.encoder.words import WordMemory, splits_at_spaces
-from simcse.errors import DataError
+from simcse.errors import ConfigError, DataError
 
 __all__ = ["Tokenize"]
 
@@ -24,10 +25,16 @@ class Tokenize:
     Args:
         tokenizer: any Hugging Face tokenizer; fast ones run in parallel, and BERT's remember words.
         max_length: tokens kept of each text, special tokens included.
+
+    Attributes:
+        prompt: put before each text.
+        left_out: how many tokens at the beginning do not count in the pooling, as they are the prompt's.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
         self.max_length = max_length
+        self.prompt = ""
+        self.left_out = 0
         self._slow = tokenizer
         self._fast: Tokenizer | None = None
         self._words: WordMemory | None = None
@@ -41,12 +48,35 @@ class Tokenize:
         else:
             self._fast.enable_truncation(max_length)
 
+    def prompted(self, prompt: str, *, pooled: bool = True) -> Tokenize:
+        """The same with a prompt before each text, whose tokens count in the pooling or do not.
+
+        Raises:
+            ConfigError: the prompt leaves no room for a text.
+        """
+        ids: list[int] = self._slow(prompt, truncation=False, verbose=False)["input_ids"]
+        if len(ids) >= self.max_length:
+            raise ConfigError(
+                f"the prompt {prompt!r:.60} takes {len(ids)} tokens, special ones included, and max_length is "
+                f"{self.max_length}: no text has room behind it; raise max_length or shorten the prompt"
+            )
+        other = copy.copy(self)
+        other.prompt = prompt
+        if not pooled:  # a special token behind the prompt stands behind the text then
+            other.left_out = len(ids) - (ids[-1] in self._slow.all_special_ids)
+        return other
+
     def __call__(self, texts: Sequence[str]) -> tuple[list[list[int]], int]:
         """Token ids of each text, and how many texts were cut.
 
         Raises:
             DataError: an element is no string; names its position and type.
         """
+        if self.prompt:
+            for text in texts:
+                if not isinstance(text, str):
+                    raise DataError(wrong_element(texts))
+            texts = [self.prompt + text for text in texts]
         if self._fast is None:
             return self._slowly(texts)
         try:
@@ -90,4 +120,8 @@ def wrong_element(texts: Sequence[object]) -> str:
     for position, text in enumerate(texts):
         if not isinstance(text, str):
             return f"text {position} is of type {type(text).__name__}, not a string: drop it or convert it with str()"
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            return f"text {position} holds {text[error.start]!r}, half of a character, which is no text: drop it"
     return "the texts hold something that is no string"

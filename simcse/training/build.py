@@ -16,7 +16,8 @@ from simcse.data.collate import Batches
 from simcse.data.pairs import read_scored_pairs
 from simcse.data.readers import read_texts, read_training
 from simcse.encoder.allocator import keep_freed_memory
-from simcse.encoder.model import SentenceEncoder, has_native_bf16, pick_device
+from simcse.encoder.device import has_native_bf16, pick_device
+from simcse.encoder.model import SentenceEncoder
 from simcse.errors import ConfigError, DataError, nearest
 from simcse.evaluation.sts import SEVEN, load_task
 from simcse.objectives import BatchCandidates, build_candidates, build_objective

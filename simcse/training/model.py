@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from simcse.data.collate import Batch
 from simcse.encoder.batching import TokenBatch
-from simcse.encoder.formats import Projection
 from simcse.encoder.model import SentenceEncoder
+from simcse.encoder.projection import Projection
 
 __all__ = ["ContrastiveModel"]
 
@@ -37,8 +37,10 @@ class ContrastiveModel(nn.Module):
     ) -> None:
         super().__init__()
         head = encoder.projection
-        if projection != "none" and head is None:
-            head = Projection(encoder.width).to(encoder.device)
+        encoder.projection = None
+        width = encoder.width if projection == "always" else encoder.dimension  # a checkpoint may keep fewer of them
+        if projection != "none" and (head is None or head.linear.in_features != width):
+            head = Projection(width).to(encoder.device)
         encoder.projection = head if projection == "always" else None
         self.encoder = encoder
         self.head = head if projection == "train" else None

@@ -12,8 +12,9 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from simcse import ModelError, SentenceEncoder
-from simcse.encoder.formats import Projection, resolve
+from simcse.encoder.formats import resolve
 from simcse.encoder.pooling import POOLINGS
+from simcse.encoder.projection import Projection
 
 
 def load(folder: Path | str, **options: object) -> SentenceEncoder:
@@ -163,7 +164,7 @@ def damage(folder: Path, what: str) -> None:
     [
         ("no config", r"no config\.json.*name a checkpoint folder or a hub id"),
         ("config is no JSON", r"config\.json"),
-        ("no weights", r"weights cannot be loaded"),
+        ("no weights", r"no weights \(none of model\.safetensors"),
         ("weights cut short", r"weights cannot be loaded"),
         ("unknown module", r"module 'CNN' has no counterpart"),
         ("modules.json is no JSON", r"modules\.json: no valid JSON"),

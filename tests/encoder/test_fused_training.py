@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from simcse.encoder import heads as heads_module
-from simcse.encoder.backbone import load_backbone, own_states, token_states
+from simcse.encoder.backbone import own_states, token_states
 from simcse.encoder.batching import TokenBatch
 from simcse.encoder.blocks import AttentionBlock, FeedForwardBlock
 from simcse.encoder.dropout import keep_mask, keep_scale
 from simcse.encoder.fused_training import rounded_up, training_states, trains_fused
 from simcse.encoder.heads import plan_heads
+from simcse.encoder.loading import load_backbone
 
 EVERY_LAYER = (0, 1, -1)
 

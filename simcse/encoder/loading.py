@@ -1,0 +1,227 @@
+"""A checkpoint folder -> backbone and tokenizer, by transformers, which is handed nothing unchecked.
+
+The configuration is read here, and what could make transformers run code or reach for other files is dropped from it.
+Its sizes are held against the weights before anything is allocated, and the weights against it afterwards: none may be
+missing, none of the backbone's left over, none NaN or infinite.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from simcse.encoder.backbone import override_dropout
+from simcse.encoder.json_files import entry, read_object, shown
+from simcse.encoder.projection import check_finite
+from simcse.errors import ModelError
+
+__all__ = ["WEIGHT_FILES", "load_backbone", "load_tokenizer", "new_backbone", "quiet_transformers"]
+
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
+# what config.json has no say in: whose code computes (`auto_map`; `owner/kernel` as the attention is a key that holds
+# `_implementation`), which files are read, how weights are spread, patched and rounded, what `forward` returns; and
+# labels, which are another head's, a thousand million if it likes
+DROPPED = frozenset({
+    "auto_map", "custom_pipelines", "distributed_config", "fusion_config", "kernel_config", "use_kernels",
+    "allow_all_kernels", "transformers_weights", "trust_remote_code", "name_or_path", "_name_or_path", "_commit_hash",
+    "configuration_files", "dtype", "torch_dtype", "id2label", "label2id", "num_labels", "output_attentions",
+    "return_dict", "use_return_dict", "torchscript",
+})  # fmt: skip
+MOST_LAYERS = 1000  # the deepest encoders have some fifty; building a million takes hours
+# sizes that no layer can do without
+SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
+# the first parts of names under which checkpoints keep what was trained on top of a backbone
+HEADS = frozenset({
+    "classification_head", "classifier", "cls", "decoder", "dense", "discriminator_predictions", "generator_lm_head",
+    "generator_predictions", "head", "lm_head", "lm_loss", "lm_predictions", "logits_proj", "mask_predictions", "mlp",
+    "pooler", "pre_classifier", "pred_layer", "predictions", "qa_classifier", "qa_outputs", "score",
+    "sequence_summary", "sop_classifier", "vocab_layer_norm", "vocab_projector", "vocab_transform",
+})  # fmt: skip
+
+
+def load_backbone(folder: Path, *, dropout: float | None = None, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """Load the encoder of a checkpoint folder; the original SimCSE's unconverted layout (`bert.*`) too.
+
+    Args:
+        folder: a folder with `config.json` and weights.
+        dropout: rate put in place of every dropout rate of the configuration, if given.
+        dtype: of the weights.
+
+    Raises:
+        ModelError: the folder is no checkpoint; its weights are not the backbone's that config.json describes, or not
+            finite; nothing is ever filled with fresh random ones.
+    """
+    config = read_config(folder)
+    if dropout is not None:
+        override_dropout(config, dropout)
+    try:
+        with torch.device("meta"):  # nothing is allocated
+            outline = new_backbone(config)
+    except Exception as error:  # a size that does not go with another raises whatever it breaks first
+        raise ModelError(f"{folder / 'config.json'}: describes no model ({first_line(error)})") from error
+    check_sizes(folder, outline)
+    options: dict[str, Any] = {"add_pooling_layer": False} if takes_pooler(outline) else {}
+    try:
+        load: Any = type(outline).from_pretrained
+        model, info = load(folder, config=config, dtype=dtype, output_loading_info=True, **options)
+    except Exception as error:  # a damaged file raises whatever its parser stumbles over
+        raise ModelError(f"{folder}: the weights cannot be loaded ({first_line(error)})") from error
+    if missing := sorted(key for key in info["missing_keys"] if "pooler" not in key):
+        raise ModelError(
+            f"{folder}: {len(missing)} weights are missing, the first is {missing[0]!r}; the checkpoint is incomplete "
+            f"or of another architecture than its config.json says ({config.model_type})"
+        )
+    if left := left_over(model, info["unexpected_keys"]):
+        raise ModelError(
+            f"{folder}: {len(left)} weights have no place in the model of config.json ({config.model_type}, "
+            f"{getattr(config, 'num_hidden_layers', '?')} layers), the first is {left[0]!r}; one of the two is another "
+            "checkpoint's, copy both anew"
+        )
+    check_finite(dict(model.named_parameters()), folder)
+    return model  # type: ignore[no-any-return]
+
+
+def read_config(folder: Path) -> PretrainedConfig:
+    """The configuration of a checkpoint, without what it has no say in.
+
+    Raises:
+        ModelError: there is none, it is damaged, of an unknown architecture, or of absurd size.
+    """
+    file = folder / "config.json"
+    if not file.exists():
+        raise ModelError(f"{folder}: no config.json, so this is no model folder; name a checkpoint folder or a hub id")
+    settings = harmless(read_object(file))
+    kind = entry(settings, "model_type", str, file)
+    del settings["model_type"]
+    if settings.get("quantization_config"):
+        raise ModelError(
+            f"{file}: the weights are quantised, expected plain ones; name the checkpoint they are made of"
+        )
+    for key, value in settings.items():
+        if "layer" in key and isinstance(value, int) and value > MOST_LAYERS:
+            raise ModelError(f"{file}: {key!r} is {shown(value)}, expected at most {MOST_LAYERS}")
+    try:
+        config: PretrainedConfig = AutoConfig.for_model(kind, **settings)
+    except Exception as error:  # validation raises a dozen types
+        raise ModelError(f"{file}: not a model configuration ({first_line(error)})") from error
+    for key in SIZES:
+        value = getattr(config, key, 1)
+        if not isinstance(value, int) or value < 1:
+            raise ModelError(f"{file}: {key!r} is {value!r}, expected at least 1")
+    return config
+
+
+def harmless(settings: Any) -> Any:
+    """Settings without the keys that they must not hold, at any depth."""
+    if isinstance(settings, list):
+        return [harmless(value) for value in settings]
+    if not isinstance(settings, dict):
+        return settings
+    return {
+        key: harmless(value)
+        for key, value in settings.items()
+        if key not in DROPPED and "_implementation" not in key and not key.startswith("__")
+    }
+
+
+def new_backbone(config: PretrainedConfig, *, pooler: bool = False) -> PreTrainedModel:
+    """The encoder that a configuration describes, with new weights; with the pooler that it may have, or without."""
+    build: Callable[..., PreTrainedModel] = AutoModel.from_config
+    if pooler:
+        return build(config)
+    try:
+        return build(config, add_pooling_layer=False)
+    except TypeError:  # this architecture has no pooler that could be left out
+        return build(config)
+
+
+def takes_pooler(backbone: PreTrainedModel) -> bool:
+    """Whether this architecture can be built with a pooler and without."""
+    return "add_pooling_layer" in inspect.signature(type(backbone).__init__).parameters
+
+
+def check_sizes(folder: Path, outline: PreTrainedModel) -> None:
+    """Raise a ModelError if the model has more weights than the files can hold: they take a byte each at least."""
+    held = sum(file.stat().st_size for pattern in WEIGHTS for file in folder.glob(pattern) if file.is_file())
+    if not held:
+        raise ModelError(f"{folder}: no weights (none of {', '.join(WEIGHT_FILES)}); the checkpoint is incomplete")
+    if (expected := sum(weight.numel() for weight in outline.parameters())) > held:
+        raise ModelError(
+            f"{folder}: the weights cannot be loaded (config.json describes {expected:,} of them, their files hold "
+            f"{held:,} bytes); one of the two is damaged or another checkpoint's"
+        )
+
+
+def left_over(model: PreTrainedModel, unexpected: Iterable[str]) -> list[str]:
+    """The weights among `unexpected` that no head accounts for, and those of parts that the backbone has itself."""
+    own = {name for name, _ in model.named_children()}
+    keys = {key: key.removeprefix(f"{model.base_model_prefix}.").split(".")[0] for key in unexpected}
+    return sorted(key for key, first in keys.items() if first not in HEADS or first in own)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message: libraries write paragraphs."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def load_tokenizer(folder: Path, backbone: PreTrainedModel) -> PreTrainedTokenizerBase:
+    """The tokenizer of a checkpoint folder.
+
+    Raises:
+        ModelError: there is none, its files are damaged, or it knows tokens that the backbone does not.
+    """
+    if not any(file for pattern in VOCABULARIES for file in folder.glob(pattern)):  # else an empty vocabulary would do
+        raise ModelError(f"{folder}: no usable tokenizer (none of {', '.join(VOCABULARIES)}); copy its files there")
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        tokenizer("a text")
+    except Exception as error:  # tokenizer files fail in as many ways as there are parsers
+        raise ModelError(f"{folder}: no usable tokenizer ({first_line(error)}); copy its files there anew") from error
+    longest = tokenizer.model_max_length
+    if isinstance(longest, bool) or not isinstance(longest, int | float) or not longest >= 1:
+        raise ModelError(
+            f"{folder / 'tokenizer_config.json'}: 'model_max_length' is {longest!r:.40}, expected at least 1 token"
+        )
+    embeddings: Any = backbone.get_input_embeddings()
+    rows = len(embeddings.weight)
+    if len(tokenizer) > rows and (highest := max(tokenizer.get_vocab().values())) >= rows:
+        raise ModelError(
+            f"{folder}: the tokenizer counts its tokens up to {highest}, but the backbone has embeddings up to "
+            f"{rows - 1}; one of the two is another checkpoint's"
+        )
+    return tokenizer
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """No bars and load reports: what they would say is checked and raised here."""
+    bars, level = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]

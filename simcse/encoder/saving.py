@@ -1,0 +1,158 @@
+"""Writing a checkpoint that loads here, in `AutoModel` and in `SentenceTransformer`; checking it when it is read."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from simcse.encoder.formats import SETTINGS
+from simcse.encoder.json_files import read_object, within, write_json
+from simcse.encoder.loading import new_backbone, takes_pooler
+from simcse.encoder.pooling import POOLINGS
+from simcse.encoder.projection import Projection
+from simcse.errors import ModelError
+
+__all__ = ["pooler_weights", "verified", "write_settings"]
+
+ST_PREFIX = "sentence_transformers.models."
+# files that sentence-transformers reads and this package does not: a digest would forbid to change them
+NOT_OURS = ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json")
+
+
+def pooler_weights(backbone: PreTrainedModel, head: Projection | None) -> dict[str, Tensor]:
+    """What `AutoModel` looks for behind the last layer, where its architecture has a pooler; empty where it has none.
+
+    It is the head, so that `pooler_output` is the vector before normalisation, if it reads [CLS] by a linear layer and
+    tanh, as the pooler does; give None otherwise. Weights that are not there `AutoModel` would draw at random at each
+    load. Zeros are there in their place: they say nothing, in all of `pooler_output`, rather than something wrong.
+    """
+    if not takes_pooler(backbone):
+        return {}
+    with torch.device("meta"):
+        whole: Any = new_backbone(backbone.config, pooler=True)
+    own = backbone.state_dict()
+    shapes = {key: value.shape for key, value in whole.state_dict().items() if key not in own}
+    linear = getattr(whole.pooler, "dense", whole.pooler)
+    activation = getattr(whole.pooler, "activation", getattr(whole, "pooler_activation", None))
+    if head is not None and type(activation) is nn.Tanh and type(head.activation) is nn.Tanh:
+        state = head.linear.state_dict()
+        if isinstance(linear, nn.Linear) and linear.weight.shape == state["weight"].shape and len(shapes) == 2:
+            return {key: state[key.rsplit(".", 1)[-1]] for key in shapes}
+    return {key: torch.zeros(shape, dtype=backbone.dtype) for key, shape in shapes.items()}
+
+
+def write_settings(
+    folder: Path,
+    *,
+    pooling: str,
+    projection: Projection | None,
+    width: int,
+    layers: int,
+    max_length: int,
+    prompts: Mapping[str, str],
+    default_prompt_name: str | None,
+    include_prompt: bool,
+    truncate_dim: int | None,
+) -> None:
+    """Write `simcse.json`, and the files that make `SentenceTransformer(folder)` give the same vectors.
+
+    Args:
+        folder: where backbone and tokenizer already lie.
+        pooling: a key of `POOLINGS`; the two-layer means become a WeightedLayerPooling module.
+        projection: the head, if it belongs to the encoder.
+        width: D of the token states.
+        layers: transformer layers of the backbone.
+        max_length: tokens kept of each text.
+        prompts: texts to put before those to encode, by name.
+        default_prompt_name: which of them is put there unasked.
+        include_prompt: whether a prompt's tokens count in the pooling.
+        truncate_dim: how many dimensions of a vector are kept; None for all.
+    """
+    modules: list[tuple[str, str]] = [("", "Transformer")]
+    settings: dict[str, Any]
+    used = [layer % (layers + 1) for layer in POOLINGS[pooling].layers]
+    if len(used) > 1:
+        start = min(used)
+        weights = torch.tensor([float(layer in used) for layer in range(start, layers + 1)])
+        settings = {"word_embedding_dimension": width, "layer_start": start, "num_hidden_layers": layers}
+        modules.append(("1_WeightedLayerPooling", "WeightedLayerPooling"))
+        _write_module(folder / modules[-1][0], settings, {"layer_weights": weights})
+        write_json(folder / "config.json", read_object(folder / "config.json") | {"output_hidden_states": True})
+    modules.append((f"{len(modules)}_Pooling", "Pooling"))
+    flags = {"pooling_mode_cls_token": pooling == "cls", "pooling_mode_mean_tokens": pooling != "cls"}
+    flags["include_prompt"] = include_prompt
+    _write_module(folder / modules[-1][0], {"word_embedding_dimension": width, **flags})
+    if projection is not None:
+        activation = type(projection.activation)
+        linear = projection.linear
+        settings = {"in_features": linear.in_features, "out_features": linear.out_features, "bias": True}
+        settings["activation_function"] = f"{activation.__module__}.{activation.__name__}"
+        modules.append((f"{len(modules)}_Dense", "Dense"))
+        state = {f"linear.{key}": value.detach().float().contiguous() for key, value in linear.state_dict().items()}
+        _write_module(folder / modules[-1][0], settings, state)
+    head = modules[-1][0] if projection is not None else None
+    modules.append((f"{len(modules)}_Normalize", "Normalize"))
+    (folder / modules[-1][0]).mkdir()
+    entries = [
+        {"idx": i, "name": str(i), "path": path, "type": ST_PREFIX + kind} for i, (path, kind) in enumerate(modules)
+    ]
+    write_json(folder / "modules.json", entries)
+    write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_length, "do_lower_case": False})
+    shared = {"prompts": dict(prompts), "default_prompt_name": default_prompt_name, "truncate_dim": truncate_dim}
+    write_json(folder / "config_sentence_transformers.json", {"similarity_fn_name": "cosine"} | shared)
+    places = [folder] if head is None else [folder, folder / head]
+    files = sorted(file for place in places for file in place.iterdir() if file.is_file() and file.name not in NOT_OURS)
+    settings = {"format": 2, "pooling": pooling, "projection": head, "max_length": max_length, **shared}
+    settings["include_prompt"] = include_prompt
+    settings["sha256"] = {file.relative_to(folder).as_posix(): digest(file) for file in files}
+    write_json(folder / SETTINGS, settings)
+
+
+def _write_module(place: Path, settings: Mapping[str, Any], state: dict[str, Tensor] | None = None) -> None:
+    place.mkdir()
+    write_json(place / "config.json", settings)
+    if state:
+        save_file(state, place / "model.safetensors")
+
+
+@contextmanager
+def verified(folder: Path, digests: Mapping[str, str]) -> Iterator[None]:
+    """Hold files against the digests that were written with them: the small ones first, weights while the block runs.
+
+    Raises:
+        ModelError: a file is missing, or not the one that was saved.
+    """
+    weights = {name: said for name, said in digests.items() if name.endswith((".safetensors", ".bin"))}
+    check_digests(folder, {name: said for name, said in digests.items() if name not in weights})
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(check_digests, folder, weights)
+        yield
+        found.result()
+
+
+def check_digests(folder: Path, digests: Mapping[str, str]) -> None:
+    """Raise a ModelError if a file is missing, or not the one that was saved."""
+    for name, said in digests.items():
+        file = within(folder, Path(name).parent.as_posix(), folder / SETTINGS) / Path(name).name
+        if not file.is_file():
+            raise ModelError(f"{file}: missing; the checkpoint is incomplete")
+        if digest(file) != said:
+            raise ModelError(
+                f"{file}: not the file that was saved (its sha256 is not the one in {SETTINGS}), so it is damaged or "
+                f"another one; copy the folder anew, or delete the line {name!r} there if you meant to change the file"
+            )
+
+
+def digest(file: Path) -> str:
+    """sha256 of a file, in hexadecimal."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
