@@ -20,9 +20,9 @@ from simcse.encoder.allocator import keep_freed_megabytes
 from simcse.encoder.batching import TokenBatch, TokenLists, plan_batches
 from simcse.encoder.packed_forward import PackedForward, pack
 from simcse.encoder.quantized import CALIBRATION, quantized
-from simcse.encoder.tokenize import Tokenize
+from simcse.encoder.tokenize import Tokenize, wrong_element
 from simcse.encoder.workers import in_parallel, worker_count
-from simcse.errors import ConfigError, ModelError
+from simcse.errors import ConfigError, DataError, ModelError
 from simcse.files import check_writable, moved, naming_target, replaced_file
 from simcse.progress import progress
 
@@ -64,6 +64,8 @@ def encode(
                 chunk = texts[start : start + TEXTS_PER_CHUNK]
                 out = vectors[start : start + len(chunk)]
                 _encode_chunk(encoder, chunk, tokenize, out, normalize, batch_size, advance)
+    except DataError as error:  # it counts from the beginning of a thread's share
+        raise DataError(wrong_element(texts)) from error
     finally:
         if was_training:
             encoder.train()

@@ -194,7 +194,9 @@ def load_tokenizer(folder: Path, backbone: PreTrainedModel) -> PreTrainedTokeniz
     if not any(file for pattern in VOCABULARIES for file in folder.glob(pattern)):  # else an empty vocabulary would do
         raise ModelError(f"{folder}: no usable tokenizer (none of {', '.join(VOCABULARIES)}); copy its files there")
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            folder, config=backbone.config, trust_remote_code=False
+        )
         tokenizer("a text")
     except Exception as error:  # tokenizer files fail in as many ways as there are parsers
         raise ModelError(f"{folder}: no usable tokenizer ({first_line(error)}); copy its files there anew") from error

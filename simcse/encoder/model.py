@@ -22,13 +22,13 @@ from simcse.encoder.device import pick_device, pick_dtype
 from simcse.encoder.formats import Layout, read_layout, resolve
 from simcse.encoder.loading import load_backbone, load_tokenizer, quiet_transformers
 from simcse.encoder.packed_forward import PackedForward
-from simcse.encoder.pooling import POOLINGS, pool
+from simcse.encoder.pooling import check_pooling, pool
 from simcse.encoder.projection import Projection, read_head
 from simcse.encoder.prompts import check_prompts, choose_prompt
-from simcse.encoder.saving import pooler_weights, verified, write_settings
 from simcse.encoder.quantized import check_int8
+from simcse.encoder.saving import pooler_weights, verified, write_settings
 from simcse.encoder.tokenize import Tokenize
-from simcse.errors import ConfigError, DataError, ModelError, SimCSEError, nearest
+from simcse.errors import ConfigError, DataError, ModelError, SimCSEError
 from simcse.files import replaced_folder
 
 __all__ = ["SentenceEncoder"]
@@ -376,17 +376,6 @@ class SentenceEncoder(nn.Module):
                 default_prompt_name=self.default_prompt_name, include_prompt=self.include_prompt,
                 truncate_dim=self.truncate_dim,
             )  # fmt: skip
-
-
-def check_pooling(name: str) -> str:
-    """The name itself.
-
-    Raises:
-        ConfigError: it is none; lists the known ones.
-    """
-    if name not in POOLINGS:
-        raise ConfigError(f"pooling {name!r} is not one of {', '.join(POOLINGS)}{nearest(name, POOLINGS)}")
-    return name
 
 
 def check_truncate_dim(kept: int | None) -> int | None:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from simcse.encoder.batching import TokenBatch
+from simcse.errors import ConfigError, nearest
 
-__all__ = ["POOLINGS", "Pooling", "cls", "mean", "pool"]
+__all__ = ["POOLINGS", "Pooling", "check_pooling", "cls", "mean", "pool"]
 
 
 class Pooling(NamedTuple):
@@ -68,3 +69,14 @@ def pool(name: str, states: Callable[..., list[Tensor]], batch: TokenBatch, left
             kept = kept[batch.starts]
         hidden = [layer[kept] for layer in hidden]
     return pooling.reduce(hidden, batch)  # (S, D)
+
+
+def check_pooling(name: str) -> str:
+    """The name itself.
+
+    Raises:
+        ConfigError: it is none; lists the known ones.
+    """
+    if name not in POOLINGS:
+        raise ConfigError(f"pooling {name!r} is not one of {', '.join(POOLINGS)}{nearest(name, POOLINGS)}")
+    return name

@@ -14,7 +14,7 @@ from simcse.encoder.batching import TokenLists
 from simcse.encoder.words import WordMemory, splits_at_spaces
 from simcse.errors import ConfigError, DataError
 
-__all__ = ["Tokenize"]
+__all__ = ["Tokenize", "wrong_element"]
 
 
 class Tokenize:
