@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from simcse.errors import ConfigError, SearchError
 from simcse.search.index import Hit, SearchIndex
+from simcse.search.view import View
 
 __all__ = ["HybridSearch"]
 
@@ -92,8 +93,7 @@ class HybridSearch:
 
     def _words(self, queries: list[str], k: int, where: Mapping[str, Any] | None) -> list[list[Hit]]:
         """BM25's ranking: texts that share no word with the query are left out."""
-        self._prepare()
-        view = self.index.view
+        view = self._prepare()
         if self._lexical is None or not queries:
             return [[] for _ in queries]
         mask = None
@@ -113,14 +113,15 @@ class HybridSearch:
             for row, row_scores in zip(slots.tolist(), scores.tolist(), strict=True)
         ]
 
-    def _prepare(self) -> None:
+    def _prepare(self) -> View:
+        """Take in the texts of the current view; what is found by their slots must be read from the same one."""
         import bm25s
 
         view = self.index.view
         if view.generation == self._generation:
-            return
+            return view
         slots, texts = [], []
-        for slot, (_, text, _) in view.store.rows():
+        for slot, (_, text, _) in view.texts():
             slots.append(slot)
             texts.append(text)
         self._slots = np.array(slots, np.int64)
@@ -130,6 +131,7 @@ class HybridSearch:
             self._lexical = bm25s.BM25(method="lucene")
             self._lexical.index(tokens, show_progress=False)
         self._generation = view.generation
+        return view
 
     def _tokens(self, texts: list[str]) -> list[list[str]]:
         import bm25s

@@ -277,8 +277,8 @@ class SearchIndex:
         return view.vectors(np.array([slots[key] for key in ids], np.int64))
 
     def rows(self) -> Iterator[tuple[Id, str, dict[str, Any]]]:
-        """All (id, text, metadata), in the order in which they were added."""
-        return (row for _, row in self._state.current().store.rows())
+        """All (id, text, metadata), in the order of addition, but for those that are removed meanwhile."""
+        return (row for _, row in self.view.texts())
 
     def typed_ids(self, texts: Sequence[str]) -> list[Id]:
         """Ids as they are stored, from ids typed on a command line: `7` is the text "7" if that is one, else the

@@ -196,10 +196,11 @@ class Store:
         query = "SELECT rows.* FROM json_each(?) AS given JOIN rows ON rows.slot = given.value"
         return dict(map(self._unpacked, self._all(query, json.dumps([int(slot) for slot in slots]))))
 
-    def rows(self, batch: int = 10_000) -> Iterator[tuple[int, Row]]:
-        """All rows by slot, a batch at a time."""
+    def rows(self, batch: int = 10_000, *, end: int = 2**62) -> Iterator[tuple[int, Row]]:
+        """All rows by slot, up to slot `end`, a batch at a time; those that are removed meanwhile may be left out."""
         last = -1
-        while found := self._all("SELECT * FROM rows WHERE slot > ? ORDER BY slot LIMIT ?", last, batch):
+        query = "SELECT * FROM rows WHERE slot > ? AND slot < ? ORDER BY slot LIMIT ?"
+        while found := self._all(query, last, end, batch):
             yield from map(self._unpacked, found)
             last = found[-1][0]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from simcse.search.ann import Ann
 from simcse.search.blocks import Blocks
 from simcse.search.identity import Matrix
 from simcse.search.nearest import nearest_rows
-from simcse.search.store import Id, Store
+from simcse.search.store import Id, Row, Store
 
 __all__ = ["View", "found"]
 
@@ -63,6 +63,10 @@ class View:
     def slots(self) -> Slots:
         """Of the living rows, in the order in which they were added."""
         return np.arange(self.size) if self.live is None else np.flatnonzero(self.live)
+
+    def texts(self) -> Iterator[tuple[int, Row]]:
+        """(slot, (id, text, metadata)) of all rows, but for those that the store removes meanwhile."""
+        return self.store.rows(end=self.size)
 
     def vectors(self, slots: Slots) -> Matrix:
         """Rows (m, d), compared with their checksums.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -20,7 +21,7 @@ from starlette.exceptions import HTTPException
 from simcse import __version__
 from simcse.encoder.model import SentenceEncoder
 from simcse.errors import SearchError, SimCSEError
-from simcse.search.identity import Matrix
+from simcse.search.identity import Matrix, OtherEncoderError
 from simcse.search.index import Hit, SearchIndex
 from simcse.serving.answers import Answer, Answers, Search, Task
 from simcse.serving.batcher import ClosedError, MicroBatcher, QueueFullError
@@ -58,9 +59,15 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
         421: "the Host header names another service",
         422: "a value is wrong or out of its bounds",
         429: "too many texts wait already: try again in a second",
-        503: "stopping, or not answered in time",
+        503: "stopping, not answered in time, or the index is that of another encoder now",
     }.items()
 }
+
+
+OTHER_ENCODER = (
+    "another encoder has built the index anew; start the service again with that encoder, or build the index with this "
+    "one"
+)
 
 
 class RequestError(Exception):
@@ -72,7 +79,7 @@ class Service:
 
     def __init__(self, index: SearchIndex, encoder: SentenceEncoder, limits: Limits, map_points: int) -> None:
         self.index, self.encoder, self.limits = index, encoder, limits
-        self.metrics = Metrics(waiting=lambda: len(self.batcher), texts=lambda: len(index))
+        self.metrics = Metrics(waiting=lambda: len(self.batcher), texts=self.texts)
         self.batcher = MicroBatcher[Task, Answer](
             Answers(index, encoder.encode, self.metrics),
             max_batch=limits.max_batch,
@@ -95,6 +102,23 @@ class Service:
     async def vectors(self, texts: Sequence[str]) -> Matrix:
         """Unit vectors (n, d) of n texts; raises as `answers`."""
         return np.stack([answer.vector for answer in await self.answers(texts)])
+
+    def texts(self) -> float:
+        """How many the index holds; NaN where it cannot be searched."""
+        try:
+            return len(self.index)
+        except SearchError:
+            return math.nan
+
+    def failure(self) -> str | None:
+        """Why the index cannot be searched, in words for clients; None if it can."""
+        try:
+            len(self.index)
+        except OtherEncoderError:
+            return OTHER_ENCODER
+        except SearchError as error:
+            return internal_error("/healthz", error)
+        return None
 
     def _check(self, texts: Sequence[str], search: Search | None) -> None:
         limits = self.limits
@@ -167,7 +191,7 @@ def _add_api(app: FastAPI, service: Service) -> None:
         try:
             answers = await service.answers(queries, wanted)
         except SearchError as error:
-            if not request.where:
+            if not request.where or isinstance(error, OtherEncoderError):
                 raise
             raise RequestError(f"where: {error}") from error
         results = [
@@ -220,8 +244,11 @@ def _add_operations(app: FastAPI, service: Service) -> None:
 
     @app.get("/healthz", summary="Whether the service works")
     async def healthz() -> Response:
-        alive = service.batcher.alive
-        return JSONResponse({"status": "ok" if alive else "stopping"}, 200 if alive else 503)
+        if not service.batcher.alive:
+            return JSONResponse({"status": "stopping"}, 503)
+        if (reason := await asyncio.to_thread(service.failure)) is not None:
+            return JSONResponse({"status": "failing", "reason": reason}, 503)
+        return JSONResponse({"status": "ok"})
 
     @app.get("/metrics", summary="Counters for Prometheus")
     def metrics() -> Response:
@@ -261,6 +288,11 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(RequestError)
     async def wrong(request: Request, error: RequestError) -> Response:
         return refuse(422, str(error))
+
+    @app.exception_handler(OtherEncoderError)
+    async def other_encoder(request: Request, error: OtherEncoderError) -> Response:
+        log.error("%s: %s", request.url.path, error)
+        return refuse(503, OTHER_ENCODER)
 
     @app.exception_handler(SimCSEError)
     async def failed(request: Request, error: SimCSEError) -> Response:

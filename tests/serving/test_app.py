@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import ValidationError
+from tiny import build_encoder
 
 from simcse import SearchIndex, SentenceEncoder
 from simcse.serving.app import create_app
@@ -420,6 +421,56 @@ def test_healthy_while_it_runs(index, encoder):
     with TestClient(app, "http://localhost") as client:
         assert client.get("/healthz").json() == {"status": "ok"}
     assert TestClient(app, "http://localhost").get("/healthz").status_code == 503  # the same app after its end
+
+
+def test_an_index_that_another_encoder_built_anew_is_told_until_it_is_back(
+    encoder, sentences, tmp_path, client_of, caplog
+):
+    """Built anew beside the service, as `simcse index build --overwrite --model OTHER` does."""
+    folder = tmp_path / "idx"
+    SearchIndex.build(sentences, encoder.encode).save(folder)
+    client = client_of(create_app(SearchIndex.load(folder, encoder.encode), encoder))
+    before = search(client, sentences[7], top_k=3)
+    other = SentenceEncoder.from_pretrained(build_encoder(tmp_path / "other", seed=5), dtype="fp32")
+    SearchIndex.build(sentences, other.encode).save(folder)
+
+    told = "another encoder has built the index anew; start the service again with that encoder"
+    requests = [
+        client.get("/healthz"),
+        client.post("/api/search", json={"query": sentences[7]}),
+        client.post("/api/search", json={"query": sentences[7], "where": {"lang": "en"}}),
+        client.get("/api/info"),
+        client.get("/api/map"),
+        client.post("/api/map/place", json={"ids": [1]}),
+    ]
+    for response in requests:
+        assert response.status_code == 503, response.request.url
+        assert told in response.text
+        assert str(tmp_path) not in response.text
+    assert requests[0].json()["status"] == "failing"
+    assert f"{folder}: {other.name} [" in caplog.text, "the log says which"
+    assert "simcse_index_texts NaN" in client.get("/metrics").text
+    assert client.post("/api/encode", json={"texts": ["a dog"]}).status_code == 200
+
+    SearchIndex.build(sentences, encoder.encode).save(folder)
+    assert client.get("/healthz").json() == {"status": "ok"}
+    assert search(client, sentences[7], top_k=3) == before
+
+
+def test_a_damaged_index_in_its_place_is_told(encoder, sentences, tmp_path, client_of, caplog):
+    folder = tmp_path / "idx"
+    SearchIndex.build(sentences, encoder.encode).save(folder)
+    client = client_of(create_app(SearchIndex.load(folder, encoder.encode), encoder))
+    SearchIndex.build(sentences[:9], encoder.encode).save(folder)
+    (path,) = folder.glob("vectors-*")
+    path.write_bytes(b"x" * path.stat().st_size)
+    for response in (client.get("/healthz"), client.get("/healthz")):
+        assert response.status_code == 503
+        assert re.fullmatch(
+            r"error \w+ of the service, not of the request; its log says more", response.json()["reason"]
+        )
+    assert f"{path}: damaged" in caplog.text
+    assert client.get("/metrics").status_code == 200
 
 
 def test_limits_that_cannot_work_are_refused():
