@@ -16,10 +16,10 @@ class Metrics:
 
     Args:
         waiting: gives the number of texts in the queue.
-        texts: gives the number of texts in the index.
+        texts: gives the number of texts in the index, NaN where it cannot be read.
     """
 
-    def __init__(self, waiting: Callable[[], int], texts: Callable[[], int]) -> None:
+    def __init__(self, waiting: Callable[[], float], texts: Callable[[], float]) -> None:
         from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
         self.registry = CollectorRegistry()
