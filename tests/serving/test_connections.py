@@ -9,8 +9,9 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
+import psutil
 import pytest
 
 from simcse.serving import connections
@@ -134,10 +135,8 @@ def test_a_head_of_any_size_takes_little(port, sent, status):
 
 
 def _sent(connection, data):
-    try:
+    with suppress(OSError):
         connection.sendall(data)
-    except OSError:
-        pass
 
 
 def test_some_requests_ahead_of_their_answers_are_answered_in_order(port):
@@ -167,10 +166,7 @@ def test_an_answer_that_is_not_read_is_given_up(monkeypatch):
         with connected(port) as connection:
             connection.sendall(GET)
             assert ended.wait(10)
-            with pytest.raises(ConnectionError):
-                while connection.recv(2**20):
-                    pass
-                raise ConnectionResetError
+            assert len(rest(connection)) < 64 * 2**20
         with connected(port) as connection:  # who reads gets all
             connection.sendall(b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
             assert len(rest(connection)) > 64 * 2**20
@@ -211,12 +207,10 @@ def test_more_connections_than_descriptors_are_refused_and_the_rest_served():
                 stack.enter_context(connected(port))
             time.sleep(0.3)
             assert _status(port) in (503, None)
-            with open(f"/proc/{process.pid}/stat") as stat:
-                before = stat.read().split()[13:15]
+            before = psutil.Process(process.pid).cpu_times()
             time.sleep(1)
-            with open(f"/proc/{process.pid}/stat") as stat:
-                spent = sum(map(int, stat.read().split()[13:15])) - sum(map(int, before))
-            assert spent < 50  # hundredths of a second: it does not spin
+            after = psutil.Process(process.pid).cpu_times()
+            assert after.user + after.system - before.user - before.system < 0.5  # it does not spin
         time.sleep(0.3)
         assert _status(port) == 200
     finally:
@@ -230,9 +224,7 @@ def _status(port):
     try:
         client.request("GET", "/")
         return client.getresponse().status
-    except OSError:
-        return None
-    except http.client.HTTPException:
+    except (OSError, http.client.HTTPException):
         return None
     finally:
         client.close()
