@@ -11,7 +11,7 @@ import json
 import logging
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -89,12 +89,30 @@ class BoundedServer(uvicorn.Server):
         return await super().on_tick(counter)
 
 
+class _Output:
+    """A transport that takes no more once it is closing.
+
+    A request may still be answered when its client has gone, or when what it sent next was refused.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Send some bytes, if that is possible still."""
+        if not self._transport.is_closing():
+            self._transport.write(data)
+
+
 class Connection(HttpToolsProtocol):
     """One connection; `check` is to be called every second or so."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for a head."""
-        super().connection_made(transport)
+        super().connection_made(cast(asyncio.Transport, _Output(transport)))
         self._head_since: float | None = self.loop.time()  # when the service began to wait for a head
         self._unread_since: float | None = None  # when an answer began to wait for the client
         self._unfinished = 0  # bytes that are neither of a complete head nor of a body

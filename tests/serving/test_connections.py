@@ -147,6 +147,22 @@ def test_some_requests_ahead_of_their_answers_are_answered_in_order(port):
     assert received.count(b"HTTP/1.1 404") == 1
 
 
+def test_requests_whose_client_has_gone_are_no_errors(port, caplog):
+    """Answers that are under way when a client hangs up, or is refused for what it sent next, go nowhere."""
+    body = b'{"texts": ["a dog"]}'
+    post = b"POST /api/encode HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    post += b"content-length: %d\r\n\r\n%b" % (len(body), body)
+    for behind in (b"", b"rubbish\r\n\r\n", GET * 3, GET * 3 + b"rubbish\r\n\r\n"):
+        for wait in (0.0, 0.002):
+            with connected(port) as connection:
+                connection.sendall(post * 3 + behind)
+                time.sleep(wait)
+    with connected(port) as connection:
+        connection.sendall(post.replace(b"\r\n", b"\r\nconnection: close\r\n", 1))
+        assert rest(connection).startswith(b"HTTP/1.1 200")
+    assert not [record.message for record in caplog.records]
+
+
 def test_an_answer_that_is_not_read_is_given_up(monkeypatch):
     monkeypatch.setattr(connections, "SECONDS_TO_READ", 0.5)
     ended = threading.Event()
