@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
@@ -42,7 +42,7 @@ def build(
     Args:
         input: files of texts; standard input where none is named
         model: folder of a checkpoint, hub id, or package:NAME
-        output: folder of the new index
+        output: folder of the new index; or milvus:FILE.db, milvus:http://HOST:19530#COLLECTION
         text_column: the column that holds the text
         id_column: the column that holds the id
         metadata_columns: columns to keep as metadata; default all others
@@ -80,8 +80,10 @@ def _asked(file: str) -> list[str]:
     raise ConfigError(f"--sample_queries: found no query in {file}, expected some lines of text")
 
 
-def _planned(plan: dict[str, Any]) -> str:
+def _planned(plan: dict[str, Any] | None) -> str:
     """What was chosen, why, and how good it is, in a line."""
+    if plan is None:
+        return "kept and searched by Milvus"
     if plan["factory"] is None:
         return f"exact search: {plan['reason']}"
     return (
@@ -115,7 +117,8 @@ def search(
         queries: a file of queries, one a line, or the column text of csv, tsv, jsonl, parquet; - is standard input
         top_k: hits for each query, at most
         min_score: the least cosine of a hit
-        where: metadata that hits must have: lang=en, lang=en|de, year>=2000, year!=1999; all must hold
+        where: metadata that hits must have: lang=en, lang=en|de, year>=2000, year!=1999; all must hold; a number, true,
+            false and null are meant as such, and as texts in quotes: 'zip="10115"'
         hybrid: fuse with BM25 by rank; scores are then fused ones, 1 for the first of both
         format: text, or json; auto is text on a terminal, and json where output is piped
         model: the encoder that built the index; default the name in its manifest
@@ -160,11 +163,15 @@ def _conditions(texts: Sequence[str]) -> dict[str, Any]:
 
 
 def _value(text: str) -> Any:
-    """JSON where it can be (numbers, true, null), else text."""
+    """JSON where it can be (numbers, true, null, "text"), else text, as NaN, which no JSON is."""
     try:
-        return json.loads(text)
-    except ValueError:
+        return json.loads(text, parse_constant=_no_json)
+    except (ValueError, RecursionError):
         return text
+
+
+def _no_json(text: str) -> Any:
+    raise ValueError(text)
 
 
 def add(
@@ -193,21 +200,15 @@ def add(
         dtype: precision of the weights; auto is bf16 where the device computes in it; int8 needs a CPU with AMX or VNNI
     """
     from simcse.progress import progress
-    from simcse.search.jobs import count_rows, stream_files
+    from simcse.search.jobs import count_rows, counted, stream_files
 
     files = sources(input, "--input")
     opened = open_index(index, model, device, dtype)
     columns = {"text_column": text_column, "id_column": id_column, "metadata_columns": metadata_columns or None}
     with progress(count_rows(files), sys.stderr.isatty(), "adding") as advance:
         stream = stream_files(files, **columns)
-        added = opened.add_documents(_counted(stream, advance), upsert=upsert)
+        added = opened.add_documents(counted(stream, advance), upsert=upsert)
     print(f"{index}: added {len(added)}, now {len(opened)} texts", file=sys.stderr)
-
-
-def _counted(stream: Iterator[Any], advance: Any) -> Iterator[Any]:
-    for item in stream:
-        yield item
-        advance(1)
 
 
 def delete(index: str, id: list[str], *, ids: str | None = None) -> None:

@@ -171,7 +171,7 @@ def new_faiss_index(dimension: int, factory: str) -> Any:
 
     try:
         index = faiss.index_factory(dimension, factory, faiss.METRIC_INNER_PRODUCT)
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError, UnicodeError) as error:
         reason = " ".join(str(error).split("Error:")[-1].split())[:100]
         raise ConfigError(
             f"kind: faiss makes no index of dimension {dimension} from {factory!r} ({reason}); "

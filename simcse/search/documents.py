@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,14 +12,15 @@ from typing import Any
 from simcse.data.readers import read_texts
 from simcse.data.tables import format_of, named_rows, shown
 from simcse.errors import DataError, SearchError
-from simcse.search.store import Id
+from simcse.search.rows import Document, Id, checked_id, packed_metadata
 
 __all__ = ["Document", "documents", "file_documents"]
 
 log = logging.getLogger(__name__)
 
-Document = tuple[Id | None, str, dict[str, Any]]  # id (None: the index gives the next number), text, metadata
 ID_COLUMNS = ("id", "_id")
+# as JSON, Python and C print numbers; 007 and 1e5 are names as well
+NUMBER = re.compile(r"-?(?:0|[1-9][0-9]{0,18})(\.[0-9]+)?([eE][+-][0-9]{1,3})?")
 
 
 def documents(
@@ -43,22 +46,34 @@ def documents(
             )
         yield from file_documents(sentences_or_file)
         return
-    texts: Iterable[str] = sentences_or_file
-    if ids is not None or metadata is not None:
-        texts = list(sentences_or_file)
-        for name, given in (("ids", ids), ("metadata", metadata)):
+    texts = sentences_or_file
+    keys, about = _listed("ids", ids), _listed("metadata", metadata)
+    if isinstance(texts, (bytes, Mapping)) or not isinstance(texts, Iterable):
+        raise SearchError(f"texts: found {shown(texts)}, expected a list of texts, or the name of a file")
+    if keys is not None or about is not None:
+        texts = list(texts)
+        for name, given in (("ids", keys), ("metadata", about)):
             if given is not None and len(given) != len(texts):
                 raise SearchError(f"{name}: found {len(given)} for {len(texts)} texts, expected one each")
     for number, text in enumerate(texts):
         if not isinstance(text, str):
             raise SearchError(f"text {number}: found {shown(text)} ({type(text).__name__}), expected a str")
-        key = None if ids is None else _checked_id(ids[number])
-        about = metadata[number] if metadata is not None else None
-        if about is not None and not isinstance(about, Mapping):
+        key = None if keys is None else checked_id(keys[number])
+        fields = about[number] if about is not None else None
+        if fields is not None and not isinstance(fields, Mapping):
             raise SearchError(
-                f"metadata {number}: found {shown(about)}, expected a mapping such as {{'lang': 'en'}}, or None"
+                f"metadata {number}: found {shown(fields)}, expected a mapping such as {{'lang': 'en'}}, or None"
             )
-        yield key, text, {str(name): value for name, value in (about or {}).items()}
+        yield key, text, {str(name): value for name, value in (fields or {}).items()}
+
+
+def _listed(name: str, given: Any) -> list[Any] | None:
+    """One for each text, of any sequence or column of a table."""
+    if given is None:
+        return None
+    if isinstance(given, (str, bytes, Mapping)) or not isinstance(given, Iterable):
+        raise SearchError(f"{name}: found {shown(given)}, expected a list, one for each text")
+    return list(given)
 
 
 def file_documents(
@@ -71,7 +86,9 @@ def file_documents(
     """Stream a file in constant memory; rows without text are left out and counted in the log.
 
     A `.txt` file, or `-` for standard input, has a text a line. Of a csv, tsv, jsonl or parquet file the column
-    `text` (or the only one) is the text, `id` or `_id` the id, and the others are metadata.
+    `text` (or the only one) is the text, `id` or `_id` the id, and the others are metadata. A column of a csv or tsv
+    that holds numbers alone, such as 1999, -0.5 or 1e-05, becomes numbers, and None where it is empty; one value such
+    as 007, 1e5 or n/a, and all of the column stays text.
 
     Args:
         source: the file.
@@ -116,23 +133,39 @@ def _from_columns(
         )
     kept = [name for name in rest if name != text] if metadata is None else list(metadata)
     chosen = [text, *([key] if key else []), *kept]
+    numbers = _number_columns(path, kept) if kept and format_of(path) in ("csv", "tsv") else ()
     for number, values in named_rows(path, columns=chosen)[1]:
         if not values:
             continue
         found = dict(zip(chosen, values, strict=True))
         if not isinstance(found[text], str):
             raise DataError(f"{path}:{number}: column {text!r}: found {shown(found[text])}, expected text")
+        about = {name: _number(found[name]) if name in numbers else found[name] for name in kept}
         try:
-            yield number, (_checked_id(found[key]) if key else None, found[text], {name: found[name] for name in kept})
+            packed_metadata(about)
+            yield number, (checked_id(found[key]) if key else None, found[text], about)
         except SearchError as error:
             raise DataError(f"{path}:{number}: {error}") from error
 
 
-def _checked_id(key: Any) -> Id:
-    if hasattr(key, "item") and not isinstance(key, (str, int)):
-        key = key.item()  # numpy's numbers
-    if isinstance(key, str) and key:
-        return key
-    if isinstance(key, int) and not isinstance(key, bool) and 0 <= key < 2**63:
-        return key
-    raise SearchError(f"id: found {shown(key)}, expected a text or a number from 0 on")
+def _number_columns(path: Path, names: list[str]) -> set[str]:
+    """Which of these columns of a csv or tsv hold numbers, and nothing else where they are filled."""
+    left, filled = dict(enumerate(names)), set()
+    for _, values in named_rows(path, columns=names)[1]:
+        for at, name in list(left.items()) if values else ():
+            if values[at].strip():
+                filled.add(name)
+                if _number(values[at]) is None:
+                    del left[at]
+        if not left:
+            break
+    return filled & set(left.values())
+
+
+def _number(text: str) -> int | float | None:
+    """The number that a text is, of 64 bits; None for any other text."""
+    found = NUMBER.fullmatch(text.strip())
+    if found is None:
+        return None
+    number = float(text) if found[1] or found[2] else int(text)
+    return number if (math.isfinite(number) if isinstance(number, float) else abs(number) < 2**63) else None

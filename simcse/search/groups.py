@@ -31,8 +31,8 @@ def near_duplicates(index: SearchIndex, threshold: float = 0.95) -> Iterator[tup
     Raises:
         ConfigError: the threshold is out of range.
     """
-    if not -1 < threshold <= 1:
-        raise ConfigError(f"threshold: found {threshold}, expected a cosine in (-1, 1]")
+    if not isinstance(threshold, (int, float)) or not -1 < threshold <= 1:
+        raise ConfigError(f"threshold: found {threshold!r}, expected a cosine in (-1, 1]")
     view = index.view
     slots = view.slots()
     gone = np.zeros(view.size, bool)
@@ -82,11 +82,11 @@ def cluster(index: SearchIndex, k: int, *, iterations: int = 25, seed: int = 0) 
 
     view = index.view
     slots = view.slots()
-    if not 1 <= k <= len(slots):
-        raise SearchError(f"clusters: found {k}, expected a number from 1 to {len(slots)}, the number of texts")
+    if not isinstance(k, (int, np.integer)) or not 1 <= k <= len(slots):
+        raise SearchError(f"clusters: found {k!r}, expected a number from 1 to {len(slots)}, the number of texts")
     matrix = np.ascontiguousarray(view.vectors(slots))
     means = faiss.Kmeans(
-        matrix.shape[1], k, niter=iterations, seed=seed, spherical=True, min_points_per_centroid=1,
+        matrix.shape[1], int(k), niter=iterations, seed=seed, spherical=True, min_points_per_centroid=1,
         max_points_per_centroid=2048,
     )  # fmt: skip
     means.train(matrix)

@@ -1,13 +1,18 @@
-"""What a search returns."""
+"""What a search returns, and how it is found in a view of an index."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from simcse.search.store import Id
+import numpy as np
 
-__all__ = ["Hit"]
+from simcse.search.identity import Matrix
+from simcse.search.rows import Id
+from simcse.search.view import View
+
+__all__ = ["Hit", "find"]
 
 
 @dataclass(frozen=True)
@@ -25,3 +30,28 @@ class Hit:
     score: float
     id: Id
     metadata: dict[str, Any] = field(default_factory=dict)
+
+
+def find(
+    view: View, queries: Matrix, top_k: int, floor: float, where: Mapping[str, Any] | None, threads: int | None
+) -> list[list[Hit]]:
+    """Hits of unit vectors (q, d), best first; arguments as of `SearchIndex.search_vectors`, checked."""
+    allowed = view.live
+    if where is not None and where != {}:
+        allowed = np.zeros(view.size, bool)
+        slots = view.store.matching(where)
+        allowed[slots[slots < len(allowed)]] = True
+    k = min(top_k, view.size if allowed is None else int(np.count_nonzero(allowed)))
+    if k == 0:
+        return [[] for _ in queries]
+    scores, slots = view.nearest(queries, k, allowed=allowed, threads=threads)  # (q, k)
+    rows = view.store.fetch(np.unique(slots).tolist())
+    scores = np.clip(scores, -1, 1)
+    return [
+        [
+            Hit(rows[slot][1], score, rows[slot][0], rows[slot][2])
+            for score, slot in zip(row_scores, row_slots, strict=True)
+            if slot in rows and score >= floor
+        ]
+        for row_scores, row_slots in zip(scores.tolist(), slots.tolist(), strict=True)
+    ]

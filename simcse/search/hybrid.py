@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from simcse.errors import ConfigError, SearchError
+from simcse.errors import ConfigError
 from simcse.search.index import Hit, SearchIndex
+from simcse.search.queries import checked_texts, checked_top_k
 from simcse.search.view import View
 
 __all__ = ["HybridSearch"]
@@ -73,12 +74,10 @@ class HybridSearch:
             SearchError: an empty query, top_k below 1, an unknown field in `where`.
             ConfigError: a weight outside [0, 1].
         """
-        if not 0 <= weight <= 1:
-            raise ConfigError(f"weight: found {weight}, expected a share in [0, 1]")
-        listed = [queries] if isinstance(queries, str) else list(queries)
+        if not isinstance(weight, (int, float)) or not 0 <= weight <= 1:
+            raise ConfigError(f"weight: found {weight!r}, expected a share in [0, 1]")
+        listed, top_k = checked_texts(queries), checked_top_k(top_k)
         dense = self.index.search(listed, max(top_k, DEPTH), where=where)
-        if top_k < 1:
-            raise SearchError(f"top_k: found {top_k}, expected a whole number from 1 on")
         lexical = self._words(listed, max(top_k, DEPTH), where)
         return [self._fused(a, b, top_k, weight) for a, b in zip(dense, lexical, strict=True)]
 
@@ -97,7 +96,7 @@ class HybridSearch:
         if self._lexical is None or not queries:
             return [[] for _ in queries]
         mask = None
-        if where:
+        if where is not None and where != {}:
             mask = np.isin(self._slots, view.store.matching(where)).astype(np.float32)
         found, scores = self._lexical.retrieve(
             self._tokens(queries), k=min(k, len(self._slots)), show_progress=False, weight_mask=mask

@@ -11,17 +11,27 @@ import base64
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from pathlib import PurePath
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from simcse.errors import SearchError
 
-__all__ = ["Encode", "Identity", "Matrix", "OtherEncoderError", "unit_vectors"]
+__all__ = ["Encode", "HasEncode", "Identity", "Matrix", "OtherEncoderError", "encode_of", "unit_vectors"]
 
 Matrix = npt.NDArray[np.float32]
 Encode = Callable[[list[str]], Any]
+
+
+class HasEncode(Protocol):
+    """An object that encodes, such as `SentenceEncoder`."""
+
+    def encode(self, texts: list[str], /) -> Any:
+        """n texts -> (n, d)."""
+        ...
+
 
 PROBES = (
     "A man is playing a guitar on the street.",
@@ -75,6 +85,21 @@ def checked_units(vectors: npt.NDArray[Any], texts: Sequence[str] | None = None)
     lengths[lengths == 0] = 1
     units: Matrix = (vectors / lengths[:, None]).astype(np.float32)  # (n, d)
     return units
+
+
+def encode_of(encoder: Encode | HasEncode) -> Encode:
+    """The callable that encodes: `encoder.encode` where there is one, else the encoder itself.
+
+    Raises:
+        SearchError: neither.
+    """
+    if isinstance(encoder, (str, bytes, PurePath, type)):  # a name of one, whose `encode` is that of a text
+        raise SearchError(f"encode: found {encoder!r}, expected an encoder, or a function from texts to vectors (n, d)")
+    encode = getattr(encoder, "encode", encoder)
+    if not callable(encode):
+        raise SearchError(f"encode: found {encoder!r}, expected an encoder, or a function from texts to vectors (n, d)")
+    found: Encode = encode
+    return found
 
 
 def name_of(encode: Encode) -> str:

@@ -19,14 +19,14 @@ import numpy.typing as npt
 
 from simcse.errors import ConfigError, SearchError
 from simcse.search.copies import compact, save
-from simcse.search.documents import Document, documents
-from simcse.search.hit import Hit
-from simcse.search.identity import Encode, Identity, Matrix, unit_vectors
+from simcse.search.documents import documents
+from simcse.search.hit import Hit, find
+from simcse.search.identity import Encode, HasEncode, Identity, Matrix, encode_of, unit_vectors
 from simcse.search.layout import folder_size
-from simcse.search.plan import check_kind
-from simcse.search.queries import check_texts, check_top_k, sampled_vectors, unit_queries
+from simcse.search.plan import check_kind, is_milvus
+from simcse.search.queries import checked_floor, checked_texts, checked_top_k, sampled_vectors, unit_queries
+from simcse.search.rows import Document, Id, check_all_there, numbered, plain_ids, typed_ids
 from simcse.search.state import State
-from simcse.search.store import Id, Row
 from simcse.search.view import View, found
 
 __all__ = ["Hit", "SearchIndex"]
@@ -55,7 +55,7 @@ class SearchIndex:
     def build(
         cls,
         sentences_or_file: str | Path | Iterable[str],
-        encode: Encode,
+        encode: Encode | HasEncode,
         *,
         ids: Sequence[Id] | None = None,
         metadata: Sequence[Mapping[str, Any] | None] | None = None,
@@ -68,7 +68,8 @@ class SearchIndex:
 
         Args:
             sentences_or_file: texts, or a file of them (txt, csv, tsv, jsonl, parquet; `-` is standard input).
-            encode: list of n texts -> (n, d) vectors; need not be normalised.
+            encode: list of n texts -> (n, d) vectors, which need not be normalised; or an object with such a method
+                `encode`.
             ids: one for each text, a number from 0 on or a text; default 0, 1, 2, ...
             metadata: JSON values to keep, and to filter by, for each text.
             kind: `flat` compares every vector; `hnsw`, `ivf` and `ivf-pq` are approximate; `auto` picks by size and
@@ -86,29 +87,54 @@ class SearchIndex:
                 dimension.
             DataError: a file that is missing or damaged; names file and line.
         """
+        name = str(sentences_or_file) if isinstance(sentences_or_file, (str, Path)) else None
+        return cls.build_documents(
+            documents(sentences_or_file, ids, metadata), encode, kind=kind, target_recall=target_recall, memory=memory,
+            sample_queries=sample_queries, name=name,
+        )  # fmt: skip
+
+    @classmethod
+    def build_documents(
+        cls,
+        stream: Iterable[Document],
+        encode: Encode | HasEncode,
+        *,
+        kind: str = "auto",
+        target_recall: float = 0.95,
+        memory: int | None = None,
+        sample_queries: Sequence[str] | npt.NDArray[Any] | None = None,
+        name: str | None = None,
+    ) -> SearchIndex:
+        """As `build`, from a stream of (id or None, text, metadata) whose `name` stands in errors."""
         index = cls.empty(encode, kind=kind, target_recall=target_recall)
-        index.add(sentences_or_file, ids=ids, metadata=metadata)
-        if not len(index):
-            where = f"{sentences_or_file}: " if isinstance(sentences_or_file, (str, Path)) else ""
-            raise SearchError(f"{where}found no text to index, expected at least one")
-        index.optimize(memory=memory, sample_queries=sample_queries)
+        try:
+            if is_milvus(kind):
+                index.optimize(sample_queries=sample_queries)  # which it refuses
+            index.add_documents(stream)
+            if not len(index):
+                raise SearchError(f"{f'{name}: ' if name else ''}found no text to index, expected at least one")
+            index.optimize(memory=memory, sample_queries=sample_queries)
+        except BaseException:
+            index._discard()
+            raise
         return index
 
     @classmethod
-    def empty(cls, encode: Encode, *, kind: str = "auto", target_recall: float = 0.95) -> SearchIndex:
+    def empty(cls, encode: Encode | HasEncode, *, kind: str = "auto", target_recall: float = 0.95) -> SearchIndex:
         """An index without texts, in memory; arguments as in `build`."""
-        if kind.startswith("milvus"):
+        encode = encode_of(encode)
+        if is_milvus(kind):
             from simcse.search.milvus import MilvusIndex
 
             return MilvusIndex.create(encode, kind)
+        if not isinstance(target_recall, (int, float)) or not 0 < target_recall <= 1:
+            raise ConfigError(f"target_recall: found {target_recall!r}, expected a share in (0, 1]")
         identity = Identity.of(encode)
         check_kind(kind, identity.dimension)
-        if not 0 < target_recall <= 1:
-            raise ConfigError(f"target_recall: found {target_recall}, expected a share in (0, 1]")
         return cls(State.empty(identity, {"kind": kind, "target_recall": target_recall}), encode)
 
     @classmethod
-    def load(cls, folder: str | Path, encode: Encode | None = None, *, mmap: bool = True) -> SearchIndex:
+    def load(cls, folder: str | Path, encode: Encode | HasEncode | None = None, *, mmap: bool = True) -> SearchIndex:
         """Open an index that was saved.
 
         Args:
@@ -120,7 +146,8 @@ class SearchIndex:
         Raises:
             SearchError: no index, a damaged one, or one that another encoder built.
         """
-        if str(folder).startswith("milvus:"):
+        encode = None if encode is None else encode_of(encode)
+        if is_milvus(folder):
             from simcse.search.milvus import MilvusIndex
 
             return MilvusIndex.open(str(folder), encode)
@@ -209,19 +236,10 @@ class SearchIndex:
         with state.mutation():
             following = state.store["next_id"] or 0
             while chunk := list(islice(stream, CHUNK)):
-                rows: list[Row] = []
-                for key, text, about in chunk:
-                    if key is None:
-                        key = following
-                    elif key in given:
-                        raise SearchError(f"id {key!r} is given twice; each text needs its own")
-                    else:
-                        given.add(key)
-                    if isinstance(key, int):
-                        following = max(following, key + 1)
-                    rows.append((key, text, about))
+                rows, following = numbered(chunk, given, following)
                 keys = [key for key, _, _ in rows]
-                if there := state.store.slots(keys) if given else {}:
+                named = any(key is not None for key, _, _ in chunk)
+                if there := state.store.slots(keys) if named else {}:
                     if not upsert:
                         raise SearchError(
                             f"id {next(iter(there))!r} is in the index already; give another id, or use upsert "
@@ -252,13 +270,11 @@ class SearchIndex:
         Raises:
             SearchError: an id that is not there; nothing is removed then.
         """
-        wanted = list(dict.fromkeys([ids] if isinstance(ids, (str, int)) else ids))
+        wanted = list(dict.fromkeys(plain_ids(ids)))
         state = self._state
         with state.mutation():
             slots = state.store.slots(wanted)
-            if missing := [key for key in wanted if key not in slots]:
-                more = f" and {len(missing) - 1} more of {len(wanted)}" if len(missing) > 1 else ""
-                raise SearchError(f"id {missing[0]!r}{more} is not in the index; nothing was deleted")
+            check_all_there(wanted, slots, "; nothing was deleted")
             state.store.remove(slots.values())
         view = state.view
         if view.size > COMPACT_AT * view.count:
@@ -271,21 +287,18 @@ class SearchIndex:
         Raises:
             SearchError: an id that is not there.
         """
-        view, slots = found(lambda: self.view, ids)
-        if missing := [key for key in ids if key not in slots]:
-            raise SearchError(f"id {missing[0]!r} is not in the index")
-        return view.vectors(np.array([slots[key] for key in ids], np.int64))
+        wanted = plain_ids(ids)
+        view, slots = found(lambda: self.view, wanted)
+        check_all_there(wanted, slots)
+        return view.vectors(np.array([slots[key] for key in wanted], np.int64))
 
     def rows(self) -> Iterator[tuple[Id, str, dict[str, Any]]]:
         """All (id, text, metadata), in the order of addition, but for those that are removed meanwhile."""
         return (row for _, row in self.view.texts())
 
     def typed_ids(self, texts: Sequence[str]) -> list[Id]:
-        """Ids as they are stored, from ids typed on a command line: `7` is the text "7" if that is one, else the
-        number.
-        """
-        there = self._state.store.slots(texts)
-        return [text if text in there or not text.isdecimal() else int(text) for text in texts]
+        """Ids as they are stored, from ids typed on a command line; see `rows.typed_ids`."""
+        return typed_ids(texts, self._state.store.slots(texts))
 
     def search(
         self,
@@ -309,13 +322,11 @@ class SearchIndex:
         Raises:
             SearchError: an empty query, top_k below 1, an unknown field in `where`.
         """
-        listed = [queries] if isinstance(queries, str) else list(queries)
-        check_texts(listed)
-        check_top_k(top_k)
+        listed, top_k, floor = checked_texts(queries), checked_top_k(top_k), checked_floor(min_score)
         if not listed:
             return []
         vectors = unit_vectors(self._encoder(), listed, self.dimension)  # (q, d)
-        return self._search(vectors, top_k, min_score, where)
+        return self._search(vectors, top_k, floor, where)
 
     def search_vectors(
         self,
@@ -330,32 +341,11 @@ class SearchIndex:
         Raises:
             SearchError: another dimension than the index holds, NaN, top_k below 1, an unknown field in `where`.
         """
-        check_top_k(top_k)
-        return self._search(unit_queries(vectors, self.dimension), top_k, min_score, where)
+        queries, top_k, floor = unit_queries(vectors, self.dimension), checked_top_k(top_k), checked_floor(min_score)
+        return self._search(queries, top_k, floor, where)
 
-    def _search(
-        self, queries: Matrix, top_k: int, min_score: float | None, where: Mapping[str, Any] | None
-    ) -> list[list[Hit]]:
-        view = self._state.current()
-        allowed = view.live
-        if where:
-            allowed = np.zeros(view.size, bool)
-            slots = view.store.matching(where)
-            allowed[slots[slots < len(allowed)]] = True
-        k = min(top_k, view.size if allowed is None else int(np.count_nonzero(allowed)))
-        if k == 0:
-            return [[] for _ in queries]
-        scores, slots = view.nearest(queries, k, allowed=allowed, threads=self.threads)  # (q, k)
-        rows, scores = view.store.fetch(np.unique(slots).tolist()), np.clip(scores, -1, 1)
-        least = -np.inf if min_score is None else min_score
-        return [
-            [
-                Hit(rows[slot][1], score, rows[slot][0], rows[slot][2])
-                for score, slot in zip(row_scores, row_slots, strict=True)
-                if slot in rows and score >= least
-            ]
-            for row_scores, row_slots in zip(scores.tolist(), slots.tolist(), strict=True)
-        ]
+    def _search(self, queries: Matrix, top_k: int, floor: float, where: Mapping[str, Any] | None) -> list[list[Hit]]:
+        return find(self._state.current(), queries, top_k, floor, where, self.threads)
 
     def save(self, folder: str | Path) -> None:
         """Write the index to a folder and go on from there: later changes are durable in it at once.
@@ -393,6 +383,9 @@ class SearchIndex:
         """
         self._state.current()
         self._state.verify()
+
+    def _discard(self) -> None:
+        """Leave nothing of an index that could not be built."""
 
     def _encoder(self) -> Encode:
         if self._encode is None:

@@ -13,12 +13,14 @@ from typing import Any
 from simcse.data.tables import format_of
 from simcse.errors import ConfigError, SearchError
 from simcse.files import moved
-from simcse.search.documents import Document, file_documents
+from simcse.search.documents import file_documents
 from simcse.search.identity import Encode
 from simcse.search.index import CHUNK, SearchIndex
 from simcse.search.layout import MANIFEST
+from simcse.search.plan import is_milvus
+from simcse.search.rows import Document
 
-__all__ = ["build_from_files", "count_rows", "stream_files"]
+__all__ = ["build_from_files", "count_rows", "counted", "stream_files"]
 
 
 def stream_files(inputs: Sequence[str | Path], **columns: Any) -> Iterator[Document]:
@@ -57,11 +59,12 @@ def build_from_files(
 ) -> SearchIndex:
     """Build an index on disk, some thousand texts at a time.
 
-    Until it is done it lies in `.NAME.partial` beside the output; the same call after a kill goes on there.
+    Until it is done it lies in `.NAME.partial` beside the output; the same call after a kill goes on there. In Milvus
+    (`output` as `milvus:URI#COLLECTION`) it starts anew, and nothing of it stays where it fails.
 
     Args:
         inputs: files as in `file_documents`, `-` for standard input.
-        output: folder that the index takes when it is done.
+        output: folder that the index takes when it is done; or a `milvus:` address.
         encode: list of n texts -> (n, d) vectors.
         kind: as in `SearchIndex.build`.
         target_recall: as in `SearchIndex.build`.
@@ -76,6 +79,12 @@ def build_from_files(
         SearchError: no text; duplicate ids; NaN vectors.
         DataError: a missing or damaged file; names file and line.
     """
+    if is_milvus(kind) or is_milvus(output):
+        address = _milvus_address(kind, str(output), overwrite)
+        rows = counted(stream_files(inputs, **columns), advance)
+        return SearchIndex.build_documents(
+            rows, encode, kind=address, sample_queries=sample_queries, name=", ".join(map(str, inputs))
+        )
     output = Path(output)
     if output.exists() and not overwrite:
         raise ConfigError(f"--output: {output} exists; give another folder, or replace it with --overwrite")
@@ -96,6 +105,26 @@ def build_from_files(
         raise SearchError(f"{', '.join(map(str, inputs))}: found no text to index, expected at least one")
     index.optimize(memory=memory, sample_queries=sample_queries)
     return _finished(index, output, encode)
+
+
+def _milvus_address(kind: str, output: str, overwrite: bool) -> str:
+    """Where an index in Milvus goes: `output`, which has no other kind and replaces nothing."""
+    if not is_milvus(output):
+        raise ConfigError(f"--output: found {output}, expected {kind}: an index in Milvus has no folder")
+    if kind not in ("auto", output):
+        raise ConfigError(f"--kind: found {kind} for {output}; Milvus chooses how to search, leave it out")
+    if overwrite:
+        raise ConfigError(
+            "--overwrite: an index in Milvus is not replaced; name another collection, as milvus:URI#NAME"
+        )
+    return output
+
+
+def counted(stream: Iterator[Document], advance: Callable[[int], None]) -> Iterator[Document]:
+    """The same, telling `advance` of each."""
+    for item in stream:
+        yield item
+        advance(1)
 
 
 def _partial(output: Path) -> Path:

@@ -12,10 +12,7 @@ from __future__ import annotations
 
 import importlib
 import json
-import logging
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,44 +20,31 @@ from typing import Any
 import numpy as np
 
 from simcse.errors import ConfigError, SearchError
-from simcse.search.documents import Document
 from simcse.search.identity import Encode, Identity, Matrix, unit_vectors
 from simcse.search.index import Hit, SearchIndex
+from simcse.search.milvus_client import connect, explained, files, is_file, quiet, split_address
 from simcse.search.milvus_filter import expression
 from simcse.search.milvus_layout import (
     about_name,
     create_about,
     create_rows,
+    drop,
     hit_of,
     id_of,
     key_of,
-    numbered,
     packed,
 )
-from simcse.search.store import Id, Row
+from simcse.search.rows import Document, Id, Row, check_all_there, numbered, plain_ids, storable, typed_ids
+from simcse.search.store import Store
+from simcse.search.vectors import Vectors
+from simcse.search.view import View
 
-__all__ = ["MilvusIndex", "split_address"]
+__all__ = ["MilvusIndex"]
 
 CHUNK = 1024  # rows sent at a time: far below the 64 MiB of a message
 QUERIES = 256  # searched for at a time
 MOST_HITS = 16_384
-DEFAULT_COLLECTION = "simcse"
-
-
-def split_address(kind: str) -> tuple[str, str]:
-    """URI and collection of `milvus:URI` or `milvus:URI#COLLECTION`; without a URI that of the variable MILVUS_URI.
-
-    Raises:
-        ConfigError: no URI.
-    """
-    address = kind.removeprefix("milvus").removeprefix(":") or os.environ.get("MILVUS_URI", "")
-    uri, _, collection = address.partition("#")
-    if not uri:
-        raise ConfigError(
-            "kind: found milvus without an address, expected milvus:FILE.db, milvus:http://HOST:19530, or the "
-            "variable MILVUS_URI"
-        )
-    return uri, collection or DEFAULT_COLLECTION
+LAYOUT = 2  # of the rows
 
 
 class MilvusIndex(SearchIndex):
@@ -75,6 +59,7 @@ class MilvusIndex(SearchIndex):
         self._client, self._address, self._collection, self._about = client, address, collection, about
         self._encode, self._identity = encode, Identity.from_json(about["encoder"])
         self.threads = None
+        self._copy: View | None = None
 
     @classmethod
     def create(cls, encode: Encode, kind: str) -> MilvusIndex:
@@ -85,15 +70,19 @@ class MilvusIndex(SearchIndex):
         """
         uri, collection = split_address(kind)
         identity = Identity.of(encode)
-        client = _connect(uri)
-        with _explained(uri):
-            if client.has_collection(collection):
+        client = connect(uri)
+        about = {"layout": LAYOUT, "encoder": identity.to_json(), "next_id": 0, "fields": [], "note": {}}
+        with explained(uri):
+            if client.has_collection(collection) or client.has_collection(about_name(collection)):
                 raise SearchError(f"{kind}: the collection {collection!r} exists; load it, or name another by #NAME")
-            create_rows(client, collection, identity.dimension, exact=_is_file(uri))
-            create_about(client, collection)
-        about = {"encoder": identity.to_json(), "next_id": 0, "fields": [], "note": {}}
-        index = cls(client, uri, collection, about, encode)
-        index._tell({})
+            try:
+                create_rows(client, collection, identity.dimension, exact=is_file(uri))
+                create_about(client, collection)
+                index = cls(client, uri, collection, about, encode)
+                index._tell({})
+            except BaseException:
+                drop(client, collection)
+                raise
         return index
 
     @classmethod
@@ -104,15 +93,17 @@ class MilvusIndex(SearchIndex):
             SearchError: there is none, or another encoder built it.
         """
         uri, collection = split_address(kind)
-        if _is_file(uri) and not Path(uri).exists():
+        if is_file(uri) and not Path(uri).exists():
             raise SearchError(f"{kind}: no such file; build it with kind={kind!r}")
-        client = _connect(uri)
-        with _explained(uri):
+        client = connect(uri)
+        with explained(uri):
             if not client.has_collection(about_name(collection)):
                 raise SearchError(f"{kind}: holds no index called {collection!r}; build it, or name another by #NAME")
             client.load_collection(collection)
             client.load_collection(about_name(collection))
             about = json.loads(client.get(about_name(collection), ids=[0], output_fields=["values"])[0]["values"])
+        if about.get("layout") != LAYOUT:
+            raise SearchError(f"{kind}: has layout {about.get('layout')}, this program knows {LAYOUT}; build it anew")
         index = cls(client, uri, collection, about, encode)
         if encode is not None:
             index._identity.check(Identity.of(encode), kind)
@@ -135,7 +126,7 @@ class MilvusIndex(SearchIndex):
     def info(self) -> dict[str, Any]:
         """Facts to show, as `SearchIndex.info`."""
         self._refresh()
-        size = sum(path.stat().st_size for path in _files(self._address)) if _is_file(self._address) else None
+        size = sum(path.stat().st_size for path in files(self._address)) if is_file(self._address) else None
         return {
             "encoder": self._identity.name,
             "fingerprint": self._identity.fingerprint,
@@ -150,6 +141,25 @@ class MilvusIndex(SearchIndex):
             "folder": f"{self._address}#{self._collection}",
             "bytes": size,
         }
+
+    @property
+    def view(self) -> View:
+        """All rows, copied into memory, for work on the whole: numbers first, each kind of id in its order."""
+        self._refresh()
+        generation = self._about["generation"]
+        if self._copy is None or self._copy.generation != generation:
+            found = [
+                (id_of(row["key"]), row["text"], json.loads(row["metadata"]), np.asarray(row["vector"], np.float32))
+                for row in self._all(["text", "metadata", "vector"])
+            ]
+            found.sort(key=lambda row: (isinstance(row[0], str), row[0]))
+            store, vectors = Store(), Vectors(self.dimension)
+            store.insert(0, [row[:3] for row in found])
+            vectors.append(np.array([row[3] for row in found], np.float32).reshape(-1, self.dimension))
+            self._copy = View(
+                generation, store, vectors.matrix, vectors.blocks, None, len(found), None, settings={}, plan=None
+            )
+        return self._copy
 
     @property
     def noted(self) -> dict[str, Any]:
@@ -200,11 +210,8 @@ class MilvusIndex(SearchIndex):
         Raises:
             SearchError: an id that is not there; nothing is removed then.
         """
-        wanted: list[Id] = list(dict.fromkeys([ids] if isinstance(ids, (str, int)) else ids))
-        there = self._there(wanted)
-        if missing := [key for key in wanted if key not in there]:
-            more = f" and {len(missing) - 1} more of {len(wanted)}" if len(missing) > 1 else ""
-            raise SearchError(f"id {missing[0]!r}{more} is not in the index; nothing was deleted")
+        wanted = list(dict.fromkeys(plain_ids(ids)))
+        check_all_there(wanted, self._there(wanted), "; nothing was deleted")
         for start in range(0, len(wanted), CHUNK):
             with self._explained():
                 self._client.delete(self._collection, ids=[key_of(key) for key in wanted[start : start + CHUNK]])
@@ -217,10 +224,10 @@ class MilvusIndex(SearchIndex):
         Raises:
             SearchError: an id that is not there.
         """
-        found = self.vectors_found(ids)
-        if missing := [key for key in ids if key not in found]:
-            raise SearchError(f"id {missing[0]!r} is not in the index")
-        return np.stack([found[key] for key in ids]) if ids else np.empty((0, self.dimension), np.float32)
+        wanted = plain_ids(ids)
+        found = self.vectors_found(wanted)
+        check_all_there(wanted, found)
+        return np.stack([found[key] for key in wanted]) if wanted else np.empty((0, self.dimension), np.float32)
 
     def vectors_found(self, ids: Sequence[Id]) -> dict[Id, Matrix]:
         """Unit vector (d,) of each id that is there."""
@@ -239,8 +246,7 @@ class MilvusIndex(SearchIndex):
 
     def typed_ids(self, texts: Sequence[str]) -> list[Id]:
         """Ids as they are stored, from ids typed on a command line."""
-        there = self._there(texts)
-        return [text if text in there or not text.isdecimal() else int(text) for text in texts]
+        return typed_ids(texts, self._there(texts))
 
     def optimize(self, *, memory: int | None = None, sample_queries: Any = None) -> None:
         """Nothing: Milvus builds its index as rows come.
@@ -271,22 +277,24 @@ class MilvusIndex(SearchIndex):
         """
         raise SearchError(f"{self._address}#{self._collection}: is durable in Milvus; it is not saved to {folder}")
 
+    def _discard(self) -> None:
+        with self._explained():
+            drop(self._client, self._collection)
+
     def close(self) -> None:
         """Let the connection, or the file, go; one process at a time holds a file."""
         self._client.close()
-        if _is_file(self._address):
+        if is_file(self._address):
             manager: Any = importlib.import_module("milvus_lite.server_manager")
             manager.server_manager_instance.release_server(self._address)
 
-    def _search(
-        self, queries: Matrix, top_k: int, min_score: float | None, where: Mapping[str, Any] | None
-    ) -> list[list[Hit]]:
+    def _search(self, queries: Matrix, top_k: int, floor: float, where: Mapping[str, Any] | None) -> list[list[Hit]]:
         if top_k > MOST_HITS:
             raise SearchError(f"top_k: found {top_k}, Milvus gives at most {MOST_HITS}")
-        if where:
+        condition = ""
+        if where is not None and where != {}:
             self._refresh()
-        condition = expression(where, self._about["fields"]) if where else ""
-        least = -np.inf if min_score is None else min_score
+            condition = expression(where, self._about["fields"])
         results = []
         for start in range(0, len(queries), QUERIES):
             with self._explained():
@@ -296,7 +304,7 @@ class MilvusIndex(SearchIndex):
                 )  # fmt: skip
             for hits in found:
                 listed = [hit_of(one) for one in hits]
-                results.append(sorted((h for h in listed if h.score >= least), key=lambda h: -h.score))
+                results.append(sorted((h for h in listed if h.score >= floor), key=lambda h: -h.score))
         return results
 
     def _encoder(self) -> Encode:
@@ -305,8 +313,9 @@ class MilvusIndex(SearchIndex):
         return self._encode
 
     def _get(self, ids: Sequence[Id], fields: list[str]) -> Iterator[dict[str, Any]]:
-        for start in range(0, len(ids), CHUNK):
-            keys = [key_of(key) for key in ids[start : start + CHUNK]]
+        wanted = [key for key in ids if storable(key)]
+        for start in range(0, len(wanted), CHUNK):
+            keys = [key_of(key) for key in wanted[start : start + CHUNK]]
             with self._explained():
                 yield from self._client.get(self._collection, ids=keys, output_fields=["key", *fields])
 
@@ -314,7 +323,7 @@ class MilvusIndex(SearchIndex):
         return {id_of(row["key"]) for row in self._get(ids, [])}
 
     def _all(self, fields: list[str]) -> Iterator[dict[str, Any]]:
-        with self._explained(), _quiet(_is_file(self._address)):
+        with self._explained(), quiet(is_file(self._address)):
             pages = self._client.query_iterator(self._collection, batch_size=CHUNK, output_fields=["key", *fields])
         try:
             while page := self._next(pages):
@@ -339,53 +348,4 @@ class MilvusIndex(SearchIndex):
             self._client.upsert(about_name(self._collection), [row])
 
     def _explained(self) -> Any:
-        return _explained(self._address)
-
-
-def _is_file(uri: str) -> bool:
-    return "://" not in uri
-
-
-def _files(uri: str) -> list[Path]:
-    path = Path(uri)
-    return [one for one in path.rglob("*") if one.is_file()] if path.is_dir() else [path]
-
-
-def _connect(uri: str) -> Any:
-    try:
-        from pymilvus import MilvusClient
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"kind milvus needs the package {error.name}: pip install 'simcse[milvus]'") from error
-    if _is_file(uri) and not uri.endswith(".db"):
-        raise ConfigError(f"kind: found milvus:{uri}, expected a file that ends in .db, or http://HOST:19530")
-    with _explained(uri):
-        if _is_file(uri):
-            Path(uri).absolute().parent.mkdir(parents=True, exist_ok=True)
-        return MilvusClient(uri, token=os.environ.get("MILVUS_TOKEN", ""))
-
-
-@contextmanager
-def _quiet(wanted: bool) -> Iterator[None]:
-    """Without the errors that milvus-lite logs, and gets over, because it has no clock of its own."""
-    loggers = [logging.getLogger(name) for name in ("pymilvus", "grpc._server")] if wanted else []
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-@contextmanager
-def _explained(uri: str) -> Iterator[None]:
-    from pymilvus.exceptions import MilvusException
-
-    try:
-        yield
-    except MilvusException as error:
-        reason = " ".join(str(error.message).split())[:200]
-        raise SearchError(
-            f"{uri}: Milvus refuses: {reason}; check that it runs, and that no other process has the file open"
-        ) from error
+        return explained(self._address)

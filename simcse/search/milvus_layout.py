@@ -8,44 +8,31 @@ from typing import Any
 import numpy as np
 
 from simcse.errors import SearchError
-from simcse.search.documents import Document
 from simcse.search.identity import Matrix
 from simcse.search.index import Hit
-from simcse.search.store import Id, Row
+from simcse.search.milvus_filter import fields_of
+from simcse.search.rows import Id, Row, packed_metadata
 
-__all__ = ["about_name", "create_about", "create_rows", "hit_of", "id_of", "key_of", "numbered", "packed"]
+__all__ = ["about_name", "create_about", "create_rows", "drop", "hit_of", "id_of", "key_of", "packed"]
 
 LONGEST = 65_535  # bytes of a text, and of its metadata as JSON
-
-
-def numbered(chunk: list[Document], given: set[Id], following: int) -> tuple[list[Row], int]:
-    """Rows with an id each, and the next free number."""
-    rows: list[Row] = []
-    for key, text, metadata in chunk:
-        if key is None:
-            key = following
-        elif key in given:
-            raise SearchError(f"id {key!r} is given twice; each text needs its own")
-        given.add(key)
-        following = max(following, key + 1) if isinstance(key, int) else following
-        rows.append((key, text, metadata))
-    return rows, following
+LONGEST_KEY = 1024  # bytes of an id as JSON
 
 
 def packed(row: Row, vector: Matrix) -> dict[str, Any]:
     """A row with its vector (d,) as it is sent."""
     key, text, metadata = row
-    try:
-        written = json.dumps(metadata, ensure_ascii=False, allow_nan=False)
-        sizes = {"text": len(text.encode()), "metadata": len(written.encode())}
-    except (TypeError, ValueError) as error:
-        raise SearchError(f"row with id {key!r}: text or metadata cannot be stored as UTF-8 JSON ({error})") from error
-    for what, size in sizes.items():
-        if size > LONGEST:
-            raise SearchError(f"row with id {key!r}: {what} has {size} bytes, Milvus takes {LONGEST}; split the text")
-    # null is no value to Milvus: a field that is None is left out of what filters look at
-    fields = {name: value for name, value in metadata.items() if value is not None}
-    return {"key": key_of(key), "text": text, "metadata": written, "fields": fields, "vector": vector.tolist()}
+    written = packed_metadata(metadata)
+    for what, value, most in (
+        ("id", key_of(key), LONGEST_KEY),
+        ("text", text, LONGEST),
+        ("metadata", written, LONGEST),
+    ):
+        if (size := len(value.encode())) > most:
+            raise SearchError(f"row with id {key!r}: {what} has {size} bytes, Milvus takes {most}; shorten or split it")
+    return {
+        "key": key_of(key), "text": text, "metadata": written, "fields": fields_of(metadata), "vector": vector.tolist(),
+    }  # fmt: skip
 
 
 def key_of(key: Id) -> str:
@@ -71,7 +58,7 @@ def create_rows(client: Any, collection: str, dimension: int, exact: bool) -> No
     from pymilvus import DataType
 
     schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
-    schema.add_field("key", DataType.VARCHAR, is_primary=True, max_length=1024)
+    schema.add_field("key", DataType.VARCHAR, is_primary=True, max_length=LONGEST_KEY)
     schema.add_field("text", DataType.VARCHAR, max_length=LONGEST)
     schema.add_field("metadata", DataType.VARCHAR, max_length=LONGEST)
     schema.add_field("fields", DataType.JSON)
@@ -93,6 +80,13 @@ def create_about(client: Any, collection: str) -> None:
     index = client.prepare_index_params()
     index.add_index("nothing", index_type="FLAT", metric_type="IP")
     client.create_collection(about_name(collection), schema=schema, index_params=index, consistency_level="Strong")
+
+
+def drop(client: Any, collection: str) -> None:
+    """Remove both collections, as far as they are there."""
+    for name in (collection, about_name(collection)):
+        if client.has_collection(name):
+            client.drop_collection(name)
 
 
 def about_name(collection: str) -> str:

@@ -9,8 +9,9 @@ from itertools import islice
 import numpy as np
 
 from simcse.errors import ConfigError
-from simcse.search.identity import Encode, unit_vectors
+from simcse.search.identity import Encode, HasEncode, encode_of, unit_vectors
 from simcse.search.index import Hit, SearchIndex
+from simcse.search.plan import is_milvus
 
 __all__ = ["Mined", "mine_negatives"]
 
@@ -37,7 +38,7 @@ class Mined:
 
 def mine_negatives(
     pairs: Sequence[tuple[str, str]],
-    encode: Encode,
+    encode: Encode | HasEncode,
     *,
     corpus: Iterable[str] | None = None,
     count: int = 1,
@@ -70,10 +71,13 @@ def mine_negatives(
         raise ConfigError(f"count: found {count} of {candidates} candidates, expected 1 <= count <= candidates")
     if not 0 <= margin < 1:
         raise ConfigError(f"margin: found {margin}, expected a share in [0, 1)")
+    if is_milvus(kind):
+        raise ConfigError(f"kind: found {kind!r}, expected one in memory: the index is gone when mining is done")
+    encode = encode_of(encode)
     mined = mined if mined is not None else Mined()
     for anchor, positive in pairs:
         mined.known.setdefault(anchor, {anchor}).add(positive)
-    texts = dict.fromkeys(corpus if corpus is not None else (positive for _, positive in pairs))
+    texts = list(dict.fromkeys(corpus if corpus is not None else (positive for _, positive in pairs)))
     index = SearchIndex.build(texts, encode, kind=kind)
     stream = iter(pairs)
     while chunk := list(islice(stream, PAIRS_AT_ONCE)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from simcse.search.ann import Ann, new_faiss_index
 from simcse.search.identity import Matrix
 from simcse.search.tuning import QUERIES, Recall, Trial
 
-__all__ = ["KINDS", "Plan", "check_kind", "make_plan"]
+__all__ = ["KINDS", "Plan", "check_kind", "is_milvus", "make_plan"]
 
 log = logging.getLogger(__name__)
 
@@ -68,19 +69,27 @@ class Choice:
     reason: str
 
 
-def check_kind(kind: str, dimension: int) -> None:
+def is_milvus(kind: object) -> bool:
+    """Whether a kind, or the name of an index, is one in Milvus: `milvus` or `milvus:ADDRESS`."""
+    return isinstance(kind, str) and (kind == "milvus" or kind.startswith("milvus:"))
+
+
+def check_kind(kind: object, dimension: int) -> None:
     """Refuse what cannot be built, before any text is encoded.
 
     Raises:
-        ConfigError: neither a known kind nor a factory string of faiss.
+        ConfigError: neither a known kind nor a factory string of faiss; a number of 0 or above four million in it, with
+            which faiss ends the process or the memory.
     """
-    if kind in KINDS:
+    if isinstance(kind, str) and kind in KINDS:
         return
-    if not any(c.isdigit() or c.isupper() for c in kind):
+    if not isinstance(kind, str) or not any(c.isdigit() or c.isupper() for c in kind):
+        close = nearest(kind, KINDS) if isinstance(kind, str) else ""
         raise ConfigError(
-            f"kind: found {kind!r}{nearest(kind, KINDS)}, expected one of {', '.join(KINDS)}, "
-            "or a factory string of faiss"
+            f"kind: found {kind!r}{close}, expected one of {', '.join(KINDS)}, or a factory string of faiss"
         )
+    if wrong := next((number for number in re.findall("[0-9]+", kind) if not 1 <= float(number) <= 2**22), None):
+        raise ConfigError(f"kind: found {wrong} in {kind!r}, expected numbers from 1 to {2**22}")
     new_faiss_index(dimension, kind)
 
 
@@ -124,13 +133,9 @@ def make_plan(
             return Plan("flat", None, choice.reason), None
         try:
             ann = _built(matrix, kept, choice, rng)
-        except RuntimeError as error:
-            told = " ".join(str(error).split())[-80:]
-            missed = f"faiss cannot train {choice.factory} on {len(kept)} rows ({told})"
-        else:
             trial = trial or Trial(matrix[held_out] if sample_queries is None else sample_queries, matrix, kept)
-            measured_on = f"{len(trial.queries)} {'held-out rows' if sample_queries is None else 'sample queries'}"
             recall = trial.tune(ann, target_recall)
+            measured_on = f"{len(trial.queries)} {'held-out rows' if sample_queries is None else 'sample queries'}"
             if recall.mean >= target_recall:
                 plan = _measured(choice, recall, measured_on, trial.milliseconds(ann), ann)
                 ann.add(matrix, held_out)
@@ -139,6 +144,9 @@ def make_plan(
                 f"{choice.factory} finds only {recall.mean:.3f} of the true 10 nearest ({measured_on}), "
                 f"{target_recall} is asked"
             )
+        except (RuntimeError, MemoryError) as error:  # of faiss
+            told = " ".join(str(error).split())[-80:]
+            missed = f"faiss cannot train {choice.factory} on {len(kept)} rows ({told})"
         log.warning("index: %s", missed)
     return Plan("flat", None, f"{missed}: exact search instead"), None
 

@@ -2,49 +2,81 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from simcse.data.tables import shown
 from simcse.errors import SearchError
 from simcse.search.identity import Encode, Matrix, checked_units, unit_vectors
+from simcse.search.rows import is_utf8
 from simcse.search.tuning import QUERIES
 
-__all__ = ["check_texts", "check_top_k", "sampled_vectors", "unit_queries"]
+__all__ = ["checked_floor", "checked_texts", "checked_top_k", "sampled_vectors", "unit_queries"]
 
 
-def check_top_k(top_k: Any) -> None:
-    """Refuse what is no number of hits.
+def checked_top_k(top_k: Any) -> int:
+    """A number of hits.
 
     Raises:
         SearchError: no whole number from 1 on.
     """
     if isinstance(top_k, bool) or not isinstance(top_k, (int, np.integer)) or top_k < 1:
-        raise SearchError(f"top_k: found {top_k!r}, expected a whole number from 1 on")
+        raise SearchError(f"top_k: found {shown(top_k)}, expected a whole number from 1 on")
+    return int(top_k)
 
 
-def check_texts(queries: Sequence[Any], name: str = "query") -> None:
-    """Refuse what cannot be searched for.
+def checked_floor(min_score: Any) -> float:
+    """The least score of a hit; None is none.
 
     Raises:
-        SearchError: one is blank or no text; names its number.
+        SearchError: NaN, or no number.
     """
-    for number, query in enumerate(queries):
+    if min_score is None:
+        return -math.inf
+    if isinstance(min_score, bool) or not isinstance(min_score, (int, float, np.number)) or math.isnan(min_score):
+        raise SearchError(f"min_score: found {shown(min_score)}, expected a cosine from -1 to 1, or None")
+    return float(min_score)
+
+
+def checked_texts(queries: Any, name: str = "query") -> list[str]:
+    """Texts to search for; a single one is a list of one.
+
+    Raises:
+        SearchError: no texts; one is blank, or half of a surrogate pair stands in it; names its number.
+    """
+    if isinstance(queries, str):
+        queries = [queries]
+    if isinstance(queries, (bytes, Mapping)) or not isinstance(queries, Iterable):
+        raise SearchError(f"{name}: found {shown(queries)}, expected a text or a list of texts")
+    listed = list(queries)
+    for number, query in enumerate(listed):
         if not isinstance(query, str) or not query.strip():
-            raise SearchError(f"{name} {number}: found {query!r}, expected a text that is not blank")
+            raise SearchError(f"{name} {number}: found {shown(query)}, expected a text that is not blank")
+        if not is_utf8(query):
+            raise SearchError(f"{name} {number}: found {shown(query)}, half of a surrogate pair is no character")
+    return listed
 
 
-def unit_queries(vectors: npt.ArrayLike, dimension: int, name: str = "queries") -> Matrix:
+def unit_queries(vectors: Any, dimension: int, name: str = "queries") -> Matrix:
     """Vectors (q, d) or (d,) as unit vectors (q, d).
 
     Raises:
-        SearchError: another dimension, NaN or infinity.
+        SearchError: another dimension, NaN or infinity, no numbers.
     """
-    queries = np.atleast_2d(np.asarray(vectors, dtype=np.float32))
+    try:
+        given = np.asarray(vectors)
+        if given.dtype.kind not in "fiu":
+            raise TypeError
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
+            queries = np.atleast_2d(given.astype(np.float32))
+    except (TypeError, ValueError) as error:  # of rows of different lengths
+        raise SearchError(f"{name}: found {shown(vectors)}, expected vectors (q, {dimension}) of numbers") from error
     if queries.ndim != 2 or queries.shape[1] != dimension:
-        raise SearchError(f"{name}: found shape {np.shape(vectors)}, expected (q, {dimension}), the index's dimension")
+        raise SearchError(f"{name}: found shape {given.shape}, expected (q, {dimension}), the index's dimension")
     return checked_units(queries)
 
 
@@ -59,11 +91,12 @@ def sampled_vectors(sample: Sequence[str] | npt.NDArray[Any], encode: Callable[[
     Raises:
         SearchError: none, a blank text, vectors of another dimension.
     """
-    if isinstance(sample, str) or not len(sample):
-        raise SearchError(f"sample_queries: found {sample!r}, expected a list of texts or vectors (q, {dimension})")
+    if isinstance(sample, (str, bytes)) or not hasattr(sample, "__len__") or not len(sample):
+        raise SearchError(
+            f"sample_queries: found {shown(sample)}, expected a list of texts or vectors (q, {dimension})"
+        )
     chosen = np.random.default_rng(0).permutation(len(sample))[:QUERIES]
     if not isinstance(sample[0], str):
         return unit_queries(np.asarray(sample), dimension, "sample_queries")[chosen]
-    texts = list(sample)
-    check_texts(texts, "sample query")
+    texts = checked_texts(sample, "sample query")
     return unit_vectors(encode(), [texts[number] for number in chosen], dimension)

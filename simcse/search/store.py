@@ -21,13 +21,12 @@ import numpy.typing as npt
 
 from simcse.errors import SearchError
 from simcse.search.blocks import Checksums
-from simcse.search.filters import condition
+from simcse.search.filters import condition, text_of
+from simcse.search.rows import Id, Row, packed_metadata, storable
 
 __all__ = ["Id", "Row", "Store", "file_id"]
 
-Id = int | str
-Row = tuple[Id, str, dict[str, Any]]  # id, text, metadata
-
+IDS_A_QUERY = 1000  # looked for at once; SQLite binds 32,766 values
 WAIT = 30.0  # seconds for another process to finish its mutation
 SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -73,7 +72,9 @@ class Store:
     def _connect(self, create: bool = False) -> sqlite3.Connection:
         # what another process has removed just now must not come back as an empty database
         name = ":memory:" if self.path is None else f"{self.path.absolute().as_uri()}?mode={'rwc' if create else 'rw'}"
-        return sqlite3.connect(name, uri=True, isolation_level=None, check_same_thread=False, timeout=WAIT)
+        connection = sqlite3.connect(name, uri=True, isolation_level=None, check_same_thread=False, timeout=WAIT)
+        connection.create_function("text_of", 2, text_of, deterministic=True)
+        return connection
 
     def close(self) -> None:
         """Let the file go."""
@@ -184,8 +185,14 @@ class Store:
 
     def slots(self, ids: Sequence[Id]) -> dict[Id, int]:
         """Where the rows of these ids are; ids that are not there are left out."""
-        query = "SELECT rows.id, slot FROM json_each(?) AS given JOIN rows ON rows.id = given.value"
-        return dict(self._all(query, json.dumps(list(ids))))
+        # bound one by one: in JSON, SQLite would end an id at NUL, and take True for 1
+        wanted = [key for key in ids if storable(key)]
+        found: dict[Id, int] = {}
+        with self.reading():
+            for start in range(0, len(wanted), IDS_A_QUERY):
+                some = wanted[start : start + IDS_A_QUERY]
+                found |= self._all(f"SELECT id, slot FROM rows WHERE id IN ({', '.join('?' * len(some))})", *some)
+        return found
 
     def fetch(self, slots: Iterable[int]) -> dict[int, Row]:
         """The rows under these slots; dead ones are left out.
@@ -268,11 +275,8 @@ def file_id(path: Path) -> tuple[int, int] | None:
 
 def _packed(row: Row) -> tuple[Id, str, str | None, int]:
     key, text, metadata = row
-    try:
-        packed = json.dumps(metadata, ensure_ascii=False, allow_nan=False) if metadata else None
-        return key, text, packed, _crc(key, text, packed)
-    except (TypeError, ValueError) as error:  # UnicodeEncodeError is a ValueError
-        raise SearchError(f"row with id {key!r}: text or metadata cannot be stored as UTF-8 JSON ({error})") from error
+    packed = packed_metadata(metadata) if metadata else None
+    return key, text, packed, _crc(key, text, packed)
 
 
 def _crc(key: Id, text: str, metadata: str | None) -> int:

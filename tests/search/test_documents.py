@@ -33,7 +33,7 @@ def test_wrong_columns_and_values_name_file_and_line(tmp_path):
     with pytest.raises(DataError, match=r"a.csv: found columns a, b, expected one called text; name yours"):
         list(file_documents(tmp_path / "a.csv"))
     (tmp_path / "b.jsonl").write_text('{"id": 1, "text": "x"}\n{"id": -4, "text": "y"}\n')
-    with pytest.raises(DataError, match=r"b.jsonl:2: id: found -4, expected a text or a number from 0 on"):
+    with pytest.raises(DataError, match=r"b.jsonl:2: id: found -4, expected a text or a number from 0 to"):
         list(file_documents(tmp_path / "b.jsonl"))
     (tmp_path / "c.jsonl").write_text('{"text": "x"}\n{"text": 5}\n')
     with pytest.raises(DataError, match=r"c.jsonl:2: column 'text': found 5, expected text"):
