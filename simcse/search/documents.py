@@ -12,7 +12,7 @@ from typing import Any
 from simcse.data.readers import read_texts
 from simcse.data.tables import format_of, named_rows, shown
 from simcse.errors import DataError, SearchError
-from simcse.search.rows import Document, Id, checked_id, packed_metadata
+from simcse.search.rows import Document, Id, checked_id, is_utf8, packed_metadata
 
 __all__ = ["Document", "documents", "file_documents"]
 
@@ -140,6 +140,8 @@ def _from_columns(
         found = dict(zip(chosen, values, strict=True))
         if not isinstance(found[text], str):
             raise DataError(f"{path}:{number}: column {text!r}: found {shown(found[text])}, expected text")
+        if not is_utf8(found[text]):
+            raise DataError(f"{path}:{number}: half of a surrogate pair (\\ud8..), which is no character; repair it")
         about = {name: _number(found[name]) if name in numbers else found[name] for name in kept}
         try:
             packed_metadata(about)

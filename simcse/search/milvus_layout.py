@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 
@@ -16,7 +18,7 @@ from simcse.search.rows import Id, Row, packed_metadata
 __all__ = ["about_name", "create_about", "create_rows", "drop", "hit_of", "id_of", "key_of", "packed"]
 
 LONGEST = 65_535  # bytes of a text, and of its metadata as JSON
-LONGEST_KEY = 1024  # bytes of an id as JSON
+LONGEST_KEY = 1024  # bytes of an id, see `key_of`
 
 
 def packed(row: Row, vector: Matrix) -> dict[str, Any]:
@@ -36,14 +38,17 @@ def packed(row: Row, vector: Matrix) -> dict[str, Any]:
 
 
 def key_of(key: Id) -> str:
-    """`7` and `"7"` are two ids."""
-    return json.dumps(key, ensure_ascii=False)
+    """`7` and `"7"` are two ids: `7` and `t 7`. pymilvus puts keys between quotes as they are, so that what ends or
+    escapes a quotation is written as `%27`.
+    """
+    if isinstance(key, int):
+        return str(key)
+    return "t " + re.sub(r"[\x00-\x1f\x7f'\"\\%]", lambda found: f"%{ord(found[0]):02x}", key)
 
 
 def id_of(key: str) -> Id:
     """The inverse of `key_of`."""
-    found: Id = json.loads(key)
-    return found
+    return unquote(key[2:]) if key.startswith("t ") else int(key)
 
 
 def hit_of(found: Any) -> Hit:

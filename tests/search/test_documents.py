@@ -28,6 +28,36 @@ def test_columns_become_id_and_metadata(tmp_path):
     ]
 
 
+def test_columns_of_numbers_become_numbers(tmp_path):
+    """A column counts as a whole: one value that is a name, and all are texts."""
+    columns = {
+        "year": (["1999", "", " 2005"], [1999, None, 2005]),
+        "price": (["1.50", "-2", "0"], [1.5, -2, 0]),
+        "loss": (["1e-05", "2.5E+3", "1"], [1e-05, 2500.0, 1]),
+        "zip": (["10115", "01067", "1"], None),
+        "code": (["1e5", "2e5", "3e5"], None),
+        "mixed": (["1", "n/a", "2"], None),
+        "huge": (["9223372036854775808", "1", "2"], None),
+        "infinite": (["1e+999", "1", "2"], None),
+        "other": (["\u0663", "1", "2"], None),
+        "spelt": (["1_000", "+5", ".5"], None),
+        "empty": (["", "", ""], None),
+        "nan": (["nan", "inf", "true"], None),
+    }
+    for suffix, separator in ((".csv", ","), (".tsv", "\t")):
+        path = tmp_path / f"a{suffix}"
+        rows = [["text", *columns], *([f"t{i}", *(given[i] for given, _ in columns.values())] for i in range(3))]
+        path.write_text("\n".join(separator.join(row) for row in rows) + "\n\n")
+        found = [metadata for _, _, metadata in file_documents(path)]
+        for name, (given, expected) in columns.items():
+            values = [metadata[name] for metadata in found]
+            assert values == (expected or given)
+            assert list(map(type, values)) == list(map(type, expected or given))
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "x", "year": "1999"}\n')
+    assert list(file_documents(path)) == [(None, "x", {"year": "1999"})]
+
+
 def test_wrong_columns_and_values_name_file_and_line(tmp_path):
     (tmp_path / "a.csv").write_text("a,b\n1,2\n")
     with pytest.raises(DataError, match=r"a.csv: found columns a, b, expected one called text; name yours"):

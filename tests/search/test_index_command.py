@@ -46,3 +46,28 @@ def test_a_file_without_queries_is_told_before_any_work(corpus, tiny_bert, capsy
     assert message in capsys.readouterr().err
     assert not (corpus / "idx").exists()
     assert not list(corpus.glob(".*"))
+
+
+def test_where_takes_numbers_and_texts_of_a_csv(tmp_path, tiny_bert, capsys):
+    rows = ["a,rain,1995,10115,NaN", "b,snow,2005,01067,en", "c,wind,2010,10115,Infinity"]
+    (tmp_path / "docs.csv").write_text("\n".join(["id,text,year,zip,lang", *rows]) + "\n")
+    index = str(tmp_path / "idx")
+    assert (
+        main(["index", "build", "--input", str(tmp_path / "docs.csv"), "--model", str(tiny_bert), "--output", index])
+        == 0
+    )
+    expected = {
+        "year=2005": {"b"}, "year>=2000": {"b", "c"}, "year!=2005": {"a", "c"}, "year=1995|2010": {"a", "c"},
+        "year=2005.0": {"b"}, 'year="2005"': set(), "year=true": set(), "zip=10115": set(), 'zip="10115"': {"a", "c"},
+        "zip=01067": {"b"}, "lang=NaN": {"a"}, "lang=Infinity": {"c"}, "year<9223372036854775808": {"a", "b", "c"},
+        f"lang={'[' * 100_000}": set(),
+    }  # fmt: skip
+    capsys.readouterr()
+    for where, ids in expected.items():
+        assert main(["index", "search", index, "rain", "--where", where, "--format", "json"]) == 0
+        hits = json.loads(capsys.readouterr().out)["hits"]
+        assert {hit["id"] for hit in hits} == ids, where
+        assert all(isinstance(hit["metadata"]["year"], int) for hit in hits)
+    for where in ("year=1e999", "year<[1]", "lang=\udc80"):
+        assert main(["index", "search", index, "rain", "--where", where]) == 1
+        assert "expected text, number, boolean" in capsys.readouterr().err

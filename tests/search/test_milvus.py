@@ -11,8 +11,17 @@ from itertools import count
 
 import numpy as np
 import pytest
+from conftest import WordSum
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_filters import WANTED, fits
 
-from simcse import ConfigError, SearchError, SearchIndex
+from simcse import ConfigError, DataError, SearchError, SearchIndex
+from simcse.cli import main
+from simcse.search.groups import cluster, near_duplicates
+from simcse.search.hybrid import HybridSearch
+from simcse.search.jobs import build_from_files
+from simcse.search.mine import mine_negatives
 
 NO_MILVUS = not (find_spec("pymilvus") and find_spec("milvus_lite"))
 NUMBERS = count()
@@ -92,6 +101,40 @@ def test_filters_mean_the_same(index, where, ids):
     assert set(found(index, where=where)) == ids
 
 
+# one of each kind under one name; a filter may ask for any of them
+MIXED = [
+    None, True, False, 0, 1, 1.0, -1, 1.5, 1995, 2**53 + 1, 2.0**53, 2**63 - 1, 2**63, -(2**63) - 1, 1e300, 10**400,
+    "", "1", "1995", "true", "a", "a\0b", "a\x01", "a\nb", 'q"\\', "b", "\u00e9", "\u65e5", [1], {"x": 1},
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=ENGINES)
+def mixed(request, database):
+    kind = f"milvus:{database}#mixed" if request.param == "milvus" else "flat"
+    about = [*({"x": value} for value in MIXED), {"y": 1}]
+    return about, SearchIndex.build([f"t{i}" for i in range(len(about))], WordSum().encode, metadata=about, kind=kind)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.dictionaries(st.sampled_from("xy"), WANTED, min_size=1))
+def test_filters_mean_the_same_across_kinds_of_values(mixed, where):
+    about, index = mixed
+    hits = index.search_vectors(np.ones((1, 32)), top_k=len(about), where=where)[0]
+    assert sorted(hit.id for hit in hits) == [i for i, metadata in enumerate(about) if fits(metadata, where)]
+
+
+def test_any_text_may_be_an_id(kind, encoder):
+    """pymilvus writes ids into an expression as they are: x','a would be two."""
+    ids = ["a", "x','t a", "'", '"', "a\\", "%61", "\n\x01", "\u65e5\u672c", "\u2028", "t a", "1", 1]
+    index = SearchIndex.build([f"text {i}" for i in range(len(ids))], encoder.encode, ids=ids, kind=kind)
+    for left in range(len(ids), 0, -1):
+        key = ids[left - 1]
+        assert index.search_vectors(index.vectors([key]), top_k=1)[0][0].id == key
+        assert index.upsert([f"new {left}"], ids=[key]) == [key]
+        assert len(index) == left
+        assert index.delete([key]) == 1
+
+
 def test_a_filter_on_an_unknown_field_is_refused(index):
     with pytest.raises(SearchError, match="unknown field 'land'; did you mean 'lang'"):
         index.search("a man", where={"land": "en"})
@@ -150,8 +193,85 @@ def test_many_rows_pass_in_several_batches(kind, encoder):
     assert [hits[0].text for hits in index.search(asked, top_k=1)] == asked
 
 
+def test_work_on_the_whole_corpus_gives_the_same(kind, encoder):
+    """Near-duplicates, clusters and hybrid search, with ids that have an order of their own; and after a change."""
+    texts = [*TEXTS, "a man plays the guitar", "rain falls on the city now", "snow"]
+    ids = [3, 20, 100, "b", 101, "c", "a"]
+    index = SearchIndex.build(texts, encoder.encode, ids=ids, metadata=[{"n": i} for i in range(7)], kind=kind)
+    pairs = [(kept, [key for key, _ in others]) for kept, others in near_duplicates(index, 0.8)]
+    assert pairs == [(3, [101]), (100, ["c"])]
+    groups = cluster(index, 4)
+    assert sorted(key for group in groups for key, _ in group.members if isinstance(key, int)) == [3, 20, 100, 101]
+    assert all(set(group.examples) <= set(texts) for group in groups)
+    hybrid = HybridSearch(index)
+    assert hybrid.search("snow", top_k=1)[0][0].id == "a"
+    assert {hit.id for hit in hybrid.search("rain", top_k=9, where={"n": {">=": 5}})[0]} == {"c", "a"}
+    index.delete(["a", 101])
+    index.add(["a new snow"], metadata=[{"n": 9}])
+    assert hybrid.search("snow", top_k=1)[0][0].text == "a new snow"
+    assert [(kept, [key for key, _ in others]) for kept, others in near_duplicates(index, 0.8)] == [(100, ["c"])]
+
+
 @pytest.mark.skipif(NO_MILVUS, reason="pymilvus or milvus-lite is not installed")
 class TestMilvus:
+    def test_what_fails_leaves_no_collection(self, database, encoder, tmp_path, monkeypatch):
+        kind, good, bad = f"milvus:{database}#failed", tmp_path / "good.csv", tmp_path / "bad.jsonl"
+        good.write_text("text,year\na,1\nb,2\n")
+        bad.write_text('{"text": "a"}\n' * 3000 + "{}x\n")
+
+        def broken(texts):
+            raise RuntimeError("out of memory")
+
+        with monkeypatch.context() as patch:
+            patch.setattr("simcse.search.milvus.create_about", broken)
+            with pytest.raises(TypeError):
+                SearchIndex.build(TEXTS, encoder.encode, kind=kind)
+        calls = [
+            (SearchError, lambda: SearchIndex.build([], encoder.encode, kind=kind)),
+            (SearchError, lambda: SearchIndex.build(["a", "b"], encoder.encode, ids=["x", "x"], kind=kind)),
+            (DataError, lambda: SearchIndex.build(bad, encoder.encode, kind=kind)),
+            (ConfigError, lambda: SearchIndex.build(TEXTS, encoder.encode, kind=kind, sample_queries=["a"])),
+            (RuntimeError, lambda: SearchIndex.build(TEXTS, broken, kind=kind)),
+            (DataError, lambda: build_from_files([good, bad], kind, encoder.encode)),
+            (ConfigError, lambda: build_from_files([good], tmp_path / "idx", encoder.encode, kind=kind)),
+            (ConfigError, lambda: build_from_files([good], kind, encoder.encode, kind="flat")),
+            (ConfigError, lambda: build_from_files([good], kind, encoder.encode, overwrite=True)),
+            (ConfigError, lambda: list(mine_negatives([("a", "b")], encoder.encode, kind=kind))),
+        ]
+        for error, call in calls:
+            with pytest.raises(error) as caught:
+                call()
+            assert "\n" not in str(caught.value)
+            with pytest.raises(SearchError, match="holds no index called 'failed'"):
+                SearchIndex.load(kind)
+        assert not (tmp_path / "idx").exists()
+        assert len(build_from_files([good], kind, encoder.encode)) == 2
+
+    def test_each_command_takes_it(self, tiny_bert, tmp_path, capsys):
+        """index build, info, search, add, delete and compact; dedup and cluster."""
+        address, source = f"milvus:{tmp_path / 'idx.db'}", tmp_path / "docs.csv"
+        source.write_text("id,text,year\na,rain falls,1999\nb,snow,2005\nc,rain falls,2010\n")
+        commands = [
+            (
+                ["index", "build", "--input", str(source), "--model", str(tiny_bert), "--output", address],
+                "3 texts, dimension",
+            ),
+            (["index", "info", address, "--verify", "--format", "text"], "milvus"),
+            (["index", "search", address, "rain", "--where", "year=2005", "--format", "text"], "snow"),
+            (["index", "search", address, "snow", "--hybrid", "--format", "text"], "snow"),
+            (["dedup", address, "--delete", "--threshold", "0.99999"], '{"keep": "a", "duplicates": [{"id": "c"'),
+            (["cluster", address, "--clusters", "2"], '"size": 1, "examples": '),
+            (["index", "add", address, "--input", str(source), "--upsert"], "added 3, now 3 texts"),
+            (["index", "delete", address, "b"], "deleted 1, now 2 texts"),
+            (["index", "compact", address], "2 texts"),
+        ]
+        for command, expected in commands:
+            assert main(command) == 0, capsys.readouterr().err
+            told = capsys.readouterr()
+            assert expected in told.out + told.err
+        assert main(["index", "build", "--input", str(source), "--model", str(tiny_bert), "--output", address]) == 1
+        assert "exists; load it, or name another by #NAME" in capsys.readouterr().err
+
     def test_another_process_finds_the_index(self, tmp_path, encoder):
         """Built, changed and searched here, found there; the same hits as faiss gives."""
         kind = f"milvus:{tmp_path / 'idx.db'}"

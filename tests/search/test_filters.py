@@ -1,0 +1,120 @@
+"""Filters against a naive evaluation in Python, on metadata of all kinds under one name."""
+
+from __future__ import annotations
+
+import math
+import operator
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from simcse import SearchError
+from simcse.search.filters import conditions
+from simcse.search.store import Store
+
+ORDERS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
+
+
+def kind(value):
+    if value is None or isinstance(value, (bool, str)):
+        return type(value)
+    return float if isinstance(value, (int, float)) else None  # None: lists and objects equal nothing
+
+
+def number(value):
+    """Whole numbers beyond 64 bits count as the nearest float."""
+    if kind(value) is float and not -(2**63) <= value < 2**63:
+        return float(value) if abs(value) < 1e308 else math.inf if value > 0 else -math.inf
+    return value
+
+
+def equal(value, wanted):
+    return kind(value) is kind(wanted) and number(value) == number(wanted)
+
+
+def fits(metadata, where):
+    """The meaning of a filter, value by value."""
+    for field, wanted in where.items():
+        value = metadata.get(field)
+        if isinstance(wanted, list):
+            held = any(equal(value, option) for option in wanted)
+        elif isinstance(wanted, dict):
+            held = True
+            for sign, other in wanted.items():
+                if sign == "!=":
+                    held &= not equal(value, other)
+                else:
+                    same = other is not None and kind(value) is kind(other)
+                    held &= same and ORDERS[sign](number(value), number(other))
+        else:
+            held = equal(value, wanted)
+        if not held:
+            return False
+    return True
+
+
+TEXTS = st.sampled_from(
+    ["", "a", "a\0", "a\0b", "b", "1", "1.0", "true", "é", "日", "\U0001f469", 'q"\\\n\x01', "null"]
+)
+INTEGERS = st.sampled_from([0, 1, -1, 2, 1995, 2**53, 2**53 + 1, 2**63 - 1, 2**63, -(2**63), -(2**63) - 1, 2**64 + 1])
+FLOATS = st.sampled_from([0.0, -0.0, 1.0, 1.5, 2.0**53, 2.0**63, -(2.0**63), 1e300]) | st.floats(
+    allow_nan=False, allow_infinity=False
+)
+SCALARS = st.none() | st.booleans() | INTEGERS | FLOATS | TEXTS
+VALUES = SCALARS | st.lists(SCALARS, max_size=2) | st.dictionaries(TEXTS, SCALARS, max_size=1)
+SIGNS = st.sampled_from(["<", "<=", ">", ">=", "!="])
+WANTED = SCALARS | st.lists(SCALARS, max_size=4) | st.dictionaries(SIGNS, SCALARS, max_size=2)
+FIELDS = st.sampled_from(["x", 'y "z"\'.'])
+ROWS = st.lists(st.dictionaries(FIELDS, VALUES), max_size=12)
+
+
+@settings(deadline=None, max_examples=300)
+@given(ROWS, st.dictionaries(FIELDS, WANTED, min_size=1))
+@example([{"x": "1995"}, {"x": 1995}], {"x": {">=": 2000}})
+@example([{"x": True}, {"x": 1}, {"x": 1.0}], {"x": 1})
+@example([{"x": "a\0b"}, {"x": "a"}], {"x": "a"})
+@example([{"x": 10**400}, {"x": 2**63}], {"x": {">": 2**63 - 1}})
+def test_sql_means_what_a_naive_evaluation_does(rows, where):
+    store = Store()
+    store.insert(0, [(i, "", metadata) for i, metadata in enumerate([*rows, {"x": None, 'y "z"\'.': None}])])
+    expected = [i for i, metadata in enumerate([*rows, {}]) if fits(metadata, where)]
+    assert sorted(store.matching(where).tolist()) == expected
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("lang=en", "where: found 'lang=en', expected a mapping such as {'lang': 'en'}"),
+        (["lang"], "where: found ['lang'], expected a mapping"),
+        ({1: 2}, "filter on unknown field 1; fields are lang, year"),
+        ({"land": 2}, "unknown field 'land'; did you mean 'lang'?"),
+        ({"year": math.nan}, "filter on 'year': found nan, expected text, number"),
+        ({"year": {"<": math.inf}}, "filter on 'year': found inf"),
+        ({"year": [1, np.float64("nan")]}, "filter on 'year': found nan"),
+        ({"year": 10**400}, "filter on 'year': found inf"),
+        ({"lang": "half \ud800"}, "filter on 'lang': found 'half \\ud800'"),
+        ({"lang": b"en"}, "filter on 'lang': found b'en'"),
+        ({"lang": [["en"]]}, "filter on 'lang': found ['en']"),
+        ({"year": list(range(10_001))}, "found 1 conditions with 10001 values, expected at most 500 and 10000"),
+    ],
+)
+def test_what_is_no_filter_is_told_in_one_line(where, message):
+    with pytest.raises(SearchError) as caught:
+        conditions(where, ["lang", "year"])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_numpys_numbers_are_numbers():
+    assert conditions({"year": [np.int64(3), np.float32(0.5), np.bool_(True)]}, ["year"]) == [
+        ("year", "=", [3, 0.5, True])
+    ]
+
+
+def test_ten_thousand_values_are_one_pass():
+    store = Store()
+    store.insert(0, [(i, "", {"n": i, "t": str(i)}) for i in range(300)])
+    assert len(store.matching({"n": list(range(100, 5100)), "t": [str(i) for i in range(0, 4999)]})) == 200
