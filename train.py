@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from simcse.console import Parser, run
 from simcse.training.config import TrainConfig
-from simcse.training.launch import missing_processes, run_processes
+from simcse.training.interrupt import Interrupted
+from simcse.training.launch import command_to_resume, follow_launcher, missing_processes, run_processes
 
 
 def main(argv: Sequence[str]) -> None:
@@ -22,7 +23,12 @@ def main(argv: Sequence[str]) -> None:
     from simcse.training.run import train  # behind --help and wrong options, which need no torch
     from simcse.training.summary import summary
 
-    report = train(config)
+    follow_launcher()
+    again = command_to_resume()
+    try:
+        report = train(config)
+    except Interrupted as stop:
+        raise stop.followed_by(f"go on with: {again}") from None
     if report:
         print(summary(report))
 

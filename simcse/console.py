@@ -130,7 +130,7 @@ def run(command: Callable[[Sequence[str]], None], argv: Sequence[str] | None = N
         argv: the arguments; default `sys.argv[1:]`. `--debug`, anywhere among them, keeps tracebacks.
 
     Returns:
-        0 done, 1 failed, 2 wrong use, 130 interrupted, 141 the reader of our output went away.
+        0 done, 1 failed, 2 wrong use, 130 interrupted, 143 told to end, 141 the reader of our output went away.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
@@ -146,11 +146,13 @@ def run(command: Callable[[Sequence[str]], None], argv: Sequence[str] | None = N
             # options and files are the same for all processes of a group: the first one speaks for them
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        if debug:
+    except KeyboardInterrupt as stop:
+        status: int = getattr(stop, "exit_code", 130)  # of a run that was told to stop, and tells how to go on
+        if debug and status == 130:
             raise
-        print("interrupted", file=sys.stderr)
-        return 130
+        if os.environ.get("RANK", "0") == "0":
+            print(f"interrupted: {stop}" if str(stop) else "interrupted", file=sys.stderr)
+        return status
     except BrokenPipeError:
         _output_lost()  # `simcse ... | head`: the reader has what it wanted
         return 141

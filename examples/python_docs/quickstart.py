@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import subprocess
 import sys
 import sysconfig
 import time
@@ -23,6 +22,7 @@ import yaml
 
 from simcse.console import Parser, run
 from simcse.errors import ConfigError, SimCSEError
+from simcse.training.launch import run_commands
 
 __all__ = ["check_gain", "main"]
 
@@ -82,7 +82,7 @@ def step(program: str, *arguments: str | Path) -> None:
     """Show a command on stderr and run it; a command that fails has told why, and ends the road with its status."""
     words = [str(argument) for argument in arguments]
     print(f"\n$ {shlex.join([program, *words])}", file=sys.stderr, flush=True)
-    if status := subprocess.run([*PROGRAMS[program], *words], check=False).returncode:
+    if status := run_commands([*PROGRAMS[program], *words]):
         raise SystemExit(status)
 
 

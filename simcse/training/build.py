@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -19,14 +19,14 @@ from simcse.encoder.allocator import keep_freed_memory
 from simcse.encoder.device import has_native_bf16, pick_device
 from simcse.encoder.model import SentenceEncoder
 from simcse.errors import ConfigError, DataError, nearest
-from simcse.evaluation.sts import SEVEN, load_task
 from simcse.objectives import BatchCandidates, build_candidates, build_objective
 from simcse.training.config import DataConfig, TrainConfig
-from simcse.training.distributed import local_world, rank, world
+from simcse.training.distributed import first_process_first, local_world, rank, world
 from simcse.training.judge import Judge, RetrievalDev, ScoredDev
 from simcse.training.loss import ContrastiveLoss
 from simcse.training.model import ContrastiveModel
 from simcse.training.momentum import MomentumQueue
+from simcse.training.resume import data_facts
 from simcse.training.run_dir import RunDir
 from simcse.training.trainer import Schedule, Trainer, weight_groups
 from simcse.training.watch import check_dropout
@@ -195,14 +195,22 @@ def build_judge(data: DataConfig) -> Judge | None:
 
 def build_trainer(config: TrainConfig, accelerator: Accelerator) -> Trainer:
     """Everything, checked as far as possible before anything is written; the run folder is opened last."""
-    run = RunDir(config.output_dir, config.as_dict(), config.resume, writes=accelerator.is_main_process)
+    writes = accelerator.is_main_process
+    run = first_process_first(lambda: RunDir(config.output_dir, config.as_dict(), config.resume, writes=writes))
+    try:
+        return _build_trainer(config, accelerator, run)
+    except BaseException:
+        run.close()
+        raise
+
+
+def _build_trainer(config: TrainConfig, accelerator: Accelerator, run: RunDir) -> Trainer:
     criterion = build_loss(config)  # wrong options before the weights are read
     model = build_model(config, run)
     batches = build_batches(config, model.encoder, accelerator.device)
     judge = build_judge(config.data)
-    if config.data.test:
-        for task in SEVEN:  # a missing file is better found now than after the last step
-            load_task(task, config.data.test)
+    data = data_facts(config.data, batches.dataset)
+    run.check_data(data, asdict(config.data))
     model.to(accelerator.device)
     if batches.repeats_texts and not (config.model.fixed_dropout_mask or config.model.two_encoders):
         check_dropout(model.train(), batches.batch_of(0))
@@ -222,7 +230,7 @@ def build_trainer(config: TrainConfig, accelerator: Accelerator) -> Trainer:
         seed=config.seed,
     )
     trainer = Trainer(accelerator, prepared, optimizer, batches, criterion, judge, run, schedule)
-    run.open()
+    run.open(data)
     if run.start is not None:
         trainer.resume()
     return trainer

@@ -182,6 +182,9 @@ class TrainConfig:
                 at_least(name, getattr(self, name), 1)
         at_least("log_every", self.log_every, 1)
         at_least("seeds", self.seeds, 1)
+        at_least("seed", self.seed, 0)
+        if self.seed + self.seeds > 2**63:
+            raise ConfigError(f"--seed is {self.seed}: at most {2**63 - self.seeds} for --seeds {self.seeds}")
         above_zero("temperature", self.temperature)
         above_zero("hard_negative_weight", self.hard_negative_weight)
         above_zero("optim.lr", self.optim.lr)

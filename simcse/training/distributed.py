@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["gather", "local_world", "mean_over_processes", "rank", "world"]
+from simcse.errors import SimCSEError
+
+__all__ = ["first_process_first", "gather", "greatest", "local_world", "mean_over_processes", "rank", "world"]
+
+T = TypeVar("T")
 
 
 def world() -> int:
@@ -66,3 +71,31 @@ def mean_over_processes(value: Tensor) -> Tensor:
     total = value.detach().clone()
     dist.all_reduce(total)
     return total / world()
+
+
+def greatest(value: int, device: torch.device) -> int:
+    """The greatest of all processes' values."""
+    if world() == 1:
+        return value
+    found = torch.tensor(value, device=device)
+    dist.all_reduce(found, op=dist.ReduceOp.MAX)
+    return int(found)
+
+
+def first_process_first(action: Callable[[], T]) -> T:
+    """`action()`, of the other processes once the first one has done it; if it fails there, all raise its error."""
+    if world() == 1:
+        return action()
+    failure: list[Exception | None] = [None]
+    result = None
+    if rank() == 0:
+        try:
+            result = action()
+        except (SimCSEError, OSError) as error:
+            failure = [error]
+    dist.broadcast_object_list(failure)
+    if failure[0] is not None:
+        if rank() == 0:
+            raise failure[0]
+        raise SystemExit(getattr(failure[0], "exit_code", 1))  # it is told once
+    return action() if rank() else result  # type: ignore[return-value]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 
+from simcse.data.readers import read_training
 from simcse.encoder.model import SentenceEncoder
 from simcse.errors import ConfigError
 from simcse.evaluation.report import versions
@@ -21,7 +23,10 @@ from simcse.files import replaced_file
 from simcse.training.bar import training_bar
 from simcse.training.build import build_accelerator, build_trainer
 from simcse.training.config import TrainConfig
-from simcse.training.distributed import world
+from simcse.training.distributed import first_process_first, world
+from simcse.training.interrupt import Interrupted, StopSignals
+from simcse.training.resume import data_facts
+from simcse.training.run_dir import RunDir
 from simcse.training.trainer import Trainer
 
 __all__ = ["train"]
@@ -44,14 +49,30 @@ def train(config: TrainConfig) -> dict[str, Any]:
 
 def train_one(config: TrainConfig, accelerator: Accelerator) -> dict[str, Any]:
     """One run with one seed."""
-    trainer = build_trainer(config, accelerator)
+    with StopSignals(tells=accelerator.is_main_process) as signals:
+        trainer = build_trainer(config, accelerator)
+        try:
+            return run_to_report(config, accelerator, trainer, signals)
+        finally:
+            trainer.run.close()
+
+
+def run_to_report(
+    config: TrainConfig, accelerator: Accelerator, trainer: Trainer, signals: StopSignals
+) -> dict[str, Any]:
+    """Judge, train, judge, report."""
+    if accelerator.is_main_process:
+        tell_start(config, trainer)
     if config.trackers:
         accelerator.init_trackers("simcse", config={key: str(value) for key, value in config.as_dict().items()})
     if trainer.step == 0:
         trainer.evaluate()  # what training must beat
     started, first = time.perf_counter(), trainer.step
     with training_bar(trainer.schedule.steps, trainer.step, accelerator.is_main_process) as show:
-        trainer.train(show)
+        trainer.train(show, lambda: signals.number)
+    signals.restore()  # from here on there is nothing to save
+    if signals.number:
+        raise Interrupted(signals.number, f"all {trainer.step} steps are done, and saved in {trainer.run.last}")
     if config.trackers:
         accelerator.end_training()
     if not accelerator.is_main_process:
@@ -62,9 +83,22 @@ def train_one(config: TrainConfig, accelerator: Accelerator) -> dict[str, Any]:
         "first_step": first + 1,
         "processes": world(),
     }
-    report = make_report(config, trainer) | {"training": speed}
+    report = make_report(config, trainer) | {"training": speed, "data": trainer.run.data}
     trainer.run.write_report(report)
     return report
+
+
+def tell_start(config: TrainConfig, trainer: Trainer) -> None:
+    """Say where a run that may go on from another begins."""
+    if config.resume == "never":
+        return
+    if trainer.run.start is None:
+        said = f"nothing to resume in {trainer.run.folder}: starting at step 1"
+    elif trainer.step == trainer.schedule.steps:
+        said = f"nothing left to train in {trainer.run.start}: all {trainer.step} steps are done"
+    else:
+        said = f"resuming at step {trainer.step + 1} of {trainer.schedule.steps} from {trainer.run.start}"
+    print(said, file=sys.stderr)
 
 
 def make_report(config: TrainConfig, trainer: Trainer) -> dict[str, Any]:
@@ -100,12 +134,9 @@ def train_seeds(config: TrainConfig, accelerator: Accelerator) -> dict[str, Any]
         )
     reports = []
     for seed in range(config.seed, config.seed + config.seeds):
-        folder = Path(config.output_dir) / f"seed-{seed}"
-        done = folder / "report.json"
-        if config.resume == "auto" and done.is_file():
-            reports.append(json.loads(done.read_text(encoding="utf-8")))
-            continue
-        reports.append(train_one(replace(config, seed=seed, seeds=1, output_dir=str(folder)), accelerator))
+        one = replace(config, seed=seed, seeds=1, output_dir=str(Path(config.output_dir) / f"seed-{seed}"))
+        done = finished_report(one, accelerator) if config.resume == "auto" else None
+        reports.append(train_one(one, accelerator) if done is None else done)
         accelerator.free_memory()
     if not accelerator.is_main_process:
         return {}
@@ -113,6 +144,27 @@ def train_seeds(config: TrainConfig, accelerator: Accelerator) -> dict[str, Any]
     with replaced_file(Path(config.output_dir) / "report.json") as new:
         new.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     return summary
+
+
+def finished_report(config: TrainConfig, accelerator: Accelerator) -> dict[str, Any] | None:
+    """The report of a run that has come to its end, if its options, data and files are those of this one.
+
+    Raises:
+        ConfigError, DataError, ModelError: they are not.
+    """
+    if not (Path(config.output_dir) / "report.json").is_file():
+        return None
+
+    def look() -> dict[str, Any] | None:
+        run = RunDir(config.output_dir, config.as_dict(), "finished", writes=accelerator.is_main_process)
+        try:
+            rows = read_training(config.data.train, columns=config.data.columns, blank_lines=config.data.blank_lines)
+            run.check_data(data_facts(config.data, rows), asdict(config.data))
+            return run.finished()
+        finally:
+            run.close()
+
+    return first_process_first(look)
 
 
 def summarize(config: TrainConfig, reports: list[dict[str, Any]]) -> dict[str, Any]:

@@ -10,27 +10,29 @@ from typing import Any
 import torch
 import yaml
 
-from simcse.errors import ConfigError, ModelError
-from simcse.files import replaced_file, replaced_folder
+from simcse.errors import ConfigError, DataError, ModelError
+from simcse.files import check_writable, naming_target, replaced_file, replaced_folder, sync
+from simcse.training.resume import Facts, check_data, check_options, check_whole, read_config, seal
+from simcse.training.run_lock import RunLock
 
 __all__ = ["RunDir"]
 
 STATE = "trainer.pt"
-# what may change between a run and its resumption without making it another run
-FREE = {"resume", "output_dir", "eval_every", "save_every", "log_every", "trackers", "seeds", "micro_batch_size"}
 
 
 class RunDir:
-    """Where a run writes.
+    """Where a run writes; no other run does while this one is there. `close` it.
 
     Args:
         folder: made if it is not there.
         config: nested plain values of the run.
-        resume: never | auto | the path of a `last/` folder.
+        resume: never | auto | the path of a `last/` folder | finished: only to look at a run that has its report.
         writes: False for all processes but the first: they read only.
 
     Raises:
-        ConfigError: the folder holds another run, or there is nothing to resume from.
+        ConfigError: another run writes or lies there, or there is nothing to resume from.
+        ModelError: the state to go on from is damaged.
+        OSError: the folder cannot be written.
     """
 
     def __init__(
@@ -38,14 +40,21 @@ class RunDir:
     ) -> None:
         self.folder = Path(folder)
         self.writes = writes
-        self.start = self._find_start(resume)
-        if self.start is not None:
-            self._check_same(config)
-        elif resume == "never" and any((self.folder / name).exists() for name in ("config.yaml", "log.jsonl", "best")):
-            raise ConfigError(
-                f"--output_dir {self.folder} holds another run; go on with it by --resume auto, or name another folder"
-            )
         self._config = config
+        self.data: Facts = {}
+        self._lock = RunLock(self.folder)
+        if self.folder.exists() and not self.folder.is_dir():
+            raise ConfigError(f"--output_dir {self.folder}: is a file, expected a folder or a name that is free")
+        if writes:
+            check_writable(self.folder / "config.yaml")
+            if self.folder.exists():  # a new one is made, and locked, when all options are known to be good
+                self._lock.take()
+        try:
+            self.start = self._find_start(resume)
+            self._before = self._checked(resume) if self.start is not None or resume == "finished" else None
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def best(self) -> Path:
@@ -57,41 +66,87 @@ class RunDir:
         """The newest state that a run can go on from."""
         return self.folder / "last"
 
-    def open(self) -> None:
-        """Write the config, and cut the log at the step that the run goes on from."""
+    def open(self, data: Facts) -> None:
+        """Write the config, and cut the log at the step that the run goes on from.
+
+        Args:
+            data: what the files of this run hold.
+
+        Raises:
+            ConfigError: another run has begun there in the meantime.
+            DataError: a line of the log is damaged.
+        """
+        self.data = data
         if not self.writes:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if not self.folder.exists():
+            self._lock.take()
+            self._find_start("never")  # nobody was faster
+        first = int(self.load_state()["step"]) if self.start else 0
+        kept = self._logged(first) if self.start else []
         with replaced_file(self.folder / "config.yaml") as new:
             new.write_text(yaml.safe_dump(dict(self._config), sort_keys=False), encoding="utf-8")
-        log = self.folder / "log.jsonl"
-        first = int(self.load_state()["step"]) if self.start else 0
-        lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
-        kept = [line for line in lines if _step_of(line) <= first] if self.start else []
-        with replaced_file(log) as new:
-            new.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        with replaced_file(self.folder / "log.jsonl") as new:
+            new.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+
+    def close(self) -> None:
+        """Let other runs in."""
+        self._lock.release()
+
+    def check_data(self, data: Facts, names: Mapping[str, Any]) -> None:
+        """Make sure that the files hold what they held when the run that this one goes on from was started.
+
+        Args:
+            data: what they hold now.
+            names: of the files.
+
+        Raises:
+            DataError: one holds something else.
+        """
+        if self._before is not None:
+            check_data(self._before.get("data", {}), data, names, self.start.parent if self.start else self.folder)
+
+    def finished(self) -> dict[str, Any] | None:
+        """What report.json says, if the run has come to its end.
+
+        Raises:
+            ModelError: the report is damaged.
+        """
+        file = self.folder / "report.json"
+        if not file.is_file():
+            return None
+        try:
+            report: dict[str, Any] = json.loads(file.read_bytes())
+            report["tasks"], report["versions"], report["protocol"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ModelError(
+                f"{file}: damaged ({type(error).__name__}); remove it, and --resume auto makes it anew"
+            ) from error
+        return report
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Append a line to log.jsonl."""
         if self.writes:
-            with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
+            file = self.folder / "log.jsonl"
+            with naming_target(file), file.open("a", encoding="utf-8") as lines:
+                lines.write(json.dumps(record) + "\n")
 
     def first_judgement(self) -> dict[str, float]:
         """The scores before the first step, from the log; empty if there were none."""
-        for line in (self.folder / "log.jsonl").read_text(encoding="utf-8").splitlines():
-            record = json.loads(line)
-            if record["step"] == 0 and "dev" in record:
+        for record in self._logged(0):
+            if "dev" in record:
                 scores: dict[str, float] = record["dev"]
                 return scores
         return {}
 
     def save_last(self, write_encoder: Callable[[Path], None], state: Mapping[str, Any]) -> None:
-        """Replace last/ by the encoder and the trainer's state."""
+        """Replace last/ by the encoder, the trainer's state, and what must be the same to go on from there."""
         if self.writes:
+            sync(self.folder / "log.jsonl")  # the log up to here is part of the state
             with replaced_folder(self.last) as new:
                 write_encoder(new)
                 torch.save(dict(state), new / STATE)
+                seal(new, self._config, self.data)
 
     def save_best(self, write_encoder: Callable[[Path], None]) -> None:
         """Replace best/ by the encoder."""
@@ -121,41 +176,55 @@ class RunDir:
         return state
 
     def _find_start(self, resume: str) -> Path | None:
+        """The folder of the state to go on from, if there is one."""
+        there = [name for name in ("config.yaml", "log.jsonl", "best", "last") if (self.folder / name).exists()]
         if resume == "never":
-            return None
-        folder = self.last if resume == "auto" else Path(resume)
-        if (folder / STATE).is_file():
-            return folder
-        if resume == "auto":
-            return None
-        raise ConfigError(f"--resume {resume}: no {STATE} there; name the last/ folder of a run, or say auto")
-
-    def _check_same(self, config: Mapping[str, Any]) -> None:
-        assert self.start is not None
-        file = self.start.parent / "config.yaml"
-        if not file.is_file():
-            return
-        before, now = _flat(yaml.safe_load(file.read_text(encoding="utf-8"))), _flat(config)
-        for key in sorted(set(before) | set(now)):
-            if key.split(".")[0] not in FREE and before.get(key) != now.get(key):
+            if there:
                 raise ConfigError(
-                    f"--{key} is {now.get(key)!r}, but the run in {self.start.parent} was started with "
-                    f"{before.get(key)!r}; resume it with the same value, or name another --output_dir"
+                    f"--output_dir {self.folder} holds another run; go on with it by --resume auto, or name another "
+                    "folder"
                 )
+            return None
+        if resume not in ("auto", "finished"):
+            if not (Path(resume) / STATE).is_file():
+                raise ConfigError(f"--resume {resume}: no {STATE} there; name the last/ folder of a run, or say auto")
+            return Path(resume)
+        if "last" in there:
+            return self.last
+        if resume == "finished":
+            return None
+        if self.finished() is not None:
+            raise ConfigError(
+                f"--output_dir {self.folder} holds a finished run whose last/ is gone, so nothing can go on from it; "
+                "name another folder"
+            )
+        return None
 
+    def _checked(self, resume: str) -> dict[str, Any]:
+        """What last/run.json says, after comparing options and files with it."""
+        if resume in ("auto", "finished"):
+            check_options(read_config(self.folder), self._config, self.folder)
+        if self.start is None:  # a user may remove last/ once a run has its report
+            return self.finished() or {}
+        facts = check_whole(self.start)
+        check_options(facts["options"], self._config, self.start.parent)
+        return facts
 
-def _step_of(line: str) -> int:
-    try:
-        return int(json.loads(line)["step"])
-    except (json.JSONDecodeError, KeyError, TypeError):  # a line that a kill cut short
-        return 1 << 62
+    def _logged(self, last: int) -> list[dict[str, Any]]:
+        """The log's records up to a step. What a kill cut short at its end is left out.
 
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping) and key != "objective_args":
-            flat.update(_flat(value, f"{prefix}{key}."))
-        else:
-            flat[prefix + key] = value
-    return flat
+        Raises:
+            DataError: a line before that is damaged.
+        """
+        file, records, bad = self.folder / "log.jsonl", [], 0
+        for number, line in enumerate(file.read_bytes().splitlines() if file.is_file() else [], 1):
+            try:
+                record = json.loads(line)
+                if int(record["step"]) <= last:
+                    records.append(record)
+            except (ValueError, KeyError, TypeError):
+                bad = bad or number
+                continue
+            if bad:
+                raise DataError(f"{file}:{bad}: no JSON object with a step; delete the line")
+        return records

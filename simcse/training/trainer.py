@@ -13,15 +13,19 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from simcse.data.collate import Batch, Batches
-from simcse.training.distributed import mean_over_processes, rank
+from simcse.training.distributed import greatest, mean_over_processes, rank, world
+from simcse.training.interrupt import Interrupted
 from simcse.training.judge import Judge
 from simcse.training.large_batch import cached_backward
 from simcse.training.loss import ContrastiveLoss
 from simcse.training.model import ContrastiveModel
 from simcse.training.run_dir import RunDir
-from simcse.training.watch import LossWatch
+from simcse.training.watch import LossWatch, check_finite
 
 __all__ = ["Schedule", "Trainer", "rate_at", "weight_groups"]
+
+
+AGREED_EVERY = 10  # steps after which several accelerators ask each other whether to stop: the answer is waited for
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,7 @@ class Trainer:
         schedule: how far, how fast, how often.
         step: steps done.
         best: the best judgement so far, with its step.
+        due: whether this step's judgement and save are still to be done.
     """
 
     accelerator: Accelerator
@@ -81,18 +86,27 @@ class Trainer:
     schedule: Schedule
     step: int = 0
     best: dict[str, float] = field(default_factory=dict)
+    due: bool = False
 
-    def train(self, show: Callable[[dict[str, float]], None] = lambda record: None) -> None:
+    def train(
+        self,
+        show: Callable[[dict[str, float]], None] = lambda record: None,
+        stop: Callable[[], int] = lambda: 0,
+    ) -> None:
         """Run to the last step.
 
         Args:
             show: told after every step: step, and at log steps loss, lr, grad_norm and rows_per_second too.
+            stop: asked after every step for the number of a signal that tells the run to stop; 0: none.
 
         Raises:
-            ModelError: a loss is NaN or infinite.
+            Interrupted: a process was told to stop; last/ has the step at hand.
+            ModelError: a loss or a weight is NaN or infinite.
         """
         schedule, watch, meter = self.schedule, LossWatch(), _Meter()
         self.model.train()
+        if self.due:  # the run was interrupted before it could
+            self._evaluate_and_save()
         with self.batches.ahead(self.step, schedule.steps) as stream:
             for batch in stream:
                 self.step += 1
@@ -111,13 +125,16 @@ class Trainer:
                     show(self._log(meter, norm))
                 else:
                     show({"step": self.step})
-                if self.judge and (last or self.step % schedule.eval_every == 0):  # sync point
+                self.due = last or any(self.step % every == 0 for every in self._looks)
+                if number := self._told_to_stop(stop):
                     watch.flush()
-                    self.evaluate()
-                    meter.restart()
-                if last or self.step % schedule.save_every == 0:  # sync point
+                    self._save()
+                    raise Interrupted(
+                        number, f"step {self.step} of {schedule.steps} is done, and saved in {self.run.last}"
+                    )
+                if self.due:  # sync point
                     watch.flush()
-                    self._save(last)
+                    self._evaluate_and_save()
                     meter.restart()
 
     def _backward(self, batch: Batch) -> Tensor:
@@ -131,7 +148,13 @@ class Trainer:
         return loss.detach()
 
     def evaluate(self) -> None:
-        """Judge on the first process; keep best/."""
+        """Judge on the first process; keep best/.
+
+        Raises:
+            ModelError: a weight is NaN or infinite.
+        """
+        if self.judge and self.step:
+            check_finite(self._plain, self.step, self.run.last)
         if self.judge and self.run.writes:
             result = self.judge(self._plain.encoder.encode)
             self.run.log({"step": self.step, "dev": result})
@@ -154,7 +177,12 @@ class Trainer:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         if self.criterion.queue:
             self.criterion.queue.load_state_dict(state["queue"])
-        self.step, self.best = state["step"], state["best"]
+        self.step, self.best, self.due = state["step"], state["best"], state["due"]
+
+    @property
+    def _looks(self) -> list[int]:
+        """How often to look: at the encoder, and at what is worth keeping."""
+        return [self.schedule.save_every, *([self.schedule.eval_every] if self.judge else [])]
 
     @property
     def _plain(self) -> ContrastiveModel:
@@ -179,11 +207,31 @@ class Trainer:
         self.accelerator.log({key: value for key, value in record.items() if key != "step"}, step=self.step)
         return record
 
-    def _save(self, last: bool) -> None:
+    def _evaluate_and_save(self) -> None:
+        """What is to be done at this step; last/ knows of the newest judgement."""
+        last = self.step == self.schedule.steps
+        if self.judge and (last or self.step % self.schedule.eval_every == 0):
+            self.evaluate()
+        self.due = False
+        self._save()
+        if last and self.judge is None:  # nothing was judged, so the last encoder is the best one known
+            self.run.save_best(self._plain.encoder.write)
+        self.accelerator.wait_for_everyone()
+
+    def _told_to_stop(self, stop: Callable[[], int]) -> int:
+        """The signal that any process was sent, the same for all of them."""
+        on_cpu = self.accelerator.device.type == "cpu"
+        if self.due or on_cpu or world() == 1 or self.step % AGREED_EVERY == 0:  # sync point of several accelerators
+            return greatest(stop(), self.accelerator.device)
+        return 0
+
+    def _save(self) -> None:
+        check_finite(self._plain, self.step, self.run.last)
         head, second, scaler = self._plain.head, self._plain.second, self.accelerator.scaler
         state = {
             "step": self.step,
             "best": self.best,
+            "due": self.due,
             "optimizer": self.optimizer.state_dict(),
             "head": head.state_dict() if head is not None else None,
             "second": second.state_dict() if second is not None else None,
@@ -191,8 +239,6 @@ class Trainer:
             "scaler": scaler.state_dict() if scaler is not None else None,
         }
         self.run.save_last(self._plain.encoder.write, state)
-        if last and self.judge is None:  # nothing was judged, so the last encoder is the best one known
-            self.run.save_best(self._plain.encoder.write)
         self.accelerator.wait_for_everyone()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from simcse.data.collate import Batch
 from simcse.errors import ConfigError, ModelError
 
-__all__ = ["LossWatch", "check_dropout"]
+__all__ = ["LossWatch", "check_dropout", "check_finite"]
 
 
 def check_dropout(model: nn.Module, batch: Batch) -> None:
@@ -33,6 +34,23 @@ def check_dropout(model: nn.Module, batch: Batch) -> None:
         raise ConfigError(
             "--model.dropout: the backbone has no active dropout, but a text file's positives are the same text under "
             "two dropout masks; set --model.dropout 0.1, or train on pairs"
+        )
+
+
+def check_finite(model: nn.Module, step: int, kept: Path) -> None:
+    """Raise a ModelError if a weight is NaN or infinite: such weights are never saved.
+
+    Args:
+        model: what is about to be judged or saved.
+        step: steps done.
+        kept: last/, whose state stays as it is.
+    """
+    bad = [name for name, weight in model.named_parameters() if not bool(torch.isfinite(weight).all())]  # sync point
+    if bad:
+        left = f"{kept} still has an earlier step" if kept.is_dir() else "nothing is saved"
+        raise ModelError(
+            f"step {step}: {len(bad)} of {len(list(model.parameters()))} weights are NaN or infinite ({bad[0]}, ...); "
+            f"{left}; lower --optim.lr, or set --precision fp32"
         )
 
 

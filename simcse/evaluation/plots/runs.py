@@ -59,7 +59,7 @@ def read_run(folder: str | Path, name: str | None = None) -> Run:
 
 
 def _read_log(file: Path) -> Log:
-    log, lines = Log(), file.read_text(encoding="utf-8").splitlines()
+    log, lines = Log(), file.read_bytes().splitlines()
     for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)

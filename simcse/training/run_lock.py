@@ -1,0 +1,96 @@
+"""One run at a time in a run folder."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from simcse.errors import ConfigError
+from simcse.files import make_folder, naming_target, sweep
+
+__all__ = ["RunLock"]
+
+NAME = ".lock"
+
+
+class RunLock:
+    """Held by the process that writes a run folder, until it lets go or dies; says in the folder who that is."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / NAME
+        self._handle: int | None = None
+
+    def take(self) -> None:
+        """Take it unless it is ours already, and clear up after killed runs.
+
+        Raises:
+            ConfigError: another run has it; names that.
+            OSError: the folder cannot be written.
+        """
+        if self._handle is not None:
+            return
+        with naming_target(self.path.parent, self.path):
+            make_folder(self.path.parent)
+            while self._handle is None:
+                self._handle = self._locked()
+            before = self._read()
+            if before and before["host"] != socket.gethostname():
+                print(
+                    f"{self.path.parent}: the run of {_shown(before)} has left no word of its end; if it still runs, "
+                    "stop one of the two",
+                    file=sys.stderr,
+                )
+            os.ftruncate(self._handle, 0)
+            about = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+            os.pwrite(self._handle, json.dumps(about).encode(), 0)
+        sweep(self.path.parent)
+
+    def release(self) -> None:
+        """Let go, and leave nothing behind."""
+        if self._handle is not None:
+            self.path.unlink(missing_ok=True)
+            os.close(self._handle)
+            self._handle = None
+
+    def _locked(self) -> int | None:
+        """A handle that locks the file; None if another run has just removed it."""
+        handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._refuse(os.pread(handle, 4096, 0), "")
+        except OSError:  # a file system without locks: all there is to go by is what the file says
+            if about := os.pread(handle, 4096, 0):
+                self._refuse(about, f", or remove {self.path} if that one has ended")
+        if os.fstat(handle).st_nlink:
+            return handle
+        os.close(handle)
+        return None
+
+    def _read(self) -> dict[str, Any] | None:
+        assert self._handle is not None
+        return _parsed(os.pread(self._handle, 4096, 0))
+
+    def _refuse(self, about: bytes, remedy: str) -> None:
+        raise ConfigError(
+            f"--output_dir {self.path.parent}: {_shown(_parsed(about))} is writing a run there; wait for its end or "
+            f"stop it, or name another folder{remedy}"
+        )
+
+
+def _parsed(about: bytes) -> dict[str, Any] | None:
+    try:
+        found = json.loads(about)
+        return {key: found[key] for key in ("pid", "host", "since")}
+    except (ValueError, KeyError, TypeError):  # empty: it was killed, or has just begun
+        return None
+
+
+def _shown(about: dict[str, Any] | None) -> str:
+    return f"process {about['pid']} on {about['host']} (since {about['since']})" if about else "another process"

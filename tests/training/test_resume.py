@@ -1,0 +1,211 @@
+"""A run goes on only as the run that it was: options, data and the files of its state, and it says where it begins."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import datasets
+import pytest
+import yaml
+
+from simcse import ConfigError, DataError, ModelError, SentenceEncoder, SimCSEError
+from simcse.data.arrow import fingerprint
+from simcse.training.config import TrainConfig
+from simcse.training.run import train
+
+
+@pytest.fixture(scope="module")
+def finished(files: Path, tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, TrainConfig]:
+    """A run of two seeds, with data of its own: (data, run, config)."""
+    from simcse.training.config import DataConfig, ModelConfig
+
+    place = tmp_path_factory.mktemp("finished")
+    data, run = place / "data", place / "run"
+    shutil.copytree(files, data)
+    config = TrainConfig(
+        model=ModelConfig(name=str(tiny_bert), pooling="mean", projection="none"),
+        data=DataConfig(train=str(data / "pairs.csv"), dev=str(data / "dev.tsv")),
+        output_dir=str(run), batch_size=32, max_steps=2, precision="fp32", seeds=2,
+    )  # fmt: skip
+    train(config)
+    return data, run, config
+
+
+@pytest.fixture
+def again(finished: tuple[Path, Path, TrainConfig], tmp_path: Path) -> tuple[Path, Path, TrainConfig]:
+    """A copy of it, to damage; the data stay under their name."""
+    data, run, config = finished
+    shutil.copytree(data, tmp_path / "data")
+    shutil.copytree(run, tmp_path / "run")
+    for seed in ("seed-42", "seed-43"):  # as if the copy had been trained on the copied files
+        for file in ("config.yaml", "last/run.json", "report.json"):
+            path = tmp_path / "run" / seed / file
+            path.write_text(path.read_text().replace(str(data.parent), str(tmp_path)))
+    named = replace(config.data, train=str(tmp_path / "data" / "pairs.csv"), dev=str(tmp_path / "data" / "dev.tsv"))
+    return tmp_path / "data", tmp_path / "run", replace(config, data=named, output_dir=str(tmp_path / "run"))
+
+
+def one_of(config: TrainConfig, seed: int = 42) -> TrainConfig:
+    return replace(config, seed=seed, seeds=1, output_dir=f"{config.output_dir}/seed-{seed}", resume="auto")
+
+
+def flip(file: Path, where: int = -100) -> None:
+    content = bytearray(file.read_bytes())
+    content[where] ^= 1
+    file.write_bytes(content)
+
+
+def shorten(file: Path) -> None:
+    file.write_text("".join(line + "\n" for line in file.read_text().splitlines()[:-1]))
+
+
+def swap(file: Path) -> None:
+    lines = file.read_text().splitlines()
+    file.write_text("".join(line + "\n" for line in [*lines[:-2], lines[-1], lines[-2]]))
+
+
+Damage = Callable[[Path, Path], object]
+DAMAGES: dict[str, tuple[Damage, type[SimCSEError], str]] = {
+    "fewer rows": (
+        lambda data, run: shorten(data / "pairs.csv"),
+        DataError, r"pairs\.csv: holds 127 rows, but the run in .*seed-42 was started with 128 in its place",
+    ),
+    "other rows": (
+        lambda data, run: swap(data / "pairs.csv"),
+        DataError, r"pairs\.csv: holds other content but the run in .*seed-42 was started with in its place",
+    ),
+    "other dev": (lambda data, run: swap(data / "dev.tsv"), DataError, r"dev\.tsv: holds other content"),
+    "no config.yaml": (
+        lambda data, run: (run / "config.yaml").unlink(), ConfigError, r"config\.yaml: missing, so nobody can tell"
+    ),
+    "empty config.yaml": (
+        lambda data, run: (run / "config.yaml").write_text(""), ConfigError, r"config\.yaml: found nothing, expected"
+    ),
+    "config.yaml not UTF-8": (
+        lambda data, run: (run / "config.yaml").write_bytes(b"a: \xff\xfe"), ConfigError, r"config\.yaml: damaged"
+    ),
+    "no trainer.pt": (
+        lambda data, run: (run / "last" / "trainer.pt").unlink(), ModelError, r"last/trainer\.pt: missing"
+    ),
+    "flipped trainer.pt": (
+        lambda data, run: flip(run / "last" / "trainer.pt"), ModelError, r"last/trainer\.pt: damaged: its SHA-256"
+    ),
+    "no weights": (
+        lambda data, run: (run / "last" / "model.safetensors").unlink(), ModelError, r"last/model\.safetensors: missing"
+    ),
+    "flipped weights": (
+        lambda data, run: flip(run / "last" / "model.safetensors"), ModelError, r"last/model\.safetensors: damaged"
+    ),
+    "no run.json": (lambda data, run: (run / "last" / "run.json").unlink(), ModelError, r"last/run\.json: missing"),
+    "run.json of another type": (
+        lambda data, run: (run / "last" / "run.json").write_text("[]"), ModelError, r"last/run\.json: damaged"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("several", [False, True], ids=["single run", "per seed"])
+@pytest.mark.parametrize("name", DAMAGES)
+def test_another_run_is_not_gone_on_with(again: tuple[Path, Path, TrainConfig], name: str, several: bool) -> None:
+    data, run, config = again
+    damage, error, message = DAMAGES[name]
+    damage(data, run / "seed-42")
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with pytest.raises(error, match=message) as caught:
+        train(replace(config, resume="auto") if several else one_of(config))
+    assert "\n" not in str(caught.value)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_other_options_get_no_old_scores(again: tuple[Path, Path, TrainConfig]) -> None:
+    _, run, config = again
+    other = replace(config, temperature=0.07, resume="auto")
+    with pytest.raises(ConfigError, match=r"--temperature is 0\.07, but the run in .*seed-42 was started with 0\.05"):
+        train(other)
+    shutil.rmtree(run / "seed-42" / "last")  # a user may do that once there is a report
+    with pytest.raises(ConfigError, match=r"--temperature is 0\.07"):
+        train(other)
+    assert train(replace(config, resume="auto"))["tasks"] == json.loads((run / "report.json").read_text())["tasks"]
+    with pytest.raises(ConfigError, match="holds a finished run whose last/ is gone"):
+        train(one_of(config))
+
+
+def test_a_damaged_report_of_a_seed(again: tuple[Path, Path, TrainConfig]) -> None:
+    _, run, config = again
+    (run / "seed-43" / "report.json").write_text("null")
+    with pytest.raises(ModelError, match=r"seed-43/report\.json: damaged .*; remove it"):
+        train(replace(config, resume="auto"))
+    (run / "seed-43" / "report.json").unlink()  # the remedy works
+    train(replace(config, resume="auto"))
+    assert (run / "seed-43" / "report.json").is_file()
+
+
+def test_a_log_with_damage(again: tuple[Path, Path, TrainConfig]) -> None:
+    """A half line at the end is what a kill leaves; damage before it is told."""
+    _, run, config = again
+    log = run / "seed-42" / "log.jsonl"
+    whole = log.read_bytes()
+    log.write_bytes(whole + b'{"step": 3, "lo')
+    train(one_of(config))
+    assert [json.loads(line) for line in log.read_text().splitlines()] == list(map(json.loads, whole.splitlines()))
+    log.write_bytes(b"\xff\xfe\n" + whole)
+    with pytest.raises(DataError, match=r"log\.jsonl:1: no JSON object with a step; delete the line"):
+        train(one_of(config))
+
+
+def test_it_says_where_it_begins(config: TrainConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    """`save_every` is longer than the run: last/ is saved at each judgement."""
+    config = replace(config, save_every=500, resume="auto")
+    train(config)
+    assert f"nothing to resume in {config.output_dir}: starting at step 1\n" in capsys.readouterr().err
+    assert yaml.safe_load((Path(config.output_dir) / "config.yaml").read_text())["resume"] == "auto"
+    train(config)
+    assert f"nothing left to train in {config.output_dir}/last: all 12 steps are done\n" in capsys.readouterr().err
+
+
+def test_a_state_elsewhere(again: tuple[Path, Path, TrainConfig], tmp_path: Path) -> None:
+    """A copied last/ alone still knows its options and its data."""
+    data, run, config = again
+    shutil.copytree(run / "seed-42" / "last", tmp_path / "copied")
+    elsewhere = replace(one_of(config), resume=str(tmp_path / "copied"), output_dir=str(tmp_path / "new"))
+    with pytest.raises(ConfigError, match=r"--temperature is 1\.0, but the run in .* was started with 0\.05"):
+        train(replace(elsewhere, temperature=1.0))
+    assert not (tmp_path / "new").exists()
+    train(elsewhere)
+    swap(data / "pairs.csv")
+    with pytest.raises(DataError, match="other content"):
+        train(replace(elsewhere, output_dir=str(tmp_path / "newer")))
+
+
+def test_linked_states_are_gone_on_with_and_replaced(config: TrainConfig, tmp_path: Path) -> None:
+    (tmp_path / "disk" / "best").mkdir(parents=True)
+    run = Path(config.output_dir)
+    run.mkdir()
+    train(replace(config, max_steps=2))
+    for name in ("best", "last"):
+        shutil.rmtree(tmp_path / "disk" / name, ignore_errors=True)
+        (run / name).rename(tmp_path / "disk" / name)
+        (run / name).symlink_to(tmp_path / "disk" / name)
+    (run / ".best.old").mkdir()
+    (run / "report.json").unlink()
+    train(replace(config, max_steps=2, resume="auto"))
+    SentenceEncoder.from_pretrained(run / "best")
+    assert (run / ".best.old").is_dir()
+    assert all((run / name).is_symlink() for name in ("best", "last"))
+
+
+def test_a_fingerprint_is_of_order_and_bytes_and_cheap() -> None:
+    texts = [f"sentence {i} of a million" for i in range(300_000)]
+    one = datasets.Dataset.from_dict({"text": texts})
+    start = time.perf_counter()
+    found = fingerprint(one)
+    assert time.perf_counter() - start < 3  # a million in a second or two
+    assert fingerprint(datasets.concatenate_datasets([one.select(range(7)), one.select(range(7, len(one)))])) == found
+    for other in (texts[:-1], [*texts[:-2], texts[-1], texts[-2]], [*texts[:-2], texts[-2] + "x", texts[-1][1:]]):
+        assert fingerprint(datasets.Dataset.from_dict({"text": other})) != found
+    assert fingerprint(one.rename_column("text", "anchor")) != found
+    assert fingerprint(datasets.Dataset.from_dict({"text": []}, datasets.Features({"text": datasets.Value("string")})))
