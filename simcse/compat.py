@@ -6,7 +6,7 @@
     model.search("He plays the guitar.", threshold=0.5, top_k=3)  # [(sentence, score), ...]
 
 Calls, defaults and shapes of results are those of the original; the work is done by `SentenceEncoder` and
-`SearchIndex`.
+`SearchIndex`. Its log lines go to `logging` at level INFO: `logging.basicConfig(level=logging.INFO)` shows them.
 What differs: where a checkpoint says itself whether its head is used, that counts, and not a word in its path; queries
 in a list keep `threshold` and `top_k` in brute-force search too; there is never a hit that is not there; wrong input is
 one clear line.
@@ -14,20 +14,25 @@ one clear line.
 
 from __future__ import annotations
 
+import copy
 import logging
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor, nn
 
 from simcse.data.tables import lines
 from simcse.encoder.formats import read_layout, resolve
 from simcse.encoder.model import SentenceEncoder
-from simcse.encoder.projection import read_head
+from simcse.encoder.projection import Projection, read_head
 from simcse.errors import ConfigError, ModelError, SearchError, nearest
+from simcse.progress import progress
 from simcse.search.index import SearchIndex
 
 __all__ = ["SimCSE"]
@@ -35,6 +40,8 @@ __all__ = ["SimCSE"]
 log = logging.getLogger(__name__)
 
 Vectors = npt.NDArray[np.float32]
+
+BAR_STEP = 16  # batches between two movements of the bar of build_index
 
 POOLERS = {
     "cls": "cls",
@@ -53,10 +60,12 @@ class Indexed(TypedDict):
 
 
 class SimCSE:
-    """Encode, compare and retrieve sentences.
+    """Encode, compare and retrieve sentences. With its index it can be copied and pickled; see `State.__reduce__`.
 
     Attributes:
         encoder: the `SentenceEncoder` at work; `model` and `tokenizer` are its Hugging Face parts.
+        model: the Hugging Face model, whose `pooler_output` is that of the checkpoint's head, if it holds one.
+        device: where sentences are encoded; may be set.
         index: `{"sentences": [...], "index": SearchIndex}` once built, else None.
     """
 
@@ -74,8 +83,8 @@ class SimCSE:
             model_name_or_path: a folder or hub id: ours, the original SimCSE's, sentence-transformers', or a plain
             encoder.
             device: default the accelerator, if there is one.
-            num_cells: cells of the approximate index of `build_index(faiss_fast=True)`.
-            num_cells_in_search: at least so many of them are searched.
+            num_cells: kept for existing scripts; `build_index(faiss_fast=True)` measures what it needs.
+            num_cells_in_search: kept for existing scripts.
             pooler: `cls` takes the trained head that the checkpoint holds, `cls_before_pooler` the vector before it,
                 `avg`, `avg_top2`, `avg_first_last` average; default what the checkpoint says; where it
                 is silent, as in the original, `cls_before_pooler` if its name holds "unsup", else `cls`.
@@ -84,22 +93,51 @@ class SimCSE:
             ModelError: no such checkpoint, a damaged one, or one without the head that `pooler="cls"` asks for.
             ConfigError: an unknown pooler.
         """
-        if pooler is not None and pooler not in POOLERS:
-            raise ConfigError(f"pooler {pooler!r} is not one of {', '.join(POOLERS)}{nearest(pooler, POOLERS)}")
-        self.encoder = _load(str(model_name_or_path), "auto" if device is None else device, pooler)
-        self.name = str(model_name_or_path)
+        name = str(model_name_or_path)
+        if pooler is not None:
+            _check_pooler(pooler)
+        head, silent = _read_head(name, needed=pooler == "cls")
+        self.encoder = SentenceEncoder.from_pretrained(
+            name,
+            pooling=None if pooler is None else POOLERS[pooler],
+            projection=None if pooler is None else "none",
+            device="auto" if device is None else device,
+            dtype="fp32",
+        )
+        self.name = name
         self.device = str(self.encoder.device)
-        self.pooler = pooler
         self.index: Indexed | None = None
         self.is_faiss_index = False
         self.num_cells = num_cells
         self.num_cells_in_search = num_cells_in_search
-        self._indexing: tuple[str | None, int] = None, 64  # device and batch size of build_index and add_to_index
+        self._head = self.encoder.projection or (None if head is None else head.to(self.encoder.device).eval())
+        self.model: nn.Module = _with_pooler(self.encoder.backbone, self._head)
+        # device, batch size and bar of build_index and add_to_index
+        self._indexing: tuple[str | None, int, Callable[[int], None] | None] = None, 64, None
+        if pooler is None and silent and self._head is not None:
+            # the original package then goes by the name, and its users' vectors depend on it
+            pooler = "cls_before_pooler" if "unsup" in name else "cls"
+            log.info("%s does not say whether its head belongs to it: pooler=%r, by its name", name, pooler)
+        if pooler is not None:
+            self.pooler = pooler
 
     @property
-    def model(self) -> torch.nn.Module:
-        """The Hugging Face backbone."""
-        return self.encoder.backbone
+    def pooler(self) -> str:
+        """Which vector of a sentence is taken, see `__init__`; setting it takes effect at the next call."""
+        if self.encoder.projection is not None and self.encoder.pooling == "cls":
+            return "cls"
+        names = {pooling: name for name, pooling in POOLERS.items()}
+        return names.get(self.encoder.pooling, self.encoder.pooling)
+
+    @pooler.setter
+    def pooler(self, name: str) -> None:
+        _check_pooler(name)
+        if name == "cls" and self._head is None:
+            raise ModelError(f"{self.name}: it holds no trained head, which pooler='cls' needs; say cls_before_pooler")
+        if self.index is not None and name != self.pooler:
+            log.warning("the index was built with pooler=%r: build it anew for pooler=%r", self.pooler, name)
+        self.encoder.pooling = POOLERS[name]
+        self.encoder.projection = self._head if name == "cls" else None
 
     @property
     def tokenizer(self) -> object:
@@ -119,7 +157,7 @@ class SimCSE:
         normalize_to_unit: bool = True,
         keepdim: bool = False,
         batch_size: int = 64,
-        max_length: int = 128,
+        max_length: int | None = 128,
     ) -> torch.Tensor | Vectors:
         """Vectors of sentences: (n, d), or (d,) for a single one unless `keepdim`; on the CPU.
 
@@ -130,7 +168,9 @@ class SimCSE:
             normalize_to_unit: scale to length 1.
             keepdim: (1, d) for a single sentence.
             batch_size: sentences in a forward pass.
-            max_length: tokens kept of each sentence, at most what the encoder takes.
+            max_length: tokens kept of each sentence, at most what the encoder takes; None: all that it takes.
+
+        A bar on stderr shows how far several sentences are, where that is a terminal or they fill several batches.
         """
         vectors = self._encode(sentence, device, batch_size, max_length, normalize_to_unit)
         if isinstance(sentence, str) and keepdim:
@@ -142,16 +182,44 @@ class SimCSE:
         sentence: str | Sequence[str],
         device: str | None,
         batch_size: int = 64,
-        max_length: int = 128,
+        max_length: int | None = 128,
         normalize: bool = True,
+        show: bool = True,
     ) -> Vectors:
-        self.encoder.to(torch.device(self.device if device is None else device))
-        longest = min(max_length, self.encoder.backbone_limit)
-        return self.encoder.encode(sentence, normalize=normalize, batch_size=batch_size, max_length=longest)
+        place = torch.device(self.device if device is None else device)
+        self.encoder.to(place)
+        self.model.to(place)  # with a head that is not in use
+        limit = self.encoder.backbone_limit
+        return self.encoder.encode(
+            sentence,
+            normalize=normalize,
+            batch_size=batch_size,
+            max_length=limit if max_length is None else min(max_length, limit),
+            show_progress=show and not isinstance(sentence, str) and _shows_bar(len(sentence), batch_size),
+        )
 
     def _encode_indexed(self, texts: list[str]) -> Vectors:
-        device, batch_size = self._indexing
-        return self._encode(texts, device, batch_size)
+        """What the index encodes by."""
+        device, batch_size, advance = self._indexing
+        if advance is None:
+            return self._encode(texts, device, batch_size, show=False)
+        parts = []
+        for start in range(0, len(texts), BAR_STEP * batch_size):
+            some = texts[start : start + BAR_STEP * batch_size]
+            parts.append(self._encode(some, device, batch_size, show=False))
+            advance(len(some))
+        return np.concatenate(parts)
+
+    @contextmanager
+    def _indexes(self, sentences: list[str], device: str | None, batch_size: int) -> Iterator[None]:
+        """While the block runs, `_encode_indexed` does as it is told here, and a bar shows how far it is."""
+        log.info("encoding %d sentences", len(sentences))
+        try:
+            with progress(len(sentences), _shows_bar(len(sentences), batch_size)) as advance:
+                self._indexing = device, batch_size, advance
+                yield
+        finally:
+            self._indexing = device, batch_size, None
 
     def similarity(
         self, queries: str | Sequence[str], keys: str | Sequence[str] | Vectors, device: str | None = None
@@ -197,9 +265,15 @@ class SimCSE:
             SearchError: no sentences.
         """
         sentences = _sentences(sentences_or_file_path)
-        kind = "auto" if faiss_fast else "flat"
-        self._indexing = device, batch_size
-        self.index = {"sentences": sentences, "index": SearchIndex.build(sentences, self._encode_indexed, kind=kind)}
+        if not sentences:
+            raise SearchError("found no text to index, expected at least one")
+        index = SearchIndex.empty(self._encode_indexed, kind="auto" if faiss_fast else "flat")
+        with self._indexes(sentences, device, batch_size):
+            index.add(sentences)
+        log.info("building the index")
+        index.optimize()
+        log.info("the index holds %d sentences", len(index))
+        self.index = {"sentences": sentences, "index": index}
         self.is_faiss_index = use_faiss is None or use_faiss
 
     def add_to_index(
@@ -212,9 +286,10 @@ class SimCSE:
         """
         held = self._held()
         sentences = _sentences(sentences_or_file_path)
-        self._indexing = device, batch_size
-        held["index"].add(sentences)
+        with self._indexes(sentences, device, batch_size):
+            held["index"].add(sentences)
         held["sentences"] += sentences
+        log.info("the index holds %d sentences", len(held["index"]))
 
     def search(
         self, queries: str | Sequence[str], device: str | None = None, threshold: float = 0.6, top_k: int = 5
@@ -236,7 +311,7 @@ class SimCSE:
         index = self._held()["index"]
         if not isinstance(queries, str) and not len(queries):
             return []
-        vectors = np.atleast_2d(self._encode(queries, device))  # (q, d)
+        vectors = np.atleast_2d(self._encode(queries, device, show=False))  # (q, d)
         found = [[(hit.text, hit.score) for hit in hits] for hits in index.search_vectors(vectors, top_k, threshold)]
         return found[0] if isinstance(queries, str) else found
 
@@ -246,31 +321,60 @@ class SimCSE:
         return self.index
 
 
-def _load(name: str, device: str, pooler: str | None) -> SentenceEncoder:
-    layout = read_layout(resolve(name, None))
-    if pooler == "cls":
-        head: Literal["pooler"] | None = "pooler" if layout.projection is None else None  # None: its own
-        return SentenceEncoder.from_pretrained(name, pooling="cls", projection=head, device=device, dtype="fp32")
-    if pooler is not None:
-        return SentenceEncoder.from_pretrained(
-            name, pooling=POOLERS[pooler], projection="none", device=device, dtype="fp32"
-        )
-    if layout.pooling is None and _holds_pooler(layout.folder):
-        # the checkpoint is silent; the original package then went by the name, and its users' vectors depend on it
-        rule = "cls_before_pooler" if "unsup" in name else "cls"
-        log.info("%s does not say whether its head belongs to it: taking pooler=%r, by its name", name, rule)
-        return _load(name, device, rule)
-    return SentenceEncoder.from_pretrained(name, device=device, dtype="fp32")
+class _Pooler(nn.Module):
+    """A head under the names that Hugging Face's models keep it by."""
+
+    def __init__(self, head: Projection) -> None:
+        super().__init__()
+        self.dense, self.activation = head.linear, head.activation
+
+    def forward(self, states: Tensor) -> Tensor:
+        """(n, t, D) -> (n, D), of first tokens."""
+        pooled: Tensor = self.activation(self.dense(states[:, 0]))
+        return pooled
 
 
-def _holds_pooler(folder: Path) -> bool:
+def _with_pooler(backbone: nn.Module, head: Projection | None) -> nn.Module:
+    """The model as `AutoModel` has it, with the head as its pooler, if its kind has one; all weights are shared.
+
+    The backbone itself stays without, as fingerprints and files are made of what it holds.
+    """
+    without = "pooler" in vars(backbone) and not hasattr(backbone, "pooler_activation")
+    if head is None or not without:
+        return backbone
+    model = copy.copy(backbone)
+    model._modules = dict(backbone._modules)
+    model.pooler = _Pooler(head)
+    return model
+
+
+def _read_head(name: str, needed: bool) -> tuple[Projection | None, bool]:
+    """The trained head that a checkpoint holds, if any, and whether it does not say how it pools.
+
+    Raises:
+        ModelError: there is no such checkpoint; it is damaged or holds no head, and one is needed.
+    """
+    folder = resolve(name, None)
     try:
-        return read_head(folder, "pooler.dense") is not None
+        layout = read_layout(folder)
+        return layout.projection or read_head(layout.folder, "pooler.dense"), layout.pooling is None
     except ModelError:
-        return False
+        if needed:
+            raise
+        return None, False  # what else is wrong with it is told when it is loaded
+
+
+def _check_pooler(name: str) -> None:
+    if name not in POOLERS:
+        raise ConfigError(f"pooler {name!r} is not one of {', '.join(POOLERS)}{nearest(str(name), POOLERS)}")
+
+
+def _shows_bar(sentences: int, batch_size: int) -> bool:
+    return sentences > batch_size or sys.stderr.isatty()
 
 
 def _sentences(sentences_or_file_path: str | Sequence[str]) -> list[str]:
     if isinstance(sentences_or_file_path, (str, Path)):
+        log.info("reading sentences from %s", sentences_or_file_path)
         return [line.rstrip() for line in lines(Path(sentences_or_file_path))]
     return list(sentences_or_file_path)

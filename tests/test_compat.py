@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
+import logging
+import pickle
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -129,6 +133,169 @@ def test_the_pooler_says_which_vector(tiny_bert, tmp_path):
     torch.testing.assert_close(SimCSE(str(unsup)).encode(SENTENCES[:2], normalize_to_unit=False), raw)
     mean = SentenceEncoder.from_pretrained(tiny_bert, pooling="mean", dtype="fp32").encode(SENTENCES[:2])
     np.testing.assert_allclose(SimCSE(str(tiny_bert), pooler="avg").encode(SENTENCES[:2]).numpy(), mean, atol=1e-5)
+
+
+# as users of the original package write it: every call, every argument
+SCRIPT = """
+import sys
+import numpy as np
+from simcse import SimCSE
+
+name, folder = sys.argv[1:]
+simcse = SimCSE(name, device="cpu", num_cells=4, num_cells_in_search=2)
+vector = simcse.encode(sentences[0])
+assert vector.shape == simcse.encode(sentences[0], keepdim=True)[0].shape and vector.device.type == "cpu"
+vectors = simcse.encode(sentences, device="cpu", return_numpy=True, normalize_to_unit=True, batch_size=3, max_length=64)
+assert isinstance(vectors, np.ndarray) and abs(np.linalg.norm(vectors, axis=1) - 1).max() < 1e-5
+assert abs(simcse.encode(sentences, normalize_to_unit=False).norm(dim=1) - 1).max() > 1e-2
+table = simcse.similarity(queries, sentences, device="cpu")
+assert table.shape == (len(queries), len(sentences))
+assert simcse.similarity(queries, vectors).shape == table.shape
+one = simcse.similarity(queries[0], sentences[0])
+assert type(one) is float and abs(one - table[0][0]) < 1e-5
+
+simcse.build_index(sentences, use_faiss=False, batch_size=4)
+assert not simcse.is_faiss_index
+brute = [simcse.search(query, threshold=0.3, top_k=3) for query in queries]
+simcse.build_index(sentences, use_faiss=True, faiss_fast=True, device="cpu")
+assert simcse.is_faiss_index
+with open(folder + "/sentences.txt", "w") as file:
+    file.writelines(sentence + "\\n" for sentence in sentences[:6])
+simcse.build_index(folder + "/sentences.txt")
+simcse.add_to_index(sentences[6:], batch_size=2)
+results = simcse.search(queries, device="cpu", threshold=0.3, top_k=3)
+for query, result, before in zip(queries, results, brute):
+    print("Retrieval results for query: {}".format(query))
+    for (sentence, score), (same, near) in zip(result, before, strict=True):
+        assert sentence == same and abs(score - near) < 1e-5
+        print("    {}  (cosine similarity: {:.4f})".format(sentence, score))
+assert simcse.index["sentences"] == sentences
+inputs = simcse.tokenizer(sentences, padding=True, truncation=True, return_tensors="pt")
+outputs = simcse.model(**inputs, output_hidden_states=True, return_dict=True)
+assert outputs.pooler_output.shape == outputs.last_hidden_state[:, 0].shape
+simcse.model.eval().to(simcse.device)
+"""
+
+
+def test_a_script_of_the_original_runs_unchanged(tiny_bert, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["script.py", str(tiny_bert), str(tmp_path)])
+    exec(SCRIPT, {"sentences": list(SENTENCES), "queries": QUERIES})
+    printed = capsys.readouterr()
+    assert printed.out.count("(cosine similarity: ") == 6
+    assert "10/10" in printed.err  # the bar, where batches are several
+
+
+def test_the_pooler_can_be_read_and_set(tiny_bert, minilm, tmp_path, caplog):
+    """As in the original: given, or guessed by the name; and what is set holds from the next call on."""
+    assert SimCSE(str(minilm)).pooler == "avg"  # the checkpoint says so
+    model = SimCSE(str(tiny_bert))
+    assert model.pooler == "cls"
+    vectors = {}
+    for pooler in ("cls", "cls_before_pooler", "avg", "avg_top2", "avg_first_last", "cls"):
+        model.pooler = pooler
+        assert model.pooler == pooler
+        vectors[pooler] = model.encode(SENTENCES[:3])
+        fresh = SimCSE(str(tiny_bert), pooler=pooler)
+        assert fresh.pooler == pooler
+        torch.testing.assert_close(vectors[pooler], fresh.encode(SENTENCES[:3]))
+    # of two layers the top two are the first and the last
+    assert len({found.numpy().round(4).tobytes() for found in vectors.values()}) == 4
+    unsup = shutil.copytree(tiny_bert, tmp_path / "unsup-simcse")
+    assert SimCSE(str(unsup)).pooler == "cls_before_pooler"
+    model.build_index(SENTENCES)
+    with caplog.at_level(logging.WARNING):
+        model.pooler = "avg"
+    assert "built with pooler='cls': build it anew for pooler='avg'" in caplog.text
+    with pytest.raises(ConfigError, match=r"pooler 'max' is not one of"):
+        model.pooler = "max"
+    assert model.pooler == "avg"
+
+
+def test_a_head_that_is_not_there_cannot_be_set(tiny_bert, tmp_path):
+    SentenceEncoder.from_pretrained(tiny_bert, pooling="mean", dtype="fp32").save_pretrained(tmp_path / "mean")
+    model = SimCSE(str(tmp_path / "mean"))
+    assert model.pooler == "avg"
+    with pytest.raises(ModelError, match="no trained head"):
+        model.pooler = "cls"
+    model.pooler = "cls_before_pooler"
+    assert model.model(**model.tokenizer("a man", return_tensors="pt")).pooler_output is None
+
+
+@pytest.mark.parametrize("kind", ["tiny_bert", "tiny_roberta"])
+def test_the_model_gives_the_heads_output(kind, request):
+    """`model(**x).pooler_output` is what `AutoModel` gives; with pooler="cls" it is the vector, too."""
+    from transformers import AutoModel
+
+    folder = request.getfixturevalue(kind)
+    model = SimCSE(str(folder), pooler="cls")
+    inputs = model.tokenizer(SENTENCES[:4], padding=True, truncation=True, return_tensors="pt")
+    with torch.no_grad():
+        found = model.model(**inputs).pooler_output
+        expected = AutoModel.from_pretrained(folder).eval()(**inputs).pooler_output
+        as_tuple = model.model(**inputs, return_dict=False)[1]
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(as_tuple, found)
+    torch.testing.assert_close(model.encode(SENTENCES[:4], normalize_to_unit=False), found, atol=1e-5, rtol=1e-4)
+    assert not any(
+        "pooler" in key for key in model.encoder.backbone.state_dict()
+    )  # no other fingerprint, no other file
+
+
+def test_a_checkpoint_with_a_head_of_ours_gives_it_too(tiny_bert, tmp_path):
+    from simcse.encoder.formats import Projection
+
+    encoder = SentenceEncoder.from_pretrained(tiny_bert, pooling="cls", dtype="fp32")
+    encoder.projection = Projection(32)
+    encoder.save_pretrained(tmp_path / "best")
+    model = SimCSE(str(tmp_path / "best"))
+    assert model.pooler == "cls"
+    with torch.no_grad():
+        found = model.model(**model.tokenizer(SENTENCES[:1], return_tensors="pt")).pooler_output
+    torch.testing.assert_close(found, model.encode(SENTENCES[:1], normalize_to_unit=False), atol=1e-5, rtol=1e-4)
+
+
+def test_without_a_max_length_all_is_taken_that_the_encoder_takes(tiny_bert):
+    model = SimCSE(str(tiny_bert), pooler="cls_before_pooler")
+    long = "the man sings " * 100
+    assert torch.equal(model.encode(long, max_length=None), model.encode(long, max_length=64))
+
+
+@pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_model_with_its_index_can_be_copied_and_pickled(tiny_bert, way):
+    model = SimCSE(str(tiny_bert))
+    model.build_index(SENTENCES)
+    twin = way(model)
+    assert twin.search(QUERIES, threshold=-1) == model.search(QUERIES, threshold=-1)
+    assert twin.pooler == model.pooler
+    twin.pooler = "avg"
+    twin.encode("a man")
+    if way is not copy.copy:  # of which, as in the original, encoder and index are the same objects
+        twin.add_to_index(["It rains."])
+        assert len(twin.search("It rains.", top_k=20, threshold=-1)) == 11
+        assert (len(model.index["sentences"]), len(model.index["index"]), model.pooler) == (10, 10, "cls")
+        twin.model.train()
+        assert not model.model.training
+
+
+def test_what_is_done_is_logged(tiny_bert, tmp_path, caplog, capsys):
+    unsup = shutil.copytree(tiny_bert, tmp_path / "unsup-simcse")
+    (tmp_path / "a.txt").write_text("\n".join(SENTENCES) + "\n")
+    with caplog.at_level(logging.INFO, logger="simcse"):
+        model = SimCSE(str(unsup))
+        model.build_index(str(tmp_path / "a.txt"), batch_size=4)
+        model.add_to_index(["It rains."])
+    said = [record.getMessage() for record in caplog.records if record.name == "simcse.compat"]
+    assert [line.split(str(tmp_path))[0].strip() for line in said] == [
+        "", "reading sentences from", "encoding 10 sentences", "building the index", "the index holds 10 sentences",
+        "encoding 1 sentences", "the index holds 11 sentences",
+    ]  # fmt: skip
+    assert "pooler='cls_before_pooler', by its name" in said[0]
+    bars = capsys.readouterr().err
+    assert bars.count("10/10") == 1  # of several batches; one sentence, where nobody watches, has none
+    assert "1/1" not in bars
+    model.encode(SENTENCES, batch_size=4)
+    model.encode(SENTENCES)
+    assert capsys.readouterr().err.count("10/10") == 1
 
 
 def test_wrong_use_is_told(model, minilm, tmp_path):

@@ -20,7 +20,9 @@ from simcse.files import sync
 from simcse.search.identity import Matrix
 from simcse.search.threads import faiss_threads
 
-__all__ = ["Ann", "most_effort", "new_faiss_index"]
+__all__ = ["Ann", "PackedAnn", "most_effort", "new_faiss_index"]
+
+PackedAnn = tuple[npt.NDArray[np.uint8], dict[str, int]]
 
 ADDED_AT_ONCE = 65_536  # rows
 
@@ -103,6 +105,20 @@ class Ann:
         larger = Ann(index, len(matrix), effort=self.effort, rescored=self.rescored)
         larger.add(matrix, slots)
         return larger
+
+    def packed(self) -> PackedAnn:
+        """All of it, in memory; raises as `check`."""
+        import faiss
+
+        self.check()
+        return faiss.serialize_index(self.index), self.to_json()
+
+    @classmethod
+    def unpacked(cls, packed: PackedAnn) -> Ann:
+        """The inverse of `packed`."""
+        import faiss
+
+        return cls(faiss.deserialize_index(packed[0]), **packed[1])
 
     def to_json(self) -> dict[str, int]:
         """What the file does not hold."""

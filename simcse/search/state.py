@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from simcse.errors import SearchError
-from simcse.search.ann import Ann
+from simcse.search.ann import Ann, PackedAnn
 from simcse.search.blocks import BLOCK_ROWS, Checksums
 from simcse.search.identity import Identity, Matrix, OtherEncoderError, packed_units, unpacked_units
 from simcse.search.layout import (
@@ -92,6 +92,21 @@ class State:
         if not mmap or folder_size(folder) <= VERIFIED_AT_ONCE:
             state.verify()
         return state
+
+    def __reduce__(self) -> tuple[Callable[..., State], tuple[Any, ...]]:
+        """For `pickle` and `copy`: of an index in memory all that it holds, of one in a folder its place.
+
+        Two copies of an index in a folder are that folder opened twice, as by two processes.
+        """
+        with self.lock:
+            if self.folder is not None:
+                return _opened, (self.folder.absolute(), self.vectors.mmap, self.identity)
+            return _restored, (
+                self.identity,
+                self.store.content(),
+                self.vectors.matrix,
+                self._ann and self._ann.packed(),
+            )
 
     def verify(self) -> None:
         """Read everything and compare checksums.
@@ -317,6 +332,23 @@ class State:
             "plan": self.view.plan,
             "files": files,
         }
+
+
+def _opened(folder: Path, mmap: bool, identity: Identity) -> State:
+    """What lies in a folder now, if the same encoder built it; raises as `open` and `current`."""
+    state = State.open(folder, mmap=mmap)
+    state.identity.check_follows(identity, str(folder))
+    return state
+
+
+def _restored(identity: Identity, content: bytes, matrix: Matrix, ann: PackedAnn | None) -> State:
+    """A state in memory."""
+    state = State(identity, Store(), Vectors(identity.dimension), None)
+    state.store.restore(content)
+    state.vectors.append(matrix)
+    state._ann = ann and Ann.unpacked(ann)
+    state.view = state.committed()
+    return state
 
 
 def file_of(part: Store | Vectors) -> str:

@@ -81,6 +81,16 @@ class Store:
         self._reader.close()
         self._connection.close()
 
+    def content(self) -> bytes:
+        """All that a database in memory holds, committed or not."""
+        with self._lock, self._guarded():
+            return self._connection.serialize()
+
+    def restore(self, content: bytes) -> None:
+        """Put in place of an empty database in memory what `content` gave."""
+        with self._lock, self._guarded():
+            self._connection.deserialize(content)
+
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """All changes inside are durable together when the block ends, or undone together when it fails.
