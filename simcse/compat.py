@@ -190,11 +190,13 @@ class SimCSE:
         self.encoder.to(place)
         self.model.to(place)  # with a head that is not in use
         limit = self.encoder.backbone_limit
+        if isinstance(max_length, int):
+            max_length = min(max_length, limit)
         return self.encoder.encode(
             sentence,
             normalize=normalize,
             batch_size=batch_size,
-            max_length=limit if max_length is None else min(max_length, limit),
+            max_length=limit if max_length is None else max_length,
             show_progress=show and not isinstance(sentence, str) and _shows_bar(len(sentence), batch_size),
         )
 

@@ -258,6 +258,9 @@ def test_without_a_max_length_all_is_taken_that_the_encoder_takes(tiny_bert):
     model = SimCSE(str(tiny_bert), pooler="cls_before_pooler")
     long = "the man sings " * 100
     assert torch.equal(model.encode(long, max_length=None), model.encode(long, max_length=64))
+    for wrong in (0, -1, 2.5, "long"):
+        with pytest.raises(ConfigError, match="max_length is"):
+            model.encode(long, max_length=wrong)
 
 
 @pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
