@@ -17,7 +17,7 @@ from simcse.data.tables import shown
 from simcse.errors import SearchError, nearest
 from simcse.search.rows import is_utf8
 
-__all__ = ["Condition", "Scalar", "condition", "conditions", "kind_of", "text_of"]
+__all__ = ["Condition", "FilterError", "Scalar", "condition", "conditions", "kind_of", "text_of"]
 
 Scalar = str | int | float | bool | None
 Condition = tuple[str, str, list[Scalar]]  # field, operator, values; of = and != it may have several
@@ -31,6 +31,10 @@ EACH = "EXISTS (SELECT 1 FROM json_each(metadata) WHERE key = ? AND ({}))"  # un
 VALUE = "CASE WHEN type = 'text' AND instr(metadata, '\\u0000') THEN text_of(metadata, key) ELSE value END"
 
 
+class FilterError(SearchError):
+    """A filter that cannot be, for an index that can be searched."""
+
+
 def conditions(where: Any, known: Sequence[str]) -> list[Condition]:
     """What a filter asks for, checked, in a form that any storage can take.
 
@@ -41,31 +45,31 @@ def conditions(where: Any, known: Sequence[str]) -> list[Condition]:
         known: names of the fields that exist.
 
     Raises:
-        SearchError: no mapping, an unknown field or operator, or a value that is neither text, finite number, boolean
+        FilterError: no mapping, an unknown field or operator, or a value that is neither text, finite number, boolean
             nor None.
     """
     if not isinstance(where, Mapping):
-        raise SearchError(
+        raise FilterError(
             f"where: found {shown(where)}, expected a mapping such as {{'lang': 'en'}} or {{'year': {{'>=': 2000}}}}"
         )
     found: list[Condition] = []
     for field, wanted in where.items():
         if field not in known:
             listed = ", ".join(known) if known else "none: no row has metadata"
-            raise SearchError(f"filter on unknown field {field!r}{nearest(str(field), known)}; fields are {listed}")
+            raise FilterError(f"filter on unknown field {field!r}{nearest(str(field), known)}; fields are {listed}")
         if not isinstance(wanted, Mapping):
             options = list(wanted) if isinstance(wanted, (list, tuple, set, frozenset)) else [wanted]
             found.append((field, "=", [_scalar(field, option) for option in options]))
             continue
         for operator, value in wanted.items():
             if operator not in OPERATORS:
-                raise SearchError(
+                raise FilterError(
                     f"filter on {field!r}: unknown operator {operator!r}, expected one of {' '.join(OPERATORS)}"
                 )
             found.append((field, operator, [_scalar(field, value)]))
     values = sum(len(values) for _, _, values in found)
     if len(found) > MOST_CONDITIONS or values > MOST_VALUES:
-        raise SearchError(
+        raise FilterError(
             f"where: found {len(found)} conditions with {values} values, expected at most {MOST_CONDITIONS} and "
             f"{MOST_VALUES}; search in several calls"
         )
@@ -120,6 +124,6 @@ def _scalar(field: str, value: Any) -> Scalar:
             value = math.inf
     if isinstance(value, (int, float)) and math.isfinite(value):
         return value
-    raise SearchError(
+    raise FilterError(
         f"filter on {field!r}: found {shown(value)}, expected text, number, boolean, None, or a list of these"
     )

@@ -21,6 +21,7 @@ from starlette.exceptions import HTTPException
 from simcse import __version__
 from simcse.encoder.model import SentenceEncoder
 from simcse.errors import SearchError, SimCSEError
+from simcse.search.filters import FilterError
 from simcse.search.identity import Matrix, OtherEncoderError
 from simcse.search.index import Hit, SearchIndex
 from simcse.serving.answers import Answer, Answers, Search, Task
@@ -190,9 +191,7 @@ def _add_api(app: FastAPI, service: Service) -> None:
         wanted = Search(request.top_k, request.min_score, request.where)
         try:
             answers = await service.answers(queries, wanted)
-        except SearchError as error:
-            if not request.where or isinstance(error, OtherEncoderError):
-                raise
+        except FilterError as error:
             raise RequestError(f"where: {error}") from error
         results = [
             {"query": query, "hits": [_hit(hit) for hit in answer.hits]}

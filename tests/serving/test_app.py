@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from tiny import build_encoder
 
 from simcse import SearchIndex, SentenceEncoder
+from simcse.search import state
 from simcse.serving.app import create_app
 from simcse.serving.facts import shown_name
 from simcse.serving.limits import Limits
@@ -471,6 +472,26 @@ def test_a_damaged_index_in_its_place_is_told(encoder, sentences, tmp_path, clie
         )
     assert f"{path}: damaged" in caplog.text
     assert client.get("/metrics").status_code == 200
+
+
+def test_damage_that_a_search_finds_is_no_fault_of_its_filter(
+    encoder, sentences, tmp_path, client_of, caplog, monkeypatch
+):
+    monkeypatch.setattr(state, "VERIFIED_AT_ONCE", 0)  # as an index of more than 64 MiB, which opens unread
+    folder = tmp_path / "idx"
+    SearchIndex.build(sentences, encoder.encode, metadata=[{"lang": "en"}] * len(sentences)).save(folder)
+    index = SearchIndex.load(folder, encoder.encode)
+    client = client_of(create_app(index, encoder))  # which draws the map from sound vectors
+    index.view.blocks.forget()
+    (path,) = folder.glob("vectors-*")
+    path.write_bytes(b"x" * path.stat().st_size)
+    for where in ({}, {"lang": "en"}):
+        response = client.post("/api/search", json={"query": sentences[7], "where": where})
+        assert response.status_code == 500
+        assert re.fullmatch(r"error \w+ of the service, not of the request; .*", response.json()["detail"])
+    assert caplog.text.count(f"{path}: damaged: vectors 0 to 63") == 2
+    wrong = client.post("/api/search", json={"query": sentences[7], "where": {"longue": "en"}})
+    assert (wrong.status_code, wrong.json()["detail"][:6]) == (422, "where:")
 
 
 def test_limits_that_cannot_work_are_refused():
