@@ -23,6 +23,8 @@ def encode(
     output: str = "-",
     column: str | None = None,
     pooling: str | None = None,
+    prompt: str | None = None,
+    prompt_name: str | None = None,
     max_length: int | None = None,
     batch_size: int | None = None,
     normalize: bool = True,
@@ -44,6 +46,8 @@ def encode(
         output: the .npy file to write; - is standard output, for pipes
         column: the column that holds the text; default text, or the only one
         pooling: cls, mean, first_last_mean or top2_mean; default what the checkpoint says
+        prompt: text to put before each text; "" for none; default the checkpoint's default prompt, if it has one
+        prompt_name: the same by the name that the checkpoint gives it, such as query
         max_length: tokens kept of each text; default what the checkpoint says
         batch_size: the most texts in a forward pass; default by tokens
         normalize: scale vectors to length 1
@@ -58,8 +62,8 @@ def encode(
         from simcse.encoder.ray_encode import encode_parquet
 
         rows = encode_parquet(
-            sources(inputs), output, model, workers=workers, column=column, pooling=pooling, max_length=max_length,
-            normalize=normalize, device=device, dtype=dtype,
+            sources(inputs), output, model, workers=workers, column=column, prompt=prompt, prompt_name=prompt_name,
+            pooling=pooling, max_length=max_length, normalize=normalize, device=device, dtype=dtype,
         )  # fmt: skip
         print(f"{output}: {rows} rows with vectors", file=sys.stderr)
         return
@@ -80,15 +84,19 @@ def encode(
     encoder = load_encoder(model, device, dtype, pooling=pooling, max_length=max_length)
     shown = sys.stderr.isatty()
     if output == "-":
-        vectors = encoder.encode(list(texts), normalize=normalize, batch_size=batch_size, show_progress=shown)
+        vectors = encoder.encode(
+            list(texts), prompt=prompt, prompt_name=prompt_name, normalize=normalize, batch_size=batch_size,
+            show_progress=shown,
+        )  # fmt: skip
         header = np.lib.format.header_data_from_array_1_0(vectors)
         np.lib.format.write_array_header_1_0(sys.stdout.buffer, header)
         sys.stdout.buffer.write(vectors.data)  # np.save says of a failed write neither which nor why
         return
     total = None if "-" in files else _count(files)
     rows = encoder.encode_to(
-        output, texts, resume=resume, normalize=normalize, batch_size=batch_size, total=total, show_progress=shown
-    )
+        output, texts, resume=resume, prompt=prompt, prompt_name=prompt_name, normalize=normalize,
+        batch_size=batch_size, total=total, show_progress=shown,
+    )  # fmt: skip
     print(f"{output}: {rows} vectors of dimension {encoder.dimension}", file=sys.stderr)
 
 

@@ -23,8 +23,8 @@ def export(
     """Write a checkpoint as a folder that loads everywhere.
 
     Reads a hub id, a plain encoder, a sentence-transformers folder or a checkpoint of the original SimCSE, converted or
-    not, and writes a folder that SentenceEncoder, transformers' AutoModel and SentenceTransformer load, with the same
-    vectors.
+    not, and writes a folder that SentenceEncoder and SentenceTransformer load with the same vectors, and transformers'
+    AutoModel with the same token states (docs/checkpoints.md).
 
     Args:
         model: folder of a checkpoint, hub id, or package:NAME

@@ -146,7 +146,7 @@ HEADER = 128  # bytes: an .npy header padded to a fixed size, so that the row co
 class _Progress:
     """How far an unfinished `encode_to` came; lies beside the vectors and is replaced as a whole after each chunk."""
 
-    encoder: str
+    encoder: str  # its fingerprint, and the options that change a vector
     dimension: int
     rows: int = 0
     texts: str = ""  # running hash of the texts behind these rows
@@ -158,6 +158,8 @@ def encode_to(
     texts: Iterable[str],
     *,
     resume: bool = True,
+    prompt: str | None = None,
+    prompt_name: str | None = None,
     normalize: bool = True,
     batch_size: int | None = None,
     max_length: int | None = None,
@@ -173,6 +175,8 @@ def encode_to(
         path: the file, which appears when all is done.
         texts: any iterable, read once.
         resume: go on from an unfinished call, skipping the texts already encoded; False starts anew.
+        prompt: put before each text, as in `SentenceEncoder.encode`.
+        prompt_name: a key of `encoder.prompts`.
         normalize: to unit length.
         batch_size: the most texts in a batch; default: as many as the token budget holds.
         max_length: tokens kept of each text.
@@ -183,18 +187,20 @@ def encode_to(
         n, the number of rows.
 
     Raises:
-        ConfigError: an unfinished file is of another encoder or of other texts, or damaged.
+        ConfigError: an unfinished file is of another encoder, other options or other texts, or damaged.
         OSError: the file cannot be written; the rows that were stay in `PATH.partial`, and the next call goes on there.
     """
     path = Path(path)
     partial, state_file = path.with_name(path.name + ".partial"), path.with_name(path.name + ".partial.json")
     check_writable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    state = _Progress(encoder.fingerprint, encoder.dimension)
+    tokenize = encoder.tokenize(max_length, encoder.resolve_prompt(prompt, prompt_name))
+    behind = f", prompt {tokenize.prompt!r}" if tokenize.prompt else ""
+    about = f"{encoder.fingerprint}, max_length {tokenize.max_length}, normalize {normalize}{behind}"
+    state = _Progress(about, encoder.dimension)
     source = iter(texts)
     if resume and partial.is_file() and state_file.is_file():
         state = _skip_done(_read_progress(state_file, partial), state, source, partial)
-    tokenize = encoder.tokenize(max_length)
     try:
         with (
             naming_target(path, partial),

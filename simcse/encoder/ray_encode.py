@@ -32,7 +32,9 @@ BLOCKS_A_WORKER = 4  # at least, so that none waits long for the last
 class EncodeRows:
     """A worker: table of rows -> the same with a column `vector`, a list of d float32 values each."""
 
-    def __init__(self, model: str, column: str, options: dict[str, Any], normalize: bool, threads: int | None) -> None:
+    def __init__(
+        self, model: str, column: str, options: dict[str, Any], encoding: dict[str, Any], threads: int | None
+    ) -> None:
         import torch
 
         from simcse.encoder.model import SentenceEncoder
@@ -40,14 +42,14 @@ class EncodeRows:
         if threads is not None:
             torch.set_num_threads(threads)
         self._encoder = SentenceEncoder.from_pretrained(model, **options)
-        self._column, self._normalize = column, normalize
+        self._column, self._encoding = column, encoding
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """Encode a batch."""
         texts = rows[self._column].to_pylist()
         if (missing := next((i for i, text in enumerate(texts) if not isinstance(text, str)), None)) is not None:
             raise DataError(f"column {self._column!r}: found {texts[missing]!r}, expected a text in every row")
-        vectors = self._encoder.encode(texts, normalize=self._normalize)  # (n, d)
+        vectors = self._encoder.encode(texts, **self._encoding)  # (n, d)
         flat = pa.array(vectors.reshape(-1), pa.float32())
         return rows.append_column(VECTOR, pa.FixedSizeListArray.from_arrays(flat, self._encoder.dimension))
 
@@ -59,6 +61,8 @@ def encode_parquet(
     *,
     workers: int = 2,
     column: str | None = None,
+    prompt: str | None = None,
+    prompt_name: str | None = None,
     normalize: bool = True,
     **options: Any,
 ) -> int:
@@ -75,6 +79,8 @@ def encode_parquet(
         model: as for `SentenceEncoder.from_pretrained`.
         workers: encoders at work at the same time.
         column: that holds the text; default `text`, or the only one.
+        prompt: put before each text, as in `SentenceEncoder.encode`.
+        prompt_name: the same, by its name in the checkpoint.
         normalize: to unit length.
         options: pooling, max_length, device, dtype of `SentenceEncoder.from_pretrained`.
 
@@ -95,6 +101,7 @@ def encode_parquet(
     if not Path(model).exists() and model.startswith((".", "/")):
         raise ConfigError(f"--model: found {model!r}, no such folder")
     name = str(Path(model).resolve()) if Path(model).is_dir() else model
+    encoding = {"prompt": prompt, "prompt_name": prompt_name, "normalize": normalize}
     with _ray(workers) as ray, replaced_folder(output) as new:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
@@ -107,7 +114,7 @@ def encode_parquet(
             data = ray.data.read_parquet([str(file.resolve()) for file in files], override_num_blocks=blocks)
             data.map_batches(
                 EncodeRows,
-                fn_constructor_args=(name, column, options, normalize, cpus),
+                fn_constructor_args=(name, column, options, encoding, cpus),
                 batch_format="pyarrow", batch_size=ROWS_A_BATCH, zero_copy_batch=True,
                 concurrency=workers, num_gpus=1 if gpus else None, num_cpus=cpus,
             ).write_parquet(str(new.resolve()))  # fmt: skip

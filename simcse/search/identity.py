@@ -113,11 +113,14 @@ def name_of(encode: Encode) -> str:
 
 @dataclass(frozen=True)
 class Identity:
-    """What is remembered of an encoder: name, fingerprint if it has one, unit vectors of the probe sentences (3, d)."""
+    """What is remembered of an encoder: its name, fingerprint and prompt if it has one, unit vectors of the probe
+    sentences (3, d).
+    """
 
     name: str
     fingerprint: str | None
     probes: Matrix
+    prompt: str | None = None
 
     @classmethod
     def of(cls, encode: Encode) -> Identity:
@@ -127,7 +130,13 @@ class Identity:
             name=name_of(encode),
             fingerprint=fingerprint if isinstance(fingerprint, str) else None,
             probes=unit_vectors(encode, PROBES),
+            prompt=prompt_of(encode),
         )
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What an index shows of its encoder."""
+        return {"encoder": self.name, "fingerprint": self.fingerprint, "prompt": self.prompt}
 
     @property
     def dimension(self) -> int:
@@ -147,8 +156,7 @@ class Identity:
             )
         if (cosine := self._cosine(other)) < SAME:
             raise SearchError(
-                f"{where}: built by {self.name}{_short(self.fingerprint)}, but "
-                f"{other.name}{_short(other.fingerprint)} gives "
+                f"{where}: built by {self.name}{_short(self)}, but {other.name}{_short(other)} gives "
                 f"other vectors (cosine {cosine:.3f} on a probe sentence, expected at least {SAME}); "
                 f"load it with {self.name}, or build anew"
             )
@@ -163,8 +171,8 @@ class Identity:
         if before.dimension == self.dimension and self._cosine(before) >= SAME:
             return
         raise OtherEncoderError(
-            f"{where}: {self.name}{_short(self.fingerprint)} (dimension {self.dimension}) has built it anew while it "
-            f"was open with {before.name}{_short(before.fingerprint)} (dimension {before.dimension}), whose vectors "
+            f"{where}: {self.name}{_short(self)} (dimension {self.dimension}) has built it anew while it "
+            f"was open with {before.name}{_short(before)} (dimension {before.dimension}), whose vectors "
             f"are others; load it again with {self.name}, or build it anew with {before.name}"
         )
 
@@ -175,13 +183,14 @@ class Identity:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for the manifest; the probe vectors as base64 of float16."""
-        return {"name": self.name, "fingerprint": self.fingerprint, "probes": packed_units(self.probes)}
+        probes = packed_units(self.probes)
+        return {"name": self.name, "fingerprint": self.fingerprint, "probes": probes, "prompt": self.prompt}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Identity:
         """The inverse of `to_json`."""
         probes = unpacked_units(values["probes"], len(PROBES))
-        return cls(name=str(values["name"]), fingerprint=values["fingerprint"], probes=probes)
+        return cls(str(values["name"]), values["fingerprint"], probes, values.get("prompt"))
 
 
 def packed_units(vectors: Matrix) -> str:
@@ -201,5 +210,18 @@ def _behind(encode: Encode) -> Encode:
     return encode
 
 
-def _short(fingerprint: str | None) -> str:
-    return f" [{fingerprint[:8]}]" if fingerprint else ""
+def prompt_of(encode: Encode) -> str | None:
+    """What the object behind a bound method puts before each text, if it says so and puts anything there."""
+    given: dict[str, Any] = {}
+    while isinstance(encode, partial):
+        given = encode.keywords | given  # the outer one counts
+        encode = encode.func
+    resolve = getattr(getattr(encode, "__self__", None), "resolve_prompt", None)
+    if not callable(resolve):
+        return None
+    return str(resolve(given.get("prompt"), given.get("prompt_name"))) or None
+
+
+def _short(identity: Identity) -> str:
+    prompt = f" with the prompt {identity.prompt!r:.40}" if identity.prompt else ""
+    return (f" [{identity.fingerprint[:8]}]" if identity.fingerprint else "") + prompt

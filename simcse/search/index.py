@@ -178,8 +178,7 @@ class SearchIndex:
         """Facts to show: encoder, count, dimension, kind, generation, metadata fields, bytes on disk."""
         state, view = self._state, self._state.current()
         return {
-            "encoder": state.identity.name,
-            "fingerprint": state.identity.fingerprint,
+            **state.identity.facts,
             "count": view.count,
             "deleted": view.size - view.count,
             "dimension": state.identity.dimension,

@@ -128,8 +128,7 @@ class MilvusIndex(SearchIndex):
         self._refresh()
         size = sum(path.stat().st_size for path in files(self._address)) if is_file(self._address) else None
         return {
-            "encoder": self._identity.name,
-            "fingerprint": self._identity.fingerprint,
+            **self._identity.facts,
             "count": len(self),
             "deleted": 0,
             "dimension": self.dimension,

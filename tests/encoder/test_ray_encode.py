@@ -27,7 +27,7 @@ def vectors_of(table):
 
 def test_a_worker_adds_the_vectors_of_the_encoder(tiny_bert, sentences):
     rows = pa.table({"n": range(len(sentences)), "s": sentences})
-    done = EncodeRows(str(tiny_bert), "s", {"dtype": "fp32"}, True, None)(rows)
+    done = EncodeRows(str(tiny_bert), "s", {"dtype": "fp32"}, {}, None)(rows)
     assert done.drop_columns("vector") == rows
     assert done.schema.field("vector").type == pa.list_(pa.float32(), 32)
     expected = SentenceEncoder.from_pretrained(tiny_bert, dtype="fp32").encode(sentences)
@@ -107,6 +107,6 @@ def test_wrong_inputs_are_told_before_ray_starts(tiny_bert, tmp_path):
 
 
 def test_a_row_without_text_is_told(tiny_bert):
-    worker = EncodeRows(str(tiny_bert), "s", {"dtype": "fp32"}, True, None)
+    worker = EncodeRows(str(tiny_bert), "s", {"dtype": "fp32"}, {}, None)
     with pytest.raises(DataError, match="found None, expected a text in every row"):
         worker(pa.table({"s": ["a dog", None]}))

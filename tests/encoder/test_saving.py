@@ -1,0 +1,215 @@
+"""A saved folder gives the same vectors in transformers and sentence-transformers, and a damaged one is refused."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from tiny import build_encoder
+from transformers import AutoModel, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from simcse import ConfigError, ModelError, SentenceEncoder
+from simcse.encoder.projection import Projection
+
+
+def load(folder: Path, **options: Any) -> SentenceEncoder:
+    return SentenceEncoder.from_pretrained(folder, device="cpu", dtype="fp32", **options)
+
+
+def change(file: Path, **entries: object) -> None:
+    """Set entries of a JSON file; Ellipsis takes one away."""
+    content = json.loads(file.read_text()) | entries
+    file.write_text(json.dumps({key: value for key, value in content.items() if value is not ...}))
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "how"),
+    [
+        ("bert", "mean"),
+        ("bert", "cls"),
+        ("bert", "cls and head"),
+        ("roberta", "cls and head"),
+        ("bert", "cls and head of other width"),
+        ("bert", "first_last_mean"),
+    ],
+)
+def test_the_lines_of_the_readme(
+    tmp_path: Path, sentences: list[str], kind: str, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They are run as they stand there; transformers reports no weight as missing, none as unexpected."""
+    encoder = load(build_encoder(tmp_path / "plain", kind=kind), pooling=how.split(" ")[0])
+    if "head" in how:
+        torch.manual_seed(3)
+        encoder.projection = Projection(encoder.width, 16 if "other" in how else None)
+        torch.nn.init.normal_(encoder.projection.linear.bias)
+    folder = encoder.save_pretrained(tmp_path / "best")
+    texts = [sentences[0]] * 3  # of one length: no padding to leave out of a mean
+    expected = encoder.encode(texts)
+
+    readme = (Path(__file__).parents[2] / "docs" / "checkpoints.md").read_text(encoding="utf-8")
+    code = readme.split("```python\n")[1].split("```")[0].replace("runs/mine/best", str(folder))
+    values: dict[str, Any] = {"texts": texts}
+    transformers_logging.enable_propagation()  # type: ignore[no-untyped-call]
+    with caplog.at_level(logging.WARNING), torch.no_grad():
+        exec(code, values)
+    transformers_logging.disable_propagation()  # type: ignore[no-untyped-call]
+    assert not [record.getMessage() for record in caplog.records if "LOAD REPORT" in record.getMessage()]
+
+    np.testing.assert_allclose(values["vectors"], expected, atol=1e-5)
+    output, states = values["output"], values["output"].last_hidden_state.numpy()
+    pooled = output.pooler_output.numpy()
+    by_hand = {
+        "cls": states[:, 0],
+        "mean": states.mean(1),
+        "first_last_mean": np.mean([output.hidden_states[i].numpy() for i in (1, -1)], axis=0).mean(1)
+        if how == "first_last_mean"
+        else None,
+    }[how.split(" ")[0]]
+    if how == "cls and head":
+        np.testing.assert_allclose(pooled, encoder.encode(texts, normalize=False), atol=1e-5)
+    else:
+        assert not pooled.any()
+    if "head" not in how:
+        assert by_hand is not None
+        np.testing.assert_allclose(unit(by_hand), expected, atol=1e-5)
+
+
+def test_pooler_output_is_the_same_at_each_load(tiny_bert: Path, tmp_path: Path) -> None:
+    folder = load(tiny_bert, pooling="mean").save_pretrained(tmp_path / "best")
+    tokens = AutoTokenizer.from_pretrained(folder)(["the dog runs"], return_tensors="pt")
+    with torch.no_grad():
+        first, second = (AutoModel.from_pretrained(folder).eval()(**tokens).pooler_output for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_the_pooler_of_a_folder_without_a_head_is_no_head(tiny_bert: Path, tmp_path: Path) -> None:
+    folder = load(tiny_bert, pooling="mean").save_pretrained(tmp_path / "best")
+    with pytest.raises(ModelError, match=r"pooler\.dense\.weight and .* are missing"):
+        load(folder, projection="pooler")
+
+
+def test_a_saved_head_is_found_as_a_pooler_too(tiny_bert: Path, tmp_path: Path, sentences: list[str]) -> None:
+    encoder = load(tiny_bert, pooling="cls")
+    encoder.projection = Projection(encoder.width)
+    folder = encoder.save_pretrained(tmp_path / "best")
+    np.testing.assert_allclose(load(folder).encode(sentences), encoder.encode(sentences), atol=1e-6)
+    as_pooler = load(folder, projection="pooler")
+    np.testing.assert_allclose(as_pooler.encode(sentences), encoder.encode(sentences), atol=1e-6)
+    again = as_pooler.save_pretrained(tmp_path / "again")
+    np.testing.assert_allclose(load(again).encode(sentences), encoder.encode(sentences), atol=1e-6)
+
+
+@pytest.fixture
+def saved(tiny_bert: Path, tmp_path: Path) -> Path:
+    """A folder of ours, with a head."""
+    encoder = load(tiny_bert, pooling="cls")
+    encoder.projection = Projection(encoder.width, 16)
+    return encoder.save_pretrained(tmp_path / "best")
+
+
+def test_one_flipped_bit_in_any_file_that_decides_a_vector(saved: Path, tmp_path: Path) -> None:
+    """In the lowest bit of a weight, too, which no look at the vectors would find."""
+    files = json.loads((saved / "simcse.json").read_text())["sha256"]
+    weights = {"model.safetensors", "2_Dense/model.safetensors"}
+    assert files.keys() >= weights | {"config.json", "tokenizer.json", "2_Dense/config.json"}
+    for name in files:
+        broken = Path(shutil.copytree(saved, tmp_path / "broken", dirs_exist_ok=True))
+        content = bytearray((broken / name).read_bytes())
+        content[-4 if name in weights else len(content) // 2] ^= 1
+        (broken / name).write_bytes(content)
+        with pytest.raises(ModelError, match=rf"{name.replace('.', '[.]')}") as caught:
+            load(broken)
+        assert "\n" not in str(caught.value)
+        (broken / name).unlink()
+        with pytest.raises(ModelError):
+            load(broken)
+
+
+def test_another_checkpoint_s_weights(saved: Path, tmp_path: Path) -> None:
+    other = build_encoder(tmp_path / "other", seed=1)
+    shutil.copy(other / "model.safetensors", saved)
+    with pytest.raises(ModelError, match=r"model\.safetensors: not the file that was saved .* copy the folder anew"):
+        load(saved)
+
+
+def test_digests_do_not_forbid_what_others_read(saved: Path, sentences: list[str]) -> None:
+    """And a line that is deleted counts no more."""
+    expected = load(saved).encode(sentences)
+    change(saved / "sentence_bert_config.json", max_seq_length=10)
+    (saved / "README.md").write_text("a card")
+    change(saved / "config.json", architectures=["Something"])
+    digests = json.loads((saved / "simcse.json").read_text())["sha256"]
+    change(saved / "simcse.json", sha256={name: said for name, said in digests.items() if name != "config.json"})
+    np.testing.assert_array_equal(load(saved).encode(sentences), expected)
+
+
+def test_digests_lead_to_no_file_outside(saved: Path, tmp_path: Path) -> None:
+    (tmp_path / "outside").write_text("")
+    for name in ("../outside", str(tmp_path / "outside"), "a/../../outside"):
+        change(saved / "simcse.json", sha256={name: "0"})
+        with pytest.raises(ModelError, match="leads out of the checkpoint"):
+            load(saved)
+
+
+def test_files_behind_links_are_the_hub_s_way(saved: Path, tmp_path: Path, sentences: list[str]) -> None:
+    """Its cache keeps each file elsewhere, under its digest, and links to it."""
+    expected = load(saved).encode(sentences)
+    blobs = tmp_path / "blobs"
+    blobs.mkdir()
+    for number, file in enumerate(sorted(path for path in saved.rglob("*") if path.is_file())):
+        file.rename(blobs / str(number))
+        file.symlink_to(os.path.relpath(blobs / str(number), file.parent))
+    np.testing.assert_array_equal(load(saved).encode(sentences), expected)
+
+
+def test_a_folder_of_before_there_were_digests(saved: Path, sentences: list[str]) -> None:
+    expected = load(saved).encode(sentences)
+    later = ("prompts", "default_prompt_name", "include_prompt", "truncate_dim", "sha256")
+    change(saved / "simcse.json", format=1, **dict.fromkeys(later, ...))
+    np.testing.assert_array_equal(load(saved).encode(sentences), expected)
+
+
+@pytest.mark.parametrize("kept", [10, 100])
+def test_truncate_dim(tiny_bert: Path, tmp_path: Path, sentences: list[str], kept: int) -> None:
+    """As sentence-transformers does it, which leaves the length of what is left as it is."""
+    SentenceTransformer(str(load(tiny_bert, pooling="mean").save_pretrained(tmp_path / "whole")), device="cpu").save(
+        str(tmp_path / "theirs"), create_model_card=False
+    )
+    change(tmp_path / "theirs" / "config_sentence_transformers.json", truncate_dim=kept)
+    encoder = load(tmp_path / "theirs")
+    peer = SentenceTransformer(str(tmp_path / "theirs"), device="cpu")
+    vectors = encoder.encode(sentences)
+    assert encoder.dimension == vectors.shape[1] == min(kept, 32)
+    np.testing.assert_allclose(vectors, unit(peer.encode(sentences)), atol=1e-5)
+    folder = encoder.save_pretrained(tmp_path / "ours")
+    again = load(folder)
+    np.testing.assert_allclose(again.encode(sentences), vectors, atol=1e-6)
+    np.testing.assert_allclose(
+        unit(SentenceTransformer(str(folder), device="cpu").encode(sentences)), vectors, atol=1e-5
+    )
+    assert again.fingerprint == encoder.fingerprint != load(tmp_path / "whole").fingerprint
+    encoder.projection = Projection(encoder.width, 16)
+    assert encoder.dimension == encoder.encode("a").shape[0] == min(kept, 16)
+
+
+def test_truncate_dim_out_of_range(tiny_bert: Path, saved: Path) -> None:
+    for kept in (0, -1, True, "8", 1.5):
+        change(saved / "simcse.json", truncate_dim=kept)
+        with pytest.raises(ModelError, match=r"simcse\.json: 'truncate_dim' is"):
+            load(saved)
+    plain = load(tiny_bert)
+    with pytest.raises(ConfigError, match="truncate_dim is 0, expected at least 1"):
+        SentenceEncoder(plain.backbone, plain.tokenizer, truncate_dim=0)
