@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from simcse.errors import ConfigError, SearchError
+from simcse.errors import SearchError
 from simcse.search.copies import compact, save
 from simcse.search.documents import documents
 from simcse.search.hit import Hit, find
 from simcse.search.identity import Encode, HasEncode, Identity, Matrix, encode_of, unit_vectors
-from simcse.search.layout import folder_size
-from simcse.search.plan import check_kind, is_milvus
+from simcse.search.layout import checked_folder, folder_size
+from simcse.search.plan import check_budget, check_kind, is_milvus
 from simcse.search.queries import checked_floor, checked_texts, checked_top_k, sampled_vectors, unit_queries
 from simcse.search.rows import Document, Id, check_all_there, numbered, plain_ids, typed_ids
 from simcse.search.state import State
@@ -106,6 +106,7 @@ class SearchIndex:
         name: str | None = None,
     ) -> SearchIndex:
         """As `build`, from a stream of (id or None, text, metadata) whose `name` stands in errors."""
+        check_budget(target_recall, memory)
         index = cls.empty(encode, kind=kind, target_recall=target_recall)
         try:
             if is_milvus(kind):
@@ -127,8 +128,7 @@ class SearchIndex:
             from simcse.search.milvus import MilvusIndex
 
             return MilvusIndex.create(encode, kind)
-        if not isinstance(target_recall, (int, float)) or not 0 < target_recall <= 1:
-            raise ConfigError(f"target_recall: found {target_recall!r}, expected a share in (0, 1]")
+        check_budget(target_recall)
         identity = Identity.of(encode)
         check_kind(kind, identity.dimension)
         return cls(State.empty(identity, {"kind": kind, "target_recall": target_recall}), encode)
@@ -151,7 +151,7 @@ class SearchIndex:
             from simcse.search.milvus import MilvusIndex
 
             return MilvusIndex.open(str(folder), encode)
-        state = State.open(Path(folder), mmap=mmap)
+        state = State.open(checked_folder(folder), mmap=mmap)
         if encode is not None:
             state.identity.check(Identity.of(encode), str(folder))
         return cls(state, encode)
@@ -354,7 +354,7 @@ class SearchIndex:
         Raises:
             SearchError: the folder holds something else, or cannot be written; nothing is left half-written.
         """
-        save(self._state, Path(folder))
+        save(self._state, checked_folder(folder))
 
     def compact(self) -> None:
         """Drop what is deleted from all files, in one step."""
@@ -369,6 +369,7 @@ class SearchIndex:
             memory: as in `build`.
             sample_queries: as in `build`; kept for later, and by default those kept before.
         """
+        check_budget(memory=memory)
         sampled = None
         if sample_queries is not None:
             sampled = sampled_vectors(sample_queries, self._encoder, self.dimension)

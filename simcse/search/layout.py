@@ -21,6 +21,7 @@ import platform
 import re
 from collections.abc import Callable
 from contextlib import suppress
+from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,6 +33,7 @@ __all__ = [
     "LOOKS",
     "MANIFEST",
     "changed_at",
+    "checked_folder",
     "file_name",
     "folder_size",
     "highest_number",
@@ -52,8 +54,30 @@ NAMES = {kind: re.compile(rf"{kind}-(\d{{6,}})\.{suffix}") for kind, suffix in S
 LOOKS = 100  # at an index that changes each time
 
 
+def checked_folder(folder: Any) -> Path:
+    """What a caller names as the folder of an index.
+
+    Raises:
+        SearchError: no name, one too long, or one in a folder that may not be read.
+    """
+    if not isinstance(folder, (str, PathLike)) or "\0" in str(folder):
+        raise SearchError(f"folder: found {folder!r}, expected the name of the folder of an index")
+    path = Path(folder)
+    try:
+        path.is_dir()
+    except OSError as error:
+        raise SearchError(f"{path}: {error.strerror}; expected the folder of an index") from error
+    return path
+
+
 def file_name(kind: str, generation: int) -> str:
-    """`vectors-000001.f32` and the like."""
+    """`vectors-000001.f32` and the like.
+
+    Raises:
+        TypeError: no whole number, as a damaged index may hold.
+    """
+    if type(generation) is not int or generation < 0:
+        raise TypeError(f"found {generation!r} as the number of a file")
     return f"{kind}-{generation:06d}.{SUFFIXES[kind]}"
 
 

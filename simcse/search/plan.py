@@ -6,6 +6,7 @@ import logging
 import os
 import re
 from dataclasses import asdict, dataclass
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from simcse.search.ann import Ann, new_faiss_index
 from simcse.search.identity import Matrix
 from simcse.search.tuning import QUERIES, Recall, Trial
 
-__all__ = ["KINDS", "Plan", "check_kind", "is_milvus", "make_plan"]
+__all__ = ["KINDS", "Plan", "check_budget", "check_kind", "is_milvus", "make_plan"]
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +84,7 @@ def check_kind(kind: object, dimension: int) -> None:
     """
     if isinstance(kind, str) and kind in KINDS:
         return
-    if not isinstance(kind, str) or not any(c.isdigit() or c.isupper() for c in kind):
+    if not isinstance(kind, str) or not kind.isascii() or not any(c.isdigit() or c.isupper() for c in kind):
         close = nearest(kind, KINDS) if isinstance(kind, str) else ""
         raise ConfigError(
             f"kind: found {kind!r}{close}, expected one of {', '.join(KINDS)}, or a factory string of faiss"
@@ -91,6 +92,18 @@ def check_kind(kind: object, dimension: int) -> None:
     if wrong := next((number for number in re.findall("[0-9]+", kind) if not 1 <= float(number) <= 2**22), None):
         raise ConfigError(f"kind: found {wrong} in {kind!r}, expected numbers from 1 to {2**22}")
     new_faiss_index(dimension, kind)
+
+
+def check_budget(target_recall: Any = 1.0, memory: Any = None) -> None:
+    """Refuse what no index can be measured by, before any text is encoded.
+
+    Raises:
+        ConfigError: a recall outside (0, 1], or bytes that are no whole number from 0 on.
+    """
+    if isinstance(target_recall, bool) or not isinstance(target_recall, Real) or not 0 < float(target_recall) <= 1:
+        raise ConfigError(f"target_recall: found {target_recall!r}, expected a share in (0, 1]")
+    if memory is not None and (isinstance(memory, bool) or not isinstance(memory, Integral) or memory < 0):
+        raise ConfigError(f"memory: found {memory!r}, expected bytes, a whole number from 0 on")
 
 
 def make_plan(

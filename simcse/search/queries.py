@@ -91,7 +91,7 @@ def sampled_vectors(sample: Sequence[str] | npt.NDArray[Any], encode: Callable[[
     Raises:
         SearchError: none, a blank text, vectors of another dimension.
     """
-    if isinstance(sample, (str, bytes)) or not hasattr(sample, "__len__") or not len(sample):
+    if isinstance(sample, (str, bytes)) or not isinstance(sample, (Sequence, np.ndarray)) or not len(sample):
         raise SearchError(
             f"sample_queries: found {shown(sample)}, expected a list of texts or vectors (q, {dimension})"
         )
