@@ -45,7 +45,7 @@ def encode(
         model: folder of a checkpoint, hub id, or package:NAME
         output: the .npy file to write; - is standard output, for pipes
         column: the column that holds the text; default text, or the only one
-        pooling: cls, mean, first_last_mean or top2_mean; default what the checkpoint says
+        pooling: cls, mean, last_token, first_last_mean or top2_mean; default what the checkpoint says
         prompt: text to put before each text; "" for none; default the checkpoint's default prompt, if it has one
         prompt_name: the same by the name that the checkpoint gives it, such as query
         max_length: tokens kept of each text; default what the checkpoint says

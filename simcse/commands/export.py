@@ -29,7 +29,7 @@ def export(
     Args:
         model: folder of a checkpoint, hub id, or package:NAME
         output: the folder to write; one written before is replaced
-        pooling: cls, mean, first_last_mean or top2_mean; default what the checkpoint says
+        pooling: cls, mean, last_token, first_last_mean or top2_mean; default what the checkpoint says
         projection: pooler takes the head that converted checkpoints of the original SimCSE keep as pooler.dense, none
             drops a stored head; default what the checkpoint says
         max_length: tokens kept of each text; default what the checkpoint says

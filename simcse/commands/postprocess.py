@@ -46,7 +46,7 @@ def postprocess(
         epochs: of the flow
         blocks: couplings of the flow
         seed: of the flow
-        pooling: cls, mean, first_last_mean or top2_mean; default what the checkpoint says
+        pooling: cls, mean, last_token, first_last_mean or top2_mean; default what the checkpoint says
         column: the column that holds the text; default text, or the only one
         device: auto, cpu, cuda, cuda:1, ...
         dtype: precision of the weights; auto is bf16 where the device computes in it; int8 needs a CPU with AMX or VNNI

@@ -12,22 +12,16 @@ from transformers import PretrainedConfig
 from simcse.encoder.batching import TokenBatch
 from simcse.encoder.fused_training import training_states, trains_fused
 from simcse.encoder.packed_forward import pack
+from simcse.encoder.traits import traits_of
 from simcse.errors import ConfigError
 
-__all__ = ["TokenStates", "active_dropout", "longest_input", "override_dropout", "own_states", "token_states"]
+__all__ = ["TokenStates", "longest_input", "override_dropout", "own_states", "token_states", "usual_length"]
 
 TokenStates = Callable[..., list[Tensor]]  # (batch, layers, *, first_only), as `token_states` without the backbone
 
-# names under which backbones keep the dropout rates that act on hidden states and on attention weights
-DROPOUT_KEYS = (
-    "hidden_dropout_prob",
-    "attention_probs_dropout_prob",
-    "dropout",
-    "attention_dropout",
-    "embedding_dropout",
-    "mlp_dropout",
-    "activation_dropout",
-)
+# parts of names of rates that do not act on token states: heads' own, and those at which whole layers are left out
+OTHER_RATES = ("classif", "summary", "qa_", "pooler", "head", "layerdrop", "drop_path")
+NO_LIMIT = 1_000_000  # tokens; what stands for a backbone that takes any number, and a tokenizer that allows it
 
 
 def override_dropout(config: PretrainedConfig, rate: float) -> None:
@@ -38,27 +32,36 @@ def override_dropout(config: PretrainedConfig, rate: float) -> None:
     """
     if not 0 <= rate < 1:
         raise ConfigError(f"--model.dropout is {rate}: a rate is at least 0 and below 1")
-    known = [key for key in DROPOUT_KEYS if isinstance(getattr(config, key, None), int | float)]
+    known = dropout_rates(config)
     if not known:
         raise ConfigError(f"--model.dropout: a {config.model_type} backbone has no dropout rate to set; leave it out")
     for key in known:
         setattr(config, key, rate)
 
 
-def active_dropout(module: nn.Module) -> float:
-    """The largest dropout rate that acts inside `module` in training mode; 0 if none does."""
-    rates = [child.p for child in module.modules() if isinstance(child, nn.Dropout)]
-    config = getattr(module, "config", None)
-    rates += [float(getattr(config, key, 0) or 0) for key in ("attention_probs_dropout_prob", "attention_dropout")]
-    return max(rates, default=0.0)
+def dropout_rates(config: PretrainedConfig) -> dict[str, float]:
+    """The rates that act on hidden states and attention weights: each kind of backbone has its own names for them."""
+    return {
+        key: value
+        for key, value in config.to_dict().items()
+        if "drop" in key and not any(part in key for part in OTHER_RATES)
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
 
 
 def longest_input(config: PretrainedConfig, tokenizer_limit: int) -> int:
-    """The most tokens, special ones included, that the backbone has positions for and its tokenizer allows."""
-    limit = int(getattr(config, "max_position_embeddings", 0) or 512)
-    if position_offset(config):
-        limit -= position_offset(config)
-    return int(min(limit, tokenizer_limit))
+    """The most tokens, special ones included, that the backbone has positions for and its tokenizer allows.
+
+    A backbone without a table of positions (T5), or with -1 of them (XLNet), takes any number.
+    """
+    positions = getattr(config, "max_position_embeddings", None) or -1
+    limit = positions - position_offset(config) if positions > 0 else NO_LIMIT
+    return int(min(limit, tokenizer_limit, NO_LIMIT))
+
+
+def usual_length(limit: int) -> int:
+    """The tokens to keep of each text where nobody says: all that the backbone takes, 512 where it takes any number."""
+    return 512 if limit >= NO_LIMIT else limit
 
 
 def position_offset(config: PretrainedConfig) -> int:
@@ -96,7 +99,9 @@ def token_states(
 def own_states(
     backbone: nn.Module, batch: TokenBatch, layers: Sequence[int], *, first_only: bool = False
 ) -> list[Tensor]:
-    """The same by the backbone's own forward pass, padded."""
+    """The same by the backbone's own forward pass, padded; by equal lengths where padding would change the states."""
+    if traits_of(backbone).leaks_padding and not batch.is_uniform:
+        return states_by_length(backbone, batch, layers, first_only=first_only)
     config: Any = backbone.config
     ids, mask = batch.padded(config.pad_token_id or 0)  # (S, L)
     need_all = tuple(layers) != (-1,)
@@ -108,3 +113,20 @@ def own_states(
         padded, last = [output.last_hidden_state], -1
     first = {-1, last} if first_only else set()
     return [x[:, 0] if layer in first else batch.unpad(x) for layer, x in zip(layers, padded, strict=True)]
+
+
+def states_by_length(
+    backbone: nn.Module, batch: TokenBatch, layers: Sequence[int], *, first_only: bool = False
+) -> list[Tensor]:
+    """The same without padding: sequences of each length by themselves."""
+    parts, rows, tokens = [], [], []
+    for length in sorted(set(batch.lengths)):
+        these = torch.tensor([row for row, size in enumerate(batch.lengths) if size == length], device=batch.ids.device)
+        places = batch.starts[these, None] + torch.arange(length, device=these.device)  # (s, length)
+        part = TokenBatch(batch.ids[places.flatten()], (length,) * len(these))
+        parts.append(own_states(backbone, part, layers, first_only=first_only))
+        rows.append(these)
+        tokens.append(places.flatten())
+    states = [torch.cat(layer) for layer in zip(*parts, strict=True)]  # (T, D) each, or (S, D), by length
+    to_rows, to_tokens = torch.cat(rows).argsort(), torch.cat(tokens).argsort()
+    return [x.index_select(0, to_rows if len(x) == len(batch) else to_tokens) for x in states]

@@ -209,7 +209,7 @@ def _module_folders(folder: Path) -> dict[str, Path]:
 def _read_pooling(file: Path) -> tuple[str, bool]:
     """The pooling of a Pooling module, and whether a prompt's tokens count in it."""
     settings = read_object(file)
-    prefix, suffixes = "pooling_mode_", {"cls_token": "cls", "mean_tokens": "mean"}
+    prefix, suffixes = "pooling_mode_", {"cls_token": "cls", "mean_tokens": "mean", "lasttoken": "last_token"}
     modes = [key.removeprefix(prefix) for key, on in settings.items() if key.startswith(prefix) and on is True]
     if named := settings.get("pooling_mode"):
         modes = named if isinstance(named, list) else [named]

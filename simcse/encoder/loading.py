@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from transformers import (
     AutoConfig,
-    AutoModel,
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
@@ -27,6 +26,7 @@ from transformers.utils import logging as transformers_logging
 from simcse.encoder.backbone import override_dropout
 from simcse.encoder.json_files import entry, read_object, shown
 from simcse.encoder.projection import check_finite
+from simcse.encoder.traits import auto_class, find_traits
 from simcse.errors import ModelError
 
 __all__ = ["WEIGHT_FILES", "load_backbone", "load_tokenizer", "new_backbone", "quiet_transformers"]
@@ -78,6 +78,8 @@ def load_backbone(folder: Path, *, dropout: float | None = None, dtype: torch.dt
     try:
         with torch.device("meta"):  # nothing is allocated
             outline = new_backbone(config)
+    except ModelError as error:
+        raise ModelError(f"{folder / 'config.json'}: {error}") from error
     except Exception as error:  # a size that does not go with another raises whatever it breaks first
         raise ModelError(f"{folder / 'config.json'}: describes no model ({first_line(error)})") from error
     check_sizes(folder, outline)
@@ -99,6 +101,7 @@ def load_backbone(folder: Path, *, dropout: float | None = None, dtype: torch.dt
             "checkpoint's, copy both anew"
         )
     check_finite(dict(model.named_parameters()), folder)
+    model.simcse_traits = find_traits(model, folder)  # an attribute, so that copies have it, too
     return model  # type: ignore[no-any-return]
 
 
@@ -147,7 +150,7 @@ def harmless(settings: Any) -> Any:
 
 def new_backbone(config: PretrainedConfig, *, pooler: bool = False) -> PreTrainedModel:
     """The encoder that a configuration describes, with new weights; with the pooler that it may have, or without."""
-    build: Callable[..., PreTrainedModel] = AutoModel.from_config
+    build: Callable[..., PreTrainedModel] = auto_class(config).from_config
     if pooler:
         return build(config)
     try:
@@ -200,6 +203,8 @@ def load_tokenizer(folder: Path, backbone: PreTrainedModel) -> PreTrainedTokeniz
         tokenizer("a text")
     except Exception as error:  # tokenizer files fail in as many ways as there are parsers
         raise ModelError(f"{folder}: no usable tokenizer ({first_line(error)}); copy its files there anew") from error
+    if tokenizer.pad_token is None:  # nothing is padded here, but sentence-transformers asks for one
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     longest = tokenizer.model_max_length
     if isinstance(longest, bool) or not isinstance(longest, int | float) or not longest >= 1:
         raise ModelError(

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from simcse.encoder import inference
 from simcse.encoder.allocator import prefer_large_pages
-from simcse.encoder.backbone import TokenStates, longest_input, token_states
+from simcse.encoder.backbone import TokenStates, longest_input, token_states, usual_length
 from simcse.encoder.batching import TokenBatch
 from simcse.encoder.device import pick_device, pick_dtype
 from simcse.encoder.formats import Layout, read_layout, resolve
@@ -28,6 +28,7 @@ from simcse.encoder.prompts import check_prompts, choose_prompt
 from simcse.encoder.quantized import check_int8
 from simcse.encoder.saving import pooler_weights, verified, write_settings
 from simcse.encoder.tokenize import Tokenize
+from simcse.encoder.traits import choose_pooling
 from simcse.errors import ConfigError, DataError, ModelError, SimCSEError
 from simcse.files import replaced_folder
 
@@ -45,7 +46,7 @@ class SentenceEncoder(nn.Module):
     Args:
         backbone: a Hugging Face encoder.
         tokenizer: its tokenizer.
-        pooling: cls | mean | first_last_mean | top2_mean.
+        pooling: cls | mean | last_token | first_last_mean | top2_mean.
         projection: the head, if it is part of the encoder.
         max_length: tokens kept of each text, special tokens included; default all that the backbone takes.
         name: what it was loaded from; shown in reports and index manifests.
@@ -89,7 +90,7 @@ class SentenceEncoder(nn.Module):
         self.pooling = check_pooling(pooling)
         self.projection = projection
         self.name = name
-        self.max_length = self.backbone_limit if max_length is None else max_length
+        self.max_length = usual_length(self.backbone_limit) if max_length is None else max_length
         self.check_length(self.max_length)
         self.prompts = dict(prompts or {})
         self.default_prompt_name = default_prompt_name
@@ -117,7 +118,7 @@ class SentenceEncoder(nn.Module):
 
         Args:
             name: folder, hub id, or `package:NAME` for a Python package that carries a model.
-            pooling: instead of what the folder says; cls where it says nothing.
+            pooling: instead of what the folder says; where it says nothing cls, or last_token of a decoder.
             projection: "none" drops a stored head; "pooler" takes `pooler.dense`, where converted checkpoints of the
                 original SimCSE keep theirs. Default: what the folder says.
             max_length: tokens kept of each text; default what the folder says, else all that the backbone takes.
@@ -142,7 +143,7 @@ class SentenceEncoder(nn.Module):
         encoder = cls(
             backbone,
             tokenizer,
-            pooling=pooling or layout.pooling or "cls",
+            pooling=choose_pooling(pooling, layout.pooling, backbone, str(name)),
             projection=head,
             name=str(name),
             prompts=layout.prompts,
@@ -296,7 +297,7 @@ class SentenceEncoder(nn.Module):
     def chosen_length(self, asked: int | None, layout: Layout) -> int:
         """The maximum length that is asked for, else the folder's, else all that the backbone takes."""
         if asked is not None or layout.max_length is None:
-            chosen = self.backbone_limit if asked is None else asked
+            chosen = usual_length(self.backbone_limit) if asked is None else asked
             self.check_length(chosen)
             return chosen
         # sentence-transformers' folders may say more than the backbone takes; ours never do

@@ -42,10 +42,16 @@ def mean(states: Sequence[Tensor], batch: TokenBatch) -> Tensor:
     return total / batch.sizes[:, None]  # (S, D)
 
 
+def last_token(states: Sequence[Tensor], batch: TokenBatch) -> Tensor:
+    """The last token's row: the only one that has seen the whole text where each token sees those before it alone."""
+    return states[-1].index_select(0, batch.starts + batch.sizes - 1)  # (S, D)
+
+
 # first_last_mean reads the first *transformer* layer, as the authors' code does since their fix (their issue 285)
 POOLINGS: dict[str, Pooling] = {
     "cls": Pooling((-1,), cls, first_only=True),
     "mean": Pooling((-1,), mean),
+    "last_token": Pooling((-1,), last_token),
     "first_last_mean": Pooling((1, -1), mean),
     "top2_mean": Pooling((-2, -1), mean),
 }

@@ -88,7 +88,8 @@ def write_settings(
         _write_module(folder / modules[-1][0], settings, {"layer_weights": weights})
         write_json(folder / "config.json", read_object(folder / "config.json") | {"output_hidden_states": True})
     modules.append((f"{len(modules)}_Pooling", "Pooling"))
-    flags = {"pooling_mode_cls_token": pooling == "cls", "pooling_mode_mean_tokens": pooling != "cls"}
+    mode = {"cls": "cls_token", "last_token": "lasttoken"}.get(pooling, "mean_tokens")
+    flags = {f"pooling_mode_{name}": name == mode for name in ("cls_token", "mean_tokens", "lasttoken")}
     flags["include_prompt"] = include_prompt
     _write_module(folder / modules[-1][0], {"word_embedding_dimension": width, **flags})
     if projection is not None:

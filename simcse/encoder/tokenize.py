@@ -63,7 +63,7 @@ class Tokenize:
         other = copy.copy(self)
         other.prompt = prompt
         if not pooled:  # a special token behind the prompt stands behind the text then
-            other.left_out = len(ids) - (ids[-1] in self._slow.all_special_ids)
+            other.left_out = len(ids) - any(token in self._slow.all_special_ids for token in ids[-1:])
         return other
 
     def __call__(self, texts: Sequence[str]) -> tuple[list[list[int]], int]:
@@ -77,6 +77,13 @@ class Tokenize:
                 if not isinstance(text, str):
                     raise DataError(wrong_element(texts))
             texts = [self.prompt + text for text in texts]
+        rows, cut = self._whole(texts)
+        for row in rows:
+            if len(row) <= self.left_out:
+                row.append(blank(self._slow))
+        return rows, cut
+
+    def _whole(self, texts: Sequence[str]) -> tuple[list[list[int]], int]:
         if self._fast is None:
             return self._slowly(texts)
         try:
@@ -113,6 +120,12 @@ class Tokenize:
             for row, ids in zip(long, cut, strict=True):
                 whole[row] = ids
         return whole, len(long)
+
+
+def blank(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token that stands for an empty text where a tokenizer adds none of its own, as many decoders' do."""
+    tokens = (tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id)
+    return next((token for token in tokens if token is not None), 0)
 
 
 def wrong_element(texts: Sequence[object]) -> str:

@@ -22,7 +22,7 @@ class ModelConfig:
     revision: str | None = None
     """Branch, tag or commit of a hub id."""
 
-    pooling: Literal["cls", "mean", "first_last_mean", "top2_mean"] | None = None
+    pooling: Literal["cls", "mean", "last_token", "first_last_mean", "top2_mean"] | None = None
     """How token states become one vector; null takes what the checkpoint says, else cls (paper, table 6)."""
 
     projection: Literal["none", "train", "always"] = "train"

@@ -58,8 +58,9 @@ def test_poolings_against_the_plain_formula(tiny_bert: Path, sentences: list[str
         tokens = encoder.tokenizer([text], return_tensors="pt")
         with torch.no_grad():
             states = encoder.backbone(**tokens, output_hidden_states=True).hidden_states
-        layers = {"cls": [-1], "mean": [-1], "first_last_mean": [1, -1], "top2_mean": [-2, -1]}[pooling]
-        rows = [0] if pooling == "cls" else range(tokens["input_ids"].shape[1])
+        layers = {"first_last_mean": [1, -1], "top2_mean": [-2, -1]}.get(pooling, [-1])
+        length = tokens["input_ids"].shape[1]
+        rows = {"cls": [0], "last_token": [length - 1]}.get(pooling, range(length))
         expected = sum(states[layer][0, row] for layer in layers for row in rows) / (len(layers) * len(rows))
         np.testing.assert_allclose(vector, expected.numpy(), atol=1e-5)
 

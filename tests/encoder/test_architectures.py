@@ -1,0 +1,286 @@
+"""Architectures beside BERT's: each encodes, trains, saves and loads with the same vectors, or is refused in a line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from tiny import VOCABULARY
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import BertTokenizerFast, PreTrainedModel, PreTrainedTokenizerFast
+
+from simcse import ConfigError, ModelError, SentenceEncoder
+from simcse.encoder.backbone import NO_LIMIT, own_states
+from simcse.encoder.batching import TokenBatch
+from simcse.encoder.traits import find_traits
+
+SHAPE = {
+    "vocab_size": len(VOCABULARY), "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "intermediate_size": 64, "pad_token_id": 0,
+}  # fmt: skip
+MARKS = {"bos_token_id": 2, "eos_token_id": 3}
+T5 = {
+    "vocab_size": len(VOCABULARY), "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4,
+    "dropout_rate": 0.1, "decoder_start_token_id": 0,
+}  # fmt: skip
+# class, options of its configuration
+KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "bert": ("Bert", {**SHAPE, "max_position_embeddings": 64}),
+    "roberta": ("Roberta", {**SHAPE, **MARKS, "max_position_embeddings": 66}),
+    "xlm-roberta": ("XLMRoberta", {**SHAPE, **MARKS, "max_position_embeddings": 66}),
+    "distilbert": ("DistilBert", {
+        "vocab_size": len(VOCABULARY), "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64,
+        "max_position_embeddings": 64,
+    }),
+    "albert": ("Albert", {**SHAPE, "embedding_size": 16, "max_position_embeddings": 64, "hidden_dropout_prob": 0.1}),
+    "electra": ("Electra", {**SHAPE, "embedding_size": 16, "max_position_embeddings": 64}),
+    "mpnet": ("MPNet", {**SHAPE, **MARKS, "max_position_embeddings": 66}),
+    "deberta-v2": ("DebertaV2", {
+        **SHAPE, "max_position_embeddings": 64, "relative_attention": True, "pos_att_type": ["p2c", "c2p"],
+        "position_buckets": 16, "norm_rel_ebd": "layer_norm", "share_att_key": True, "position_biased_input": False,
+    }),
+    "modernbert": ("ModernBert", {
+        **SHAPE, **MARKS, "cls_token_id": 2, "sep_token_id": 3, "max_position_embeddings": 64, "local_attention": 8,
+        "global_attn_every_n_layers": 2, "attention_dropout": 0.1,
+    }),
+    "convbert": ("ConvBert", {
+        **SHAPE, "embedding_size": 32, "max_position_embeddings": 64, "head_ratio": 2, "conv_kernel_size": 9,
+    }),
+    "fnet": ("FNet", {
+        "vocab_size": len(VOCABULARY), "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64,
+        "max_position_embeddings": 64, "pad_token_id": 0,
+    }),
+    "xlnet": ("XLNet", {
+        "vocab_size": len(VOCABULARY), "d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 64, "pad_token_id": 0,
+        **MARKS,
+    }),
+    "t5": ("T5", T5),
+    "gpt2": ("GPT2", {
+        "vocab_size": len(VOCABULARY), "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, **MARKS,
+    }),
+    "qwen2": ("Qwen2", {
+        **SHAPE, **MARKS, "num_key_value_heads": 2, "max_position_embeddings": 64, "attention_dropout": 0.1,
+        "vocab_size": len(VOCABULARY) + 1,  # its tokenizer adds a token of its own
+    }),
+}  # fmt: skip
+CAUSAL = {"gpt2", "qwen2"}
+LEAKING = {"convbert", "fnet"}  # which has no mask at all
+
+
+def build(folder: Path, kind: str, *, model: str = "Model", seed: int = 0, **changes: object) -> PreTrainedModel:
+    """Write a tiny model of a kind, its weights far enough from 0 that each token matters, and its tokenizer."""
+    name, options = KINDS[kind]
+    torch.manual_seed(seed)
+    config = getattr(transformers, f"{name}Config")(**options | changes)
+    backbone: PreTrainedModel = getattr(transformers, f"{name}{model}")(config).eval()
+    with torch.no_grad():
+        for weight in backbone.parameters():
+            if weight.ndim > 1:
+                weight.normal_(std=0.3)
+    backbone.save_pretrained(folder)
+    if kind in CAUSAL:  # no special token around a text, and none to pad with
+        words = Tokenizer(models.WordLevel({word: row for row, word in enumerate(VOCABULARY)}, unk_token="[UNK]"))
+        words.pre_tokenizer = pre_tokenizers.Whitespace()
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]", eos_token="[SEP]")
+        tokenizer.save_pretrained(folder)
+    else:
+        vocabulary = folder / "vocab.txt"
+        vocabulary.write_text("\n".join(VOCABULARY) + "\n", encoding="utf-8")
+        BertTokenizerFast(str(vocabulary)).save_pretrained(folder)
+    return backbone
+
+
+def load(folder: Path, **options: Any) -> SentenceEncoder:
+    return SentenceEncoder.from_pretrained(folder, device="cpu", dtype="fp32", **options)
+
+
+Build = Callable[..., PreTrainedModel]
+
+
+@pytest.fixture(scope="module", params=[*KINDS, "t5 encoder"])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    kind = request.param.split()[0]
+    place = tmp_path_factory.mktemp("kinds") / kind
+    build(place, kind, model="EncoderModel" if " " in request.param else "Model")
+    return place
+
+
+def test_each_text_alone_is_as_in_a_batch(folder: Path, sentences: list[str]) -> None:
+    encoder = load(folder)
+    assert encoder.pooling == ("last_token" if folder.name in CAUSAL else "cls")
+    texts = [*sentences[:12], "", "a", "the man " * 20]
+    together = encoder.encode(texts)
+    np.testing.assert_allclose(np.stack([encoder.encode(text) for text in texts]), together, atol=1e-5)
+    assert len(np.unique(together[:12].round(4), axis=0)) == 12  # and each text has a vector of its own
+
+
+def test_saved_it_gives_the_same_vectors_here_and_elsewhere(folder: Path, tmp_path: Path, sentences: list[str]) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    encoder, sentences = load(folder), sentences[:12]
+    expected = encoder.encode(sentences)
+    saved = encoder.save_pretrained(tmp_path / "saved")
+    again = load(saved)
+    assert again.pooling == encoder.pooling
+    np.testing.assert_allclose(again.encode(sentences), expected, atol=1e-6)
+    peer = SentenceTransformer(str(saved), device="cpu")
+    alone = [peer.encode([text], show_progress_bar=False)[0] for text in sentences]  # its batches pad
+    np.testing.assert_allclose(np.stack(alone), expected, atol=1e-5)
+
+
+def test_two_steps_of_training(folder: Path, sentences: list[str]) -> None:
+    """Dropout is active, gradients reach each layer, and a sequence's states depend on nothing beside it."""
+    encoder = load(folder, dropout=0.1)
+    batch = TokenBatch.from_lists(encoder.tokenize()(sentences[:8])[0])
+    encoder.train()
+    optimizer = torch.optim.SGD(encoder.parameters(), lr=0.01)
+    before = [weight.detach().clone() for weight in encoder.parameters()]
+    for _ in range(2):
+        a, b = encoder(batch), encoder(batch)
+        assert not torch.allclose(a, b, atol=1e-3)
+        (a - b.detach() + a.pow(2)).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    changed = [not torch.equal(old, new) for old, new in zip(before, encoder.parameters(), strict=True)]
+    assert sum(changed) > len(changed) / 2
+
+
+@pytest.mark.parametrize("kind", sorted(CAUSAL))
+def test_a_decoder_has_no_cls(kind: str, tmp_path: Path, sentences: list[str]) -> None:
+    build(tmp_path, kind)
+    with pytest.raises(ConfigError) as error:
+        load(tmp_path, pooling="cls")
+    assert f"pooling is cls, but {tmp_path} is a decoder ({kind})" in str(error.value)
+    assert "last_token or mean" in str(error.value)
+    assert load(tmp_path, pooling="mean").encode(sentences).shape == (64, 32)
+
+
+def test_a_folder_of_a_decoder_that_says_cls(tmp_path: Path) -> None:
+    """As was saved before there was another pooling for it."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import Pooling, Transformer
+
+    build(tmp_path / "plain", "qwen2")
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(tmp_path / "plain", pad_token="[PAD]")
+    tokenizer.save_pretrained(tmp_path / "plain")
+    words = Transformer(str(tmp_path / "plain"))
+    SentenceTransformer(modules=[words, Pooling(32, pooling_mode="cls")], device="cpu").save(str(tmp_path / "st"))
+    with pytest.raises(ConfigError, match=r"pooling is cls, but .* is a decoder"):
+        load(tmp_path / "st")
+
+
+@pytest.mark.parametrize("kind", ["bert", "qwen2"])
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_last_token_is_sentence_transformers(kind: str, side: str, tmp_path: Path, sentences: list[str]) -> None:
+    """Whichever side a peer pads on; here nothing is padding."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import Pooling, Transformer
+
+    build(tmp_path / "plain", kind)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(tmp_path / "plain", pad_token="[PAD]", padding_side=side)
+    tokenizer.save_pretrained(tmp_path / "plain")
+    words = Transformer(str(tmp_path / "plain"))
+    peer = SentenceTransformer(modules=[words, Pooling(32, pooling_mode="lasttoken")], device="cpu")
+    peer.save(str(tmp_path / "st"))
+    encoder = load(tmp_path / "st")
+    assert encoder.pooling == "last_token"
+    ours = encoder.encode(sentences, normalize=False)
+    theirs = [peer.encode([text], show_progress_bar=False)[0] for text in sentences]
+    np.testing.assert_allclose(ours, np.stack(theirs), atol=1e-4)
+
+
+def test_no_limit_of_minus_one_token(tmp_path: Path) -> None:
+    build(tmp_path, "xlnet")
+    encoder = load(tmp_path)
+    assert (encoder.max_length, encoder.backbone_limit) == (512, NO_LIMIT)
+    assert load(tmp_path, max_length=2000).encode("a man " * 700).shape == (32,)
+
+
+def test_half_of_a_t5_is_its_encoder(tmp_path: Path, sentences: list[str]) -> None:
+    whole = build(tmp_path, "t5", model="ForConditionalGeneration")
+    encoder = load(tmp_path, pooling="mean")
+    assert type(encoder.backbone).__name__ == "T5EncoderModel"
+    ids = torch.tensor(encoder.tokenize()(sentences[:1])[0])
+    with torch.no_grad():
+        expected = whole.get_encoder()(input_ids=ids).last_hidden_state.mean(1)
+    np.testing.assert_allclose(encoder.encode(sentences[:1], normalize=False), expected, atol=1e-5)
+
+
+def test_an_encoder_and_decoder_without_a_class_for_half_of_it(tmp_path: Path, tiny_bert: Path) -> None:
+    config = transformers.BartConfig(
+        vocab_size=len(VOCABULARY), d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32,
+    )  # fmt: skip
+    transformers.BartModel(config).save_pretrained(tmp_path)
+    for file in tiny_bert.glob("token*"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(
+        ModelError, match=r"config.json: a bart is an encoder and a decoder, and transformers loads neither"
+    ):
+        load(tmp_path)
+
+
+def test_a_model_of_no_text(tmp_path: Path, tiny_bert: Path) -> None:
+    config = transformers.ViTConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
+    transformers.ViTModel(config).save_pretrained(tmp_path)
+    for file in tiny_bert.glob("token*"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(ModelError, match="a vit does not turn token ids and a mask into token states"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"), [("t5", {"dropout_rate"}), ("gpt2", {"resid_pdrop", "embd_pdrop", "attn_pdrop"})]
+)
+def test_rates_by_other_names(kind: str, fields: set[str], tmp_path: Path) -> None:
+    build(tmp_path, kind)
+    config = load(tmp_path, dropout=0.25).backbone.config.to_dict()
+    assert {key for key, value in config.items() if "drop" in key and value == 0.25} == fields
+
+
+def test_no_rate_at_all(tmp_path: Path) -> None:
+    from transformers import MambaConfig, MambaModel
+
+    MambaModel(MambaConfig(vocab_size=len(VOCABULARY), hidden_size=16, num_hidden_layers=1)).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="a mamba backbone has no dropout rate to set"):
+        load(tmp_path, dropout=0.1)
+
+
+@pytest.mark.parametrize("kind", ["convbert", "electra", "fnet", "qwen2", "deberta-v2"])
+def test_what_is_found_out(kind: str, tmp_path: Path) -> None:
+    backbone = build(tmp_path, kind)
+    assert tuple(find_traits(backbone, tmp_path)) == (kind in CAUSAL, kind in LEAKING)
+    assert not backbone.training
+
+
+def test_an_encoder_turned_into_a_decoder_and_a_decoder_into_an_encoder(tmp_path: Path) -> None:
+    """The name of the kind stays."""
+    assert find_traits(build(tmp_path / "bert", "bert", is_decoder=True), "bert").causal
+    backbone: Any = build(tmp_path / "qwen2", "qwen2", attn_implementation="eager")
+    assert find_traits(backbone, "qwen2").causal
+    backbone.config.is_causal = False
+    for module in backbone.modules():
+        if hasattr(module, "is_causal"):
+            module.is_causal = False
+    assert not find_traits(backbone, "qwen2").causal
+
+
+def test_padding_that_leaks_in_training(tmp_path: Path, sentences: list[str]) -> None:
+    """Lengths are kept apart where padding would change a state, gradients too."""
+    build(tmp_path, "convbert")
+    encoder = load(tmp_path)
+    rows = encoder.tokenize()(sentences[:9])[0]
+    for first_only in (False, True):
+        states = own_states(encoder.backbone, TokenBatch.from_lists(rows), (0, -1), first_only=first_only)
+        alone = [
+            own_states(encoder.backbone, TokenBatch.from_lists([row]), (0, -1), first_only=first_only) for row in rows
+        ]
+        for layer in (0, 1):
+            torch.testing.assert_close(states[layer], torch.cat([x[layer] for x in alone]), atol=1e-5, rtol=0)
+    states[-1].sum().backward()
+    assert encoder.backbone.embeddings.word_embeddings.weight.grad is not None
