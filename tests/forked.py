@@ -1,0 +1,107 @@
+"""Runs of train.py as processes of their own, forked from one that has everything imported: they start at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+
+SERVER = """
+import json, os, signal, sys
+sys.path.insert(0, os.getcwd())
+import train
+import simcse.training.run, simcse.training.summary, accelerate, datasets, transformers
+from simcse.console import run
+print("ready", flush=True)
+for line in sys.stdin:
+    order = json.loads(line)
+    if pid := os.fork():
+        print(pid, flush=True)
+        continue
+    os.environ.update(order["environment"])
+    os.dup2(os.open(order["output"], os.O_WRONLY | os.O_CREAT | os.O_APPEND), 1)
+    os.dup2(1, 2)
+    sys.argv = ["train.py", *order["arguments"]]
+    status = run(train.main)
+    sys.stdout.flush()
+    with open(order["output"] + ".status", "w") as file:
+        file.write(str(status))
+    os._exit(status)
+"""
+
+
+class Run:
+    """A run that was started."""
+
+    def __init__(self, pid: int, output: Path) -> None:
+        self.pid, self._output = pid, output
+
+    @property
+    def printed(self) -> str:
+        """On stdout and stderr, so far."""
+        return self._output.read_text() if self._output.exists() else ""
+
+    def kill(self, number: int) -> None:
+        """Send a signal, if it still runs."""
+        if not self.ended:
+            os.kill(self.pid, number)
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has: the server does not wait for its children, so they stay as zombies."""
+        state = Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        return state in ("Z", "X")
+
+    def status(self, seconds: float = 120) -> int | None:
+        """Its exit status once it has ended; None if a signal ended it."""
+        wait_for(lambda: self.ended, seconds)
+        file = self._output.with_name(self._output.name + ".status")
+        return int(file.read_text()) if file.exists() else None
+
+
+def wait_for(true: Callable[[], object], seconds: float = 120) -> None:
+    """Return when it is; fail if it takes too long."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "took too long"
+        time.sleep(0.002)
+
+
+class Runs:
+    """Starts runs."""
+
+    def __init__(self, process: subprocess.Popen[str], folder: Path) -> None:
+        self._process, self._folder, self._count = process, folder, 0
+
+    def start(self, options: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> Run:
+        """A run with these options, in this environment besides."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._count += 1
+        output = self._folder / f"run-{self._count}.txt"
+        arguments = [f"--{name}={value}" for name, value in options.items()]
+        order = {"arguments": arguments, "environment": dict(environment or {}), "output": str(output)}
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+        return Run(int(self._process.stdout.readline()), output)
+
+
+@contextmanager
+def run_server(folder: Path) -> Iterator[Runs]:
+    """Yield what starts runs; their output goes to the folder."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        [sys.executable, "-c", SERVER], cwd=ROOT, env=environment, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        yield Runs(process, folder)
