@@ -12,7 +12,12 @@ Each message is one line that says what was found, what was expected and what to
 from __future__ import annotations
 
 import difflib
+import itertools
+import re
 from collections.abc import Iterable
+
+LONGEST = 2000  # characters of a message
+CLOSE_LENGTH, CLOSE_AMONG = 100, 1000  # the characters, and the names, that a near one is looked for in
 
 __all__ = ["ConfigError", "DataError", "ModelError", "SearchError", "SimCSEError", "nearest"]
 
@@ -21,6 +26,11 @@ class SimCSEError(Exception):
     """Base of every error that this package raises on purpose."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        """One line of bounded length, whatever names and values of files stand in it."""
+        text = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", super().__str__())
+        return text if len(text) <= LONGEST else f"{text[: LONGEST - 505]} ... {text[-500:]}"
 
 
 class ConfigError(SimCSEError):
@@ -43,5 +53,5 @@ class SearchError(SimCSEError):
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """`"; did you mean 'x'?"` for the closest known name, or an empty string if none is close."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    close = difflib.get_close_matches(name[:CLOSE_LENGTH], itertools.islice(known, CLOSE_AMONG), n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}?" if close else ""

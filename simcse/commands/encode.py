@@ -152,7 +152,8 @@ def similarity(
 
 
 def _read_pairs(source: str) -> Iterator[tuple[str, str]]:
-    from simcse.data.tables import delimited_rows, format_of, named_rows
+    from simcse.data.opening import name_of
+    from simcse.data.tables import delimited_rows, format_of, named_rows, shown
 
     path = Path(source)
     piped = source == "-"
@@ -160,5 +161,5 @@ def _read_pairs(source: str) -> Iterator[tuple[str, str]]:
     for number, values in rows:
         if len(values) < 2 or not all(isinstance(value, str) for value in values[:2]):
             expected = "two texts with a tab between them" if piped else "two columns of text"
-            raise DataError(f"{'standard input' if piped else path}:{number}: found {values!r}, expected {expected}")
+            raise DataError(f"{name_of(path)}:{number}: found {shown(values)}, expected {expected}")
         yield values[0], values[1]

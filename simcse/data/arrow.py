@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from simcse.data.opening import reading
 from simcse.files import replaced_file
 
 if TYPE_CHECKING:
@@ -19,7 +21,7 @@ __all__ = ["fingerprint", "to_dataset"]
 
 log = logging.getLogger(__name__)
 
-IN_MEMORY = 32 * 2**20  # bytes of source; a larger one gets an Arrow copy on disk that is mapped, not loaded
+IN_MEMORY = 32 * 2**20  # bytes of text; more, unpacked, gets an Arrow copy on disk that is mapped, not loaded
 ROWS_AT_ONCE = 65_536
 COPY_VERSION = 1  # raise when the content of the Arrow copies changes
 
@@ -38,16 +40,21 @@ def to_dataset(
     import datasets
     import pyarrow as pa
 
-    state = path.stat()
-    if state.st_size < IN_MEMORY:
-        return datasets.Dataset(datasets.table.InMemoryTable(pa.Table.from_batches(batches, schema=schema)))
+    with reading(path):
+        state = path.stat()
     key = json.dumps([COPY_VERSION, str(path.resolve()), state.st_mtime_ns, state.st_size, *options])
     name = f"{path.name.split('.')[0]}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.arrow"
     copy = Path(datasets.config.HF_DATASETS_CACHE) / "simcse" / name
     if not copy.exists():
+        held: list[pa.RecordBatch] = []
+        batches = iter(batches)
+        while sum(batch.nbytes for batch in held) < IN_MEMORY:
+            if (batch := next(batches, None)) is None:
+                return datasets.Dataset(datasets.table.InMemoryTable(pa.Table.from_batches(held, schema=schema)))
+            held.append(batch)
         log.info("%s: making an Arrow copy at %s", path, copy)
         with replaced_file(copy) as part, pa.OSFile(str(part), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
-            for batch in batches:
+            for batch in itertools.chain(held, batches):
                 writer.write_batch(batch)
     return datasets.Dataset.from_file(str(copy))
 

@@ -130,10 +130,10 @@ class _Column:
         for defect in _defects(text):
             self.defects[defect] += 1
             if len(examples := self.examples.setdefault(defect, [])) < EXAMPLES:
-                examples.append(Example(line, str(text)))
+                examples.append(Example(line, text if isinstance(text, str) else shown(text)))
         if not isinstance(text, str) or not text.strip():
             return b""
-        digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        digest = blake2b(text.encode(), digest_size=16).digest()
         self.seen[digest] += 1
         if self.seen[digest] == 2:
             self.frequent[digest] = text

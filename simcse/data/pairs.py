@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from simcse.data.tables import Row, delimited_rows, format_of, lines, named_rows, shown
+from simcse.data.tables import Row, check_file, delimited_rows, format_of, lines, named_rows, shown
 from simcse.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ def read_scored_pairs(source: str | Path, *, columns: Sequence[str] | None = Non
     path = Path(source)
     if columns is not None and len(columns) != 3:
         raise ConfigError(f"columns: found {len(columns)} names, expected 3 (first sentence, second sentence, score)")
+    check_file(path)
     kind = format_of(path)
     rows = _named_pairs(path, columns) if columns or kind in ("jsonl", "parquet") else _tabular_pairs(path, kind)
     a, b, scores = [], [], []
@@ -89,7 +90,7 @@ def _number(field: Any) -> float | None:
     """The field as a finite number, or None."""
     try:
         value = math.nan if isinstance(field, bool) else float(field)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return value if math.isfinite(value) else None
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from simcse.data.arrow import to_dataset
 from simcse.data.columns import ROLES, chosen_columns
 from simcse.data.hub import hub_id, read_hub
+from simcse.data.opening import is_there, name_of
 from simcse.data.pairs import ScoredPairs, read_scored_pairs
 from simcse.data.tables import Row, check_file, format_of, lines, named_rows, shown
 from simcse.errors import ConfigError, DataError
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["ScoredPairs", "read_scored_pairs", "read_texts", "read_training"]
 
 BlankLines = Literal["error", "skip"]
-ROWS_A_BATCH = 10_000
+ROWS_A_BATCH, CHARACTERS_A_BATCH = 10_000, 64 * 2**20  # whichever comes first
 
 
 def read_training(
@@ -58,10 +59,10 @@ def read_training(
             f"columns: found {len(columns)} names, expected 1, 2 or 3 (text | anchor, positive[, hard_negative])"
         )
     path = Path(source)
-    if not path.exists() and (hub := hub_id(str(source))):
+    if not is_there(path) and (hub := hub_id(str(source))):
         return read_hub(*hub, columns=columns, blank_lines=blank_lines)
-    kind = format_of(path)
     check_file(path)
+    kind = format_of(path)
     if kind == "txt":
         if columns is not None:
             raise DataError(
@@ -93,21 +94,28 @@ def _schema(roles: Sequence[str]) -> pa.Schema:
 def _batches(path: Path, schema: pa.Schema, rows: Iterable[Row], blank_lines: BlankLines) -> Iterator[pa.RecordBatch]:
     import pyarrow as pa
 
-    rows = iter(rows)
-    while block := list(itertools.islice(rows, ROWS_A_BATCH)):
+    for block in _blocks(rows):
         filled = [row for row in block if _has_text(path, *row)]
         if len(filled) < len(block) and blank_lines == "error":
             # the first row that is not its own counterpart among the filled ones
             blank = next(row for row, kept in itertools.zip_longest(block, filled) if row is not kept)[0]
             raise DataError(f"{path}:{blank}: blank; fill or delete the line, or leave such rows out: blank_lines=skip")
         texts = zip(*(values for _, values in filled), strict=True) if filled else ((),) * len(schema)
-        try:
-            yield pa.record_batch([pa.array(column, pa.string()) for column in texts], schema=schema)
-        except UnicodeEncodeError as error:
-            number = next(number for number, values in filled if any(_has_surrogate(value) for value in values))
-            raise DataError(
-                f"{path}:{number}: half of a surrogate pair (\\ud8..), which is no character; repair it"
-            ) from error
+        yield pa.record_batch([pa.array(column, pa.string()) for column in texts], schema=schema)
+
+
+def _blocks(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    """Rows in lists that memory holds, however long the texts are."""
+    block: list[Row] = []
+    size = 0
+    for row in rows:
+        block.append(row)
+        size += sum(len(value) for value in row[1] if isinstance(value, str))
+        if len(block) == ROWS_A_BATCH or size > CHARACTERS_A_BATCH:
+            yield block
+            block, size = [], 0
+    if block:
+        yield block
 
 
 def _has_text(path: Path, number: int, values: Sequence[Any]) -> bool:
@@ -123,10 +131,6 @@ def _has_text(path: Path, number: int, values: Sequence[Any]) -> bool:
     )
 
 
-def _has_surrogate(text: str) -> bool:
-    return any("\ud800" <= character <= "\udfff" for character in text)
-
-
 def read_texts(source: str | Path, *, column: str | None = None) -> Iterator[str]:
     """Stream texts in constant memory, one a row, to encode or to index.
 
@@ -140,9 +144,11 @@ def read_texts(source: str | Path, *, column: str | None = None) -> Iterator[str
         DataError: as `read_training`, when the row is reached; a missing file or column at once.
     """
     path = Path(source)
+    if str(source) != "-":
+        check_file(path)
     if str(source) == "-" or format_of(path) == "txt":
         if column is not None:
-            raise DataError(f"{path}: column {column!r} is asked of lines of text, which have none")
+            raise DataError(f"{name_of(path)}: column {column!r} is asked of lines of text, which have none")
         return _checked(lines(path))
     if column is None:
         names, _ = named_rows(path)

@@ -1,31 +1,35 @@
 """Files as rows: which format a name means, and every row with the line it stands on.
 
-The lowest layer of the readers. It opens (gzip too), decodes and splits, one line at a time, and turns whatever is
-wrong with a file into a `DataError` that names file and line.
+It splits what `opening` reads, a row at a time, and turns whatever is wrong with a row into a `DataError` that names
+file and line.
 """
 
 from __future__ import annotations
 
 import csv
-import gzip
+import itertools
 import json
+import re
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
+from simcse.data.opening import MAX_LINE, check_file, count_lines, lines, name_of, text_lines
+from simcse.data.parquet import opened_parquet, parquet_rows
 from simcse.errors import DataError, nearest
 
 __all__ = [
     "FORMATS",
     "check_file",
+    "count_rows",
     "delimited_rows",
     "format_of",
+    "json_object",
     "json_rows",
     "lines",
     "named_rows",
-    "parquet_rows",
     "shown",
 ]
 
@@ -44,7 +48,10 @@ Row = tuple[int, Sequence[Any]]
 
 def shown(text: object, width: int = 40) -> str:
     """`text` quoted for an error message, cut to `width` characters."""
-    quoted = repr(text)
+    try:
+        quoted = repr(text[: width + 1] if isinstance(text, str) else text)
+    except RecursionError:
+        quoted = f"<{type(text).__name__} in many levels>"
     return quoted if len(quoted) <= width else f"{quoted[: width - 3]}...{quoted[0]}"
 
 
@@ -64,49 +71,6 @@ def format_of(path: Path) -> str:
     return kind
 
 
-def check_file(path: Path) -> None:
-    """Raise a DataError, with the nearest name in its folder, where `path` is no file."""
-    if path.is_dir():
-        raise DataError(f"{path}: is a folder; a file is expected")
-    if not path.exists():
-        beside = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise DataError(f"{path}: no such file{nearest(path.name, beside)}")
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
-    if str(path) == "-":
-        yield sys.stdin.buffer
-        return
-    check_file(path)
-    try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as stream:
-            yield stream  # type: ignore[misc]
-    except (gzip.BadGzipFile, EOFError) as error:
-        raise DataError(f"{path}: not a whole gzip file ({error}); fetch or compress it again") from error
-    except PermissionError as error:
-        raise DataError(f"{path}: no permission to read it") from error
-
-
-def _decoded(path: Path, encoding: str = "utf-8") -> Iterator[str]:
-    """Lines with their ends, decoded one by one so that a wrong byte has a line number."""
-    with _opened(path) as stream:
-        for number, raw in enumerate(stream, 1):
-            try:
-                yield raw.decode("utf-8-sig" if number == 1 and encoding == "utf-8" else encoding)
-            except UnicodeDecodeError as error:
-                raise DataError(
-                    f"{path}:{number}: byte 0x{raw[error.start]:02x} at position {error.start + 1} of the line is not "
-                    "UTF-8; convert the file, e.g. iconv -f latin1 -t utf-8"
-                ) from error
-
-
-def lines(path: Path, *, encoding: str = "utf-8") -> Iterator[str]:
-    """Lines without their ends. Only a line feed ends a line; `-` is standard input."""
-    for line in _decoded(path, encoding):
-        yield line.rstrip("\r\n")
-
-
 def delimited_rows(path: Path, kind: str) -> Iterator[tuple[int, list[str]]]:
     """(line, fields) of a csv or tsv file, the header among them; an empty line has no fields.
 
@@ -120,60 +84,92 @@ def delimited_rows(path: Path, kind: str) -> Iterator[tuple[int, list[str]]]:
         for number, line in enumerate(lines(path), 1):
             yield number, line.split("\t") if line.strip() else []
         return
-    reader = csv.reader(_decoded(path), strict=True)
-    first = 1
+    csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE))
+    first, length = 1, 0  # of the row that is being read: its line, its characters
+
+    def within_bounds() -> Iterator[str]:
+        nonlocal length
+        for line in text_lines(path):
+            length += len(line)
+            if length > MAX_LINE:
+                raise DataError(
+                    f"{name_of(path)}:{first}: found a row of more than {MAX_LINE:,} characters, expected at most so "
+                    "many; close every quote"
+                )
+            yield line
+
+    reader = csv.reader(within_bounds(), strict=True)
     while True:
         try:
             row = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            raise DataError(
-                f"{path}:{first}: no valid csv row ({error}); close every quote, double one inside a field"
-            ) from error
+            remedy = "close every quote, double one inside a field"
+            if "new-line character" in str(error):
+                error = csv.Error("a carriage return outside quotes")
+                remedy = "quote the field, or end lines by a line feed"
+            raise DataError(f"{name_of(path)}:{first}: no valid csv row ({error}); {remedy}") from error
         yield first, row if any(field.strip() for field in row) else []
-        first = reader.line_num + 1
+        first, length = reader.line_num + 1, 0
+
+
+def json_object(where: str, line: str) -> dict[str, Any]:
+    """The object that a line of JSON holds; NaN, which is no JSON, becomes None.
+
+    Args:
+        where: file and line, for errors.
+        line: the text.
+
+    Raises:
+        DataError: no object; what Python does not parse: numbers of thousands of digits, values nested a thousand
+            levels deep; a `\\ud83d` that is half of a pair.
+    """
+    try:
+        value = json.loads(line, parse_constant=_constant)
+        if "\\ud" in line.lower():
+            json.dumps(value, ensure_ascii=False).encode()
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{where}: not JSON ({error.msg} at column {error.colno}); expected one object a line"
+        ) from error
+    except UnicodeEncodeError as error:
+        raise DataError(f"{where}: half of a surrogate pair (\\ud8..), which is no character; repair it") from error
+    except RecursionError as error:
+        raise DataError(
+            f"{where}: nested deeper than can be parsed; expected an object of texts and numbers"
+        ) from error
+    except ValueError as error:
+        found, most = max(map(len, re.findall(r"[0-9]+", line)), default=0), sys.get_int_max_str_digits()
+        raise DataError(f"{where}: found a number of {found:,} digits, expected at most {most:,}") from error
+    if not isinstance(value, dict):
+        raise DataError(f"{where}: found {shown(line)}; expected one JSON object a line, such as {{...}}")
+    return value
+
+
+def _constant(name: str) -> float | None:
+    return None if name == "NaN" else float(name)
 
 
 def json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line, object) of a JSON-lines file; an empty line is an empty object.
 
     Raises:
-        DataError: a line that is not one JSON object.
+        DataError: a line that is not one JSON object; see `json_object`.
     """
     for number, line in enumerate(lines(path), 1):
-        if not line.strip():
-            yield number, {}
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(
-                f"{path}:{number}: not JSON ({error.msg} at column {error.colno}); expected one object a line"
-            ) from error
-        if not isinstance(row, dict):
-            raise DataError(f"{path}:{number}: found {shown(line)}; expected one JSON object a line, such as {{...}}")
-        yield number, row
+        yield number, json_object(f"{name_of(path)}:{number}", line) if line.strip() else {}
 
 
-def parquet_rows(path: Path, columns: Sequence[str] | None = None) -> tuple[list[str], Iterator[Row]]:
-    """Column names, and (row, values) of a parquet file, read by row groups."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+def count_rows(path: Path) -> int | None:
+    """About how many rows a file holds, for a progress bar; None for standard input.
 
-    check_file(path)
-    try:
-        file = pq.ParquetFile(path)
-    except pa.ArrowInvalid as error:
-        raise DataError(f"{path}: not a parquet file ({str(error).splitlines()[0]})") from error
-
-    def rows() -> Iterator[Row]:
-        number = 0
-        for batch in file.iter_batches(10_000, columns=columns):
-            for number, values in enumerate(zip(*(c.to_pylist() for c in batch.columns), strict=True), number + 1):  # noqa: B020
-                yield number, values
-
-    return list(file.schema_arrow.names), rows()
+    Raises:
+        DataError: no such file, or a damaged one.
+    """
+    if str(path) == "-":
+        return None
+    return opened_parquet(path).metadata.num_rows if format_of(path) == "parquet" else count_lines(path)
 
 
 def named_rows(path: Path, *, columns: Sequence[str] | None = None) -> tuple[list[str], Iterator[Row]]:
@@ -187,36 +183,38 @@ def named_rows(path: Path, *, columns: Sequence[str] | None = None) -> tuple[lis
     """
     kind = format_of(path)
     if kind == "parquet":
-        names, _ = parquet_rows(path)
-        known = _picked(path, names, columns)
-        return known, parquet_rows(path, known)[1]
+        known = _picked(path, opened_parquet(path).schema_arrow.names, columns)
+        return known, parquet_rows(path, known)
     if kind == "jsonl":
         objects = json_rows(path)
-        first = next(((number, row) for number, row in objects if row), None)
-        if first is None:
+        head = list(_until_filled(objects))  # blank lines count as rows, also those above the first object
+        if not (head and head[-1][1]):
             raise DataError(f"{path}: is empty; expected one JSON object a line")
-        keys = _picked(path, list(first[1]), columns)
-        return keys, _by_key(path, keys, _chained(first, objects))
+        keys = _picked(path, list(head[-1][1]), columns)
+        return keys, _by_key(path, keys, itertools.chain(head, objects))
     table = delimited_rows(path, kind)
     header = next((fields for _, fields in table if fields), None)
     if header is None:
         raise DataError(f"{path}: is empty; expected a header line and rows")
     names = [name.strip() for name in header]
-    chosen = _picked(path, names, columns)
-    return chosen, _by_position(path, names, [names.index(name) for name in chosen], table)
+    chosen, places = _picked(path, names, columns), {name: place for place, name in enumerate(names)}
+    return chosen, _by_position(path, names, [places[name] for name in chosen], table)
 
 
-def _chained(first: tuple[int, dict[str, Any]], rest: Iterator[tuple[int, dict[str, Any]]]) -> Iterator[Any]:
-    yield first
-    yield from rest
+def _until_filled(objects: Iterator[tuple[int, dict[str, Any]]]) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, row in objects:
+        yield number, row
+        if row:
+            return
 
 
 def _picked(path: Path, names: list[str], columns: Sequence[str] | None) -> list[str]:
+    known = Counter(names)
     for name in columns or ():
-        if name not in names:
+        if name not in known:
             raise DataError(f"{path}: no column {name!r} among {', '.join(names)}{nearest(name, names)}")
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
+    if len(known) < len(names):
+        twice = next(name for name, count in known.items() if count > 1)
         raise DataError(f"{path}:1: two columns are called {twice!r}; give each its own name")
     return list(columns or names)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -10,7 +9,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from simcse.data.tables import format_of
+from simcse.data import tables
 from simcse.errors import ConfigError, SearchError
 from simcse.files import moved
 from simcse.search.documents import file_documents
@@ -29,19 +28,13 @@ def stream_files(inputs: Sequence[str | Path], **columns: Any) -> Iterator[Docum
 
 
 def count_rows(inputs: Sequence[str | Path]) -> int | None:
-    """About how many rows files hold, for a progress bar; None where one is a pipe."""
-    total = 0
-    for path in map(Path, inputs):
-        if not path.is_file():
-            return None
-        if format_of(path) == "parquet":
-            import pyarrow.parquet as pq
+    """About how many rows files hold, for a progress bar; None where one is standard input.
 
-            total += pq.read_metadata(path).num_rows
-            continue
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
-            total += sum(block.count(b"\n") for block in iter(lambda: stream.read(2**20), b""))
-    return total
+    Raises:
+        DataError: a missing or damaged file.
+    """
+    counts = [tables.count_rows(Path(source)) for source in inputs]
+    return None if None in counts else sum(count for count in counts if count is not None)
 
 
 def build_from_files(
