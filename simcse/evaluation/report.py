@@ -173,12 +173,14 @@ class Report:
         return columns, rows
 
     def _notes(self) -> list[str]:
+        notes = [self.protocol["transfer"]] if "transfer" in self.protocol else []
         if not self.speed:
-            return []
+            return notes
         speed = self.speed
         return [
+            *notes,
             f"{speed['sentences']:,.0f} sentences encoded, distinct ones once, in {speed['seconds']:.1f} s: "
-            f"{speed['sentences_per_second']:,.0f} sentences/s"
+            f"{speed['sentences_per_second']:,.0f} sentences/s",
         ]
 
 

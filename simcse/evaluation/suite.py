@@ -97,6 +97,8 @@ def evaluate(
     protocol = {"aggregation": aggregation, "similarity": "cosine", **(settings or {})}
     if plan.sts:
         protocol["sts_text"] = "as in SentEval's files (lower-cased and tokenised, SICK and Japanese raw)"
+    if plan.transfer:
+        protocol["transfer"] = transfer.NOTE
     return Report(model, protocol, results, geometry, averaged=sts.SEVEN, speed=_speed(timed))
 
 

@@ -2,7 +2,7 @@
 
 The protocol is SentEval's: 10-fold cross-validation where a task has no split, the given split otherwise,
 regularisation chosen on held-out training rows. Departures from SentEval's own classifiers, which shift scores by some
-tenths:
+tenths, CR's by up to a point (benchmarks/RESULTS.md); `NOTE` says so beside the scores:
 
 - scikit-learn's multinomial logistic regression (L-BFGS, to convergence) in place of a network of one layer trained for
   a few epochs of Adam, or of liblinear's one-against-rest;
@@ -10,8 +10,9 @@ tenths:
   standardised vectors is nearly no regularisation at all;
 - within a fold, or where a task has no development set, C is chosen on one held-out tenth of the training rows, where
   SentEval cross-validates in ten folds once more;
-- vectors are what the encoder gives: normalised, if it normalises;
-- rows without text are left out: 4 of CR, 3 of MPQA.
+- vectors are of unit length, where SentEval takes them as they come; its network of one layer learns less from those;
+- folds are drawn from rows in the files' order, SentEval's from rows sorted by length;
+- rows without text are left out: 4 of CR, 3 of MPQA. (SentEval reads CR as Latin-1, which changes no score.)
 """
 
 from __future__ import annotations
@@ -31,11 +32,12 @@ from simcse.evaluation.judge import Encode, embed
 if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression
 
-__all__ = ["TASKS", "TransferScore", "TransferSet", "TransferTask", "evaluate_transfer", "load_transfer"]
+__all__ = ["NOTE", "TASKS", "TransferScore", "TransferSet", "TransferTask", "evaluate_transfer", "load_transfer"]
 
 FOLDS = 10
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # C of scikit-learn: the smaller, the stronger the regularisation
 SEED = 1111  # SentEval's default
+NOTE = "transfer: classifier and folds are not SentEval's own: scores differ from its by tenths, CR's by up to a point"
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from simcse.errors import ConfigError, DataError, ModelError
+from simcse.evaluation.suite import evaluate
 from simcse.evaluation.transfer import TASKS, evaluate_transfer, load_transfer
 
 GOOD, BAD = ["good", "fine", "great", "lovely", "nice"], ["bad", "awful", "dull", "poor", "sad"]
@@ -56,6 +57,16 @@ def test_what_words_tell_is_learned(transfer_root: Path, word_vectors: Callable,
     assert score.accuracy > 90
     assert (score.f1 is not None) == (name == "MRPC")
     assert score.f1 is None or 85 < score.f1 <= 100
+
+
+def test_the_report_says_beside_the_score_that_sentevals_own_may_differ(
+    transfer_root: Path, word_vectors: Callable
+) -> None:
+    report = evaluate(word_vectors, ["MR"], transfer_root)
+    said = "not SentEval's own: scores differ from its by tenths, CR's by up to a point"
+    for text in (report.to_terminal(), report.to_markdown(), report.to_dict()["protocol"]["transfer"]):
+        assert said in " ".join(text.split())
+    assert all(len(line) <= 80 for line in report.to_terminal().splitlines())
 
 
 def test_what_words_do_not_tell_stays_at_chance(transfer_root: Path, word_vectors: Callable) -> None:
