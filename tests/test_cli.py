@@ -317,6 +317,19 @@ def test_inspect_data_names_what_may_harm(tmp_path: Path, capsys: pytest.Capture
     assert "nowhere.csv" in capsys.readouterr().err
 
 
+def test_inspect_data_counts_tokens_by_a_models_tokenizer(
+    tiny_bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "pairs.csv"
+    file.write_text("anchor,positive\n" + "a dog,the man sings and plays the piano in the park at night\n" * 4)
+    assert main(["inspect-data", str(file), "--model", str(tiny_bert), "--max_length", "8"]) == 0
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= 80
+    said = " ".join(printed.split())
+    assert "max_length 8 cuts none of anchor (tokens: median 4, 95 % 4, longest 4), 100 % of positive" in said
+    assert "in 4 rows; --max_length 16 cuts none of anchor, none of positive" in said
+
+
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_export_loads_everywhere(tiny_bert: Path, tmp_path: Path, sentences: list[str], dtype: str) -> None:
     from sentence_transformers import SentenceTransformer

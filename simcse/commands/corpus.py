@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
+import textwrap
 
 from simcse.commands.shared import Dtype, load_encoder
 from simcse.errors import ConfigError, DataError
@@ -12,19 +13,37 @@ from simcse.errors import ConfigError, DataError
 __all__ = ["cluster", "dedup", "inspect_data", "mine"]
 
 
-def inspect_data(source: str, *, columns: list[str] | None = None) -> None:
+def inspect_data(
+    source: str, *, columns: list[str] | None = None, model: str | None = None, max_length: int = 32
+) -> None:
     """Tell what in a training file may harm.
 
     Reads the file to its end, as train.py would: rows, repeated texts, lengths, blank fields, markup and control
-    characters, positives that equal their anchor.
+    characters, positives that equal their anchor. With --model also tokens, and what --max_length would cut.
 
     Args:
         source: txt, csv, tsv, jsonl or parquet; .gz too
         columns: names of the columns to take, in this order; default all of the file's 1 to 3
+        model: folder of a checkpoint, hub id, or package:NAME, by whose tokenizer the tokens of 2,000 rows are counted
+        max_length: tokens kept of each text, as for train.py
     """
     from simcse.data.inspect import inspect, render
 
-    print(render(inspect(source, columns=columns)))
+    if model is None:
+        print(render(inspect(source, columns=columns)))
+        return
+    from simcse.data.lengths import cut_line, token_counts
+
+    if max_length < 1:
+        raise ConfigError(f"--max_length: found {max_length}, expected at least 1")
+    encoder = load_encoder(model, "cpu", "fp32")
+    findings = inspect(source, columns=columns)
+    tokens = token_counts({column.name: column.sample for column in findings.columns}, encoder.tokenizer)
+    print(render(findings, tokens))
+    filled = {name: lengths for name, lengths in tokens.items() if len(lengths)}
+    if filled:
+        line = cut_line(filled, max_length, encoder.backbone_limit, findings.rows)
+        print(textwrap.fill(line, 80, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False))
 
 
 def mine(

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import random
 import re
+import textwrap
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import combinations
 from pathlib import Path
 
+import numpy as np
+
 from simcse.data.columns import ROLES, chosen_columns
+from simcse.data.lengths import LONGEST, SAMPLE, Counts
 from simcse.data.tables import Row, check_file, format_of, lines, named_rows, shown
 from simcse.errors import DataError
 
 __all__ = ["ColumnFindings", "Example", "Findings", "inspect", "render"]
 
 PERCENTILES = (0, 5, 50, 95, 99, 100)
+WIDTH = 80  # columns of the terminal
 LONG = 2000  # characters; far beyond what any sentence encoder reads
 EXAMPLES = 3  # shown of each kind
 MARKUP = re.compile(r"</?[a-zA-Z][\w-]*(\s[^<>]*)?/?>|&(amp|lt|gt|quot|nbsp|#\d+);")
@@ -62,6 +68,8 @@ class ColumnFindings:
     """Kind of defect (a key of `DEFECTS`) -> rows."""
     examples: dict[str, list[Example]]
     """Kind of defect -> the first rows that have it."""
+    sample: list[str] = field(repr=False)
+    """At most 2,000 of its texts, drawn evenly, to count their tokens; cut at 20,000 characters."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +132,9 @@ class _Column:
         self.characters: Counter[int] = Counter()
         self.defects: Counter[str] = Counter()
         self.examples: dict[str, list[Example]] = {}
+        self.sample: list[str] = []
+        self._filled = 0
+        self._random = random.Random(0)  # the same sample each time
 
     def add(self, line: int, text: object) -> bytes:
         """Count one value; returns a digest of it."""
@@ -137,9 +148,17 @@ class _Column:
         self.seen[digest] += 1
         if self.seen[digest] == 2:
             self.frequent[digest] = text
+        self._draw(text)
         self.words[len(text.split())] += 1
         self.characters[len(text)] += 1
         return digest
+
+    def _draw(self, text: str) -> None:
+        """Keep a sample in which each text seen so far is as likely (reservoir sampling)."""
+        self._filled += 1
+        place = self._random.randrange(self._filled) if self._filled > SAMPLE else len(self.sample)
+        if place < SAMPLE:  # half of a surrogate pair, which training refuses, has no tokens
+            self.sample[place : place + 1] = [text[:LONGEST].encode(errors="replace").decode()]
 
     def findings(self) -> ColumnFindings:
         top = max(self.frequent, key=self.seen.__getitem__, default=b"")
@@ -152,6 +171,7 @@ class _Column:
             characters=_percentiles(self.characters),
             defects=dict(self.defects),
             examples=self.examples,
+            sample=self.sample,
         )
 
 
@@ -241,28 +261,47 @@ def _lines(examples: Sequence[Example]) -> str:
     return f"line{'s' if len(examples) > 1 else ''} {', '.join(str(example.line) for example in examples)}"
 
 
-def render(findings: Findings) -> str:
-    """The findings as text of at most 100 columns: a table of the columns, then what to look into."""
+def render(findings: Findings, tokens: Mapping[str, Counts] | None = None) -> str:
+    """The findings as text of at most 80 columns: two tables of the columns, then what to look into.
+
+    Args:
+        findings: of `inspect`.
+        tokens: column -> numbers of tokens of its sample; see `lengths.token_counts`.
+    """
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{findings.source}: {findings.rows:,} rows", title_justify="left")
-    table.add_column("column", overflow="fold")
-    for heading in ("distinct", "repeated", "words", "characters"):
-        table.add_column(heading, justify="right")
+    counts = Table(title=f"{findings.source}: {findings.rows:,} rows", title_justify="left")
+    lengths = Table(title="lengths", title_justify="left")
+    counts.add_column("column", overflow="fold")
+    lengths.add_column("column", overflow="fold")
+    lengths.add_column("in")
+    for heading in ("distinct", "repeated"):
+        counts.add_column(heading, justify="right")
+    for percentile in PERCENTILES:
+        lengths.add_column(_heading(percentile), justify="right")
     for column in findings.columns:
-        table.add_row(
-            column.name, f"{column.distinct:,}", f"{column.duplicates:,}",
-            _spread(column.words), _spread(column.characters),
-        )  # fmt: skip
-    console = Console(width=100, color_system=None)
+        counts.add_row(column.name, f"{column.distinct:,}", f"{column.duplicates:,}")
+        units = {"words": column.words, "characters": column.characters}
+        if tokens is not None and len(found := tokens[column.name]):
+            values = np.percentile(found, PERCENTILES, method="inverted_cdf")
+            units["tokens"] = dict(zip(PERCENTILES, map(int, values), strict=True))
+        for unit, spread in units.items():
+            if spread:
+                lengths.add_row(column.name, unit, *(f"{value:,}" for value in spread.values()))
+    console = Console(width=WIDTH, color_system=None)
     with console.capture() as capture:
-        console.print(table)
-        console.print(f"lengths: percentiles {', '.join(map(str, PERCENTILES))}", highlight=False)
+        console.print(counts)
+        console.print(lengths)
     body = "\n".join(line.rstrip() for line in capture.get().splitlines())
     told = findings.warnings
-    return body + "\n" + ("\n".join(f"- {warning}" for warning in told) if told else "nothing to complain about")
+    return body + "\n" + ("\n".join(map(_bullet, told)) if told else "nothing to complain about")
 
 
-def _spread(percentiles: Mapping[int, int]) -> str:
-    return " ".join(f"{value:,}" for value in percentiles.values())
+def _heading(percentile: int) -> str:
+    return {0: "least", 50: "median", 100: "longest"}.get(percentile, f"{percentile} %")
+
+
+def _bullet(warning: str) -> str:
+    """A line, or several of at most 80 columns."""
+    return textwrap.fill(warning, WIDTH, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False)

@@ -12,6 +12,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from simcse.data.lengths import cut_line, sample, token_counts
 from simcse.data.readers import read_training
 from simcse.encoder.model import SentenceEncoder
 from simcse.errors import ConfigError
@@ -63,6 +64,7 @@ def run_to_report(
     """Judge, train, judge, report."""
     if accelerator.is_main_process:
         tell_start(config, trainer)
+        tell_lengths(config, trainer)
     if config.trackers:
         accelerator.init_trackers("simcse", config={key: str(value) for key, value in config.as_dict().items()})
     if trainer.step == 0:
@@ -99,6 +101,13 @@ def tell_start(config: TrainConfig, trainer: Trainer) -> None:
     else:
         said = f"resuming at step {trainer.step + 1} of {trainer.schedule.steps} from {trainer.run.start}"
     print(said, file=sys.stderr)
+
+
+def tell_lengths(config: TrainConfig, trainer: Trainer) -> None:
+    """Say which share of the texts `--max_length` cuts."""
+    encoder, rows = trainer.accelerator.unwrap_model(trainer.model).encoder, trainer.batches.dataset
+    counts = token_counts(sample(rows), encoder.tokenizer)
+    print(cut_line(counts, config.max_length, encoder.backbone_limit, len(rows)), file=sys.stderr)
 
 
 def make_report(config: TrainConfig, trainer: Trainer) -> dict[str, Any]:

@@ -42,6 +42,19 @@ def test_a_run_learns_and_leaves_everything(config: TrainConfig) -> None:
     assert again.spearman == pytest.approx(scores["spearman"], abs=1e-3)
 
 
+def test_the_start_says_what_max_length_cuts(
+    config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of 40 lines of 1 to 10 words those of 5 and more are cut at 6 tokens, two of which are special: 24."""
+    (tmp_path / "texts.txt").write_text("".join("the man " * (i % 5) + "the " * (i % 2 + 1) + "\n" for i in range(40)))
+    train(replace(config, data=DataConfig(train=str(tmp_path / "texts.txt")), max_steps=1, max_length=6))
+    [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("max_length 6 cuts ")]
+    assert line == (
+        "max_length 6 cuts 60.0 % of text (tokens: median 7, 95 % 12, longest 12) in 40 rows; "
+        "--max_length 16 cuts none of text"
+    )
+
+
 class KilledError(Exception):
     pass
 
