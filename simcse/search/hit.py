@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from simcse.search.identity import Matrix
 from simcse.search.rows import Id
-from simcse.search.view import View
+from simcse.search.view import Filter, Subset, View
 
 __all__ = ["Hit", "find"]
 
@@ -33,14 +32,18 @@ class Hit:
 
 
 def find(
-    view: View, queries: Matrix, top_k: int, floor: float, where: Mapping[str, Any] | None, threads: int | None
+    view: View,
+    queries: Matrix,
+    top_k: int,
+    floor: float,
+    where: Filter | None,
+    threads: int | None,
 ) -> list[list[Hit]]:
     """Hits of unit vectors (q, d), best first; arguments as of `SearchIndex.search_vectors`, checked."""
     allowed = view.live
     if where is not None and where != {}:
-        allowed = np.zeros(view.size, bool)
-        slots = view.store.matching(where)
-        allowed[slots[slots < len(allowed)]] = True
+        subset = where if isinstance(where, Subset) else view.subset(where)
+        view, allowed = subset.view, subset.allowed
     k = min(top_k, view.size if allowed is None else int(np.count_nonzero(allowed)))
     if k == 0:
         return [[] for _ in queries]

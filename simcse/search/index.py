@@ -9,7 +9,7 @@ for hit in index.search(["Who plays?"], top_k=5)[0]:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from simcse.search.plan import check_budget, check_kind, is_milvus
 from simcse.search.queries import checked_floor, checked_texts, checked_top_k, sampled_vectors, unit_queries
 from simcse.search.rows import Document, Id, check_all_there, numbered, plain_ids, typed_ids
 from simcse.search.state import State
-from simcse.search.view import View, found
+from simcse.search.view import Filter, View, found
 
 __all__ = ["Hit", "SearchIndex"]
 
@@ -333,9 +333,9 @@ class SearchIndex:
         top_k: int = 5,
         min_score: float | None = None,
         *,
-        where: Mapping[str, Any] | None = None,
+        where: Filter | None = None,
     ) -> list[list[Hit]]:
-        """As `search`, for queries (q, d) that are vectors already.
+        """As `search`, for queries (q, d) that are vectors already; `where` may be a `subset`, too.
 
         Raises:
             SearchError: another dimension than the index holds, NaN, top_k below 1, an unknown field in `where`.
@@ -343,8 +343,12 @@ class SearchIndex:
         queries, top_k, floor = unit_queries(vectors, self.dimension), checked_top_k(top_k), checked_floor(min_score)
         return self._search(queries, top_k, floor, where)
 
-    def _search(self, queries: Matrix, top_k: int, floor: float, where: Mapping[str, Any] | None) -> list[list[Hit]]:
+    def _search(self, queries: Matrix, top_k: int, floor: float, where: Filter | None) -> list[list[Hit]]:
         return find(self._state.current(), queries, top_k, floor, where, self.threads)
+
+    def subset(self, where: Mapping[str, Any], stop: Callable[[], bool] = lambda: False) -> Filter:
+        """The rows that a filter leaves now, as a `where` of `search_vectors`; see `store.Store.matching`."""
+        return self._state.current().subset(where, stop)
 
     def save(self, folder: str | Path) -> None:
         """Write the index to a folder and go on from there: later changes are durable in it at once.

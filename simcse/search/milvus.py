@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ from simcse.search.milvus_layout import (
 from simcse.search.rows import Document, Id, Row, check_all_there, numbered, plain_ids, storable, typed_ids
 from simcse.search.store import Store
 from simcse.search.vectors import Vectors
-from simcse.search.view import View
+from simcse.search.view import Filter, View
 
 __all__ = ["MilvusIndex"]
 
@@ -287,7 +287,13 @@ class MilvusIndex(SearchIndex):
             manager: Any = importlib.import_module("milvus_lite.server_manager")
             manager.server_manager_instance.release_server(self._address)
 
-    def _search(self, queries: Matrix, top_k: int, floor: float, where: Mapping[str, Any] | None) -> list[list[Hit]]:
+    def subset(self, where: Mapping[str, Any], stop: Callable[[], bool] = lambda: False) -> Filter:
+        """The filter itself, once checked: Milvus applies it while it searches."""
+        self._refresh()
+        expression(where, self._about["fields"])
+        return where
+
+    def _search(self, queries: Matrix, top_k: int, floor: float, where: Filter | None) -> list[list[Hit]]:
         if top_k > MOST_HITS:
             raise SearchError(f"top_k: found {top_k}, Milvus gives at most {MOST_HITS}")
         condition = ""

@@ -11,7 +11,7 @@ import json
 import sqlite3
 import threading
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ from simcse.search.rows import Id, Row, packed_metadata, storable
 __all__ = ["Id", "Row", "Store", "file_id"]
 
 IDS_A_QUERY = 1000  # looked for at once; SQLite binds 32,766 values
+SLOTS_A_SCAN = 8192  # that a filter is compared with before another process may commit
+STEPS = 1000  # of SQLite's machine between two looks at whether to stop; a tenth of a millisecond
 WAIT = 30.0  # seconds for another process to finish its mutation
 SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -47,7 +49,7 @@ class Store:
             SearchError: the file is missing or is no such database.
         """
         self.path = path
-        self._lock, self._reader_lock = threading.RLock(), threading.RLock()
+        self._lock, self._reader_lock, self._scanner_lock = threading.RLock(), threading.RLock(), threading.RLock()
         self._writing: int | None = None  # the thread whose transaction is open
         if path is not None and not create and not path.is_file():
             raise SearchError(f"{path}: missing; restore a copy or build the index anew")
@@ -63,11 +65,13 @@ class Store:
                 self._connection.execute("SELECT count(*) FROM meta").fetchone()
             # a second connection, so that other threads neither wait for an open transaction nor see into it
             self._reader = self._connect() if path is not None else self._connection
+            # and a third: the second is not held up by a filter that reads all rows
+            self._scanner = self._connect() if path is not None else self._connection
             self.file = file_id(path) if path is not None else None
             if not create and self.file != before:
                 raise SearchError(f"{path}: replaced by another process while it was opened; try again")
             if path is None:
-                self._reader_lock = self._lock
+                self._reader_lock = self._scanner_lock = self._lock
 
     def _connect(self, create: bool = False) -> sqlite3.Connection:
         # what another process has removed just now must not come back as an empty database
@@ -78,6 +82,7 @@ class Store:
 
     def close(self) -> None:
         """Let the file go."""
+        self._scanner.close()
         self._reader.close()
         self._connection.close()
 
@@ -237,17 +242,40 @@ class Store:
                 "INSERT OR REPLACE INTO blocks VALUES (?, ?)", list(enumerate(checksums.tolist(), first))
             )
 
-    def matching(self, where: Mapping[str, Any]) -> npt.NDArray[np.int64]:
+    def matching(self, where: Mapping[str, Any], stop: Callable[[], bool] = lambda: False) -> npt.NDArray[np.int64]:
         """Slots of the rows whose metadata fits; see `filters.condition`.
 
+        Args:
+            where: the filter.
+            stop: asked now and then; true ends the search.
+
         Raises:
-            SearchError: a field that no row has.
+            FilterError: a field that no row has, an unknown operator, a value of the wrong type.
+            TimeoutError: it was stopped.
         """
-        known = [name for (name,) in self._all("SELECT name FROM fields")]
-        clause, values = condition(where, known)
-        return np.array(
-            [slot for (slot,) in self._all(f"SELECT slot FROM rows WHERE {clause}", *values)], dtype=np.int64
-        )
+        clause, values = condition(where, self.fields())
+        size = self._all("SELECT coalesce(max(slot) + 1, 0) FROM rows")[0][0]
+        query = f"SELECT slot FROM rows WHERE slot >= ? AND slot < ? AND ({clause})"
+        found: list[int] = []
+        for first in range(0, size, SLOTS_A_SCAN):
+            with self._scanning(stop) as connection:
+                found += [slot for (slot,) in connection.execute(query, (first, first + SLOTS_A_SCAN, *values))]
+        return np.array(found, dtype=np.int64)
+
+    @contextmanager
+    def _scanning(self, stop: Callable[[], bool]) -> Iterator[sqlite3.Connection]:
+        ours = self.changing
+        connection = self._connection if ours else self._scanner
+        with self._lock if ours else self._scanner_lock, self._guarded():
+            connection.set_progress_handler(stop, STEPS)
+            try:
+                yield connection
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT:
+                    raise TimeoutError("the filter was stopped") from error
+                raise
+            finally:
+                connection.set_progress_handler(None, 0)
 
     def fields(self) -> list[str]:
         """Names of all metadata fields, sorted."""

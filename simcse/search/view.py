@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from simcse.search.identity import Matrix
 from simcse.search.nearest import nearest_rows
 from simcse.search.store import Id, Row, Store
 
-__all__ = ["View", "found"]
+__all__ = ["Filter", "Subset", "View", "found"]
 
 Slots = npt.NDArray[np.int64]
 
@@ -60,6 +60,13 @@ class View:
         self.blocks.check(self.rows)
         return self.rows
 
+    def subset(self, where: Mapping[str, Any], stop: Callable[[], bool] = lambda: False) -> Subset:
+        """The rows that a filter leaves; arguments and errors as of `store.Store.matching`."""
+        allowed = np.zeros(self.size, bool)
+        slots = self.store.matching(where, stop)
+        allowed[slots[slots < self.size]] = True
+        return Subset(self, np.packbits(allowed))
+
     def slots(self) -> Slots:
         """Of the living rows, in the order in which they were added."""
         return np.arange(self.size) if self.live is None else np.flatnonzero(self.live)
@@ -89,6 +96,22 @@ class View:
             queries, self.rows, k, ann=self.ann, allowed=allowed, threads=threads,
             check=lambda slots: self.blocks.check(self.rows, slots),
         )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Subset:
+    """The rows of a view that a filter leaves, a bit for each."""
+
+    view: View
+    bits: npt.NDArray[np.uint8]
+
+    @property
+    def allowed(self) -> npt.NDArray[np.bool_]:
+        """(n,)"""
+        return np.unpackbits(self.bits, count=self.view.size).view(bool)
+
+
+Filter = Mapping[str, Any] | Subset
 
 
 def found(current: Callable[[], View], ids: Sequence[Id]) -> tuple[View, dict[Id, int]]:

@@ -1,4 +1,8 @@
-"""A batch of texts to encode, some of them to search for: the work between the queue and the responses."""
+"""A batch of texts to encode, some of them to search for: the work between the queues and the responses.
+
+A filter is compared with every row, which may take seconds. Filters therefore have a queue and a thread of their own;
+what is left to the texts' thread is to search the rows that are left.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from simcse.errors import SimCSEError
+from simcse.errors import SearchError, SimCSEError
 from simcse.search.identity import Encode, Matrix, unit_vectors
 from simcse.search.index import Hit, SearchIndex
+from simcse.search.view import Filter
 from simcse.serving.metrics import Metrics
 
-__all__ = ["Answer", "Answers", "Search", "Task"]
+__all__ = ["Answer", "Answers", "Filtering", "Filters", "Search", "Task"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,8 @@ class Search:
     top_k: int
     min_score: float | None = None
     where: dict[str, Any] = field(default_factory=dict)
+    rows: Filter | None = None
+    """Those that `where` leaves."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,45 @@ class Answer:
 
     vector: Matrix
     hits: list[Hit]
+
+
+@dataclass(frozen=True)
+class Filtering:
+    """A filter, and when nobody waits for its rows any more, in seconds of `time.monotonic`."""
+
+    where: dict[str, Any]
+    until: float
+
+
+class Filters:
+    """Batch of filters in, the rows that they leave out: equal ones are looked for once.
+
+    Args:
+        index: to look in.
+        metrics: to note times in.
+    """
+
+    def __init__(self, index: SearchIndex, metrics: Metrics) -> None:
+        self._index, self._metrics = index, metrics
+
+    def __call__(self, wanted: Sequence[Filtering]) -> list[Filter | Exception]:
+        """The rows for each filter; an exception where it is wrong or took too long."""
+        begin = time.perf_counter()
+        until: dict[str, float] = {}
+        for one in wanted:
+            until[_key(one.where)] = max(one.until, until.get(_key(one.where), one.until))
+        found: dict[str, Filter | Exception] = {}
+        for one in wanted:
+            if (key := _key(one.where)) not in found:
+                found[key] = self._found(one.where, until[key])
+        self._metrics.filter_seconds.observe(time.perf_counter() - begin)
+        return [found[_key(one.where)] for one in wanted]
+
+    def _found(self, where: dict[str, Any], until: float) -> Filter | Exception:
+        try:
+            return self._index.subset(where, lambda: time.monotonic() > until)
+        except (SearchError, TimeoutError) as error:
+            return error
 
 
 class Answers:
@@ -80,7 +126,7 @@ class Answers:
         """Fill in the hits of tasks whose filters are equal: searched for the largest top_k, then cut for each."""
         wanted = [task.search for task in tasks if task.search is not None]
         try:
-            found = self._index.search_vectors(vectors, max(one.top_k for one in wanted), where=wanted[0].where or None)
+            found = self._index.search_vectors(vectors, max(one.top_k for one in wanted), where=wanted[0].rows)
         except SimCSEError as error:
             for n in numbers:
                 answers[n] = error
@@ -95,5 +141,9 @@ def _groups(tasks: Sequence[Task]) -> list[list[int]]:
     groups: dict[str, list[int]] = {}
     for number, task in enumerate(tasks):
         if task.search is not None:
-            groups.setdefault(json.dumps(task.search.where, sort_keys=True), []).append(number)
+            groups.setdefault(_key(task.search.where), []).append(number)
     return list(groups.values())
+
+
+def _key(where: dict[str, Any]) -> str:
+    return json.dumps(where, sort_keys=True)

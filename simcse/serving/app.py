@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ from simcse.errors import SearchError, SimCSEError
 from simcse.search.filters import FilterError
 from simcse.search.identity import Matrix, OtherEncoderError
 from simcse.search.index import Hit, SearchIndex
-from simcse.serving.answers import Answer, Answers, Search, Task
+from simcse.search.view import Filter
+from simcse.serving.answers import Answer, Answers, Filtering, Filters, Search, Task
 from simcse.serving.batcher import ClosedError, MicroBatcher, QueueFullError
 from simcse.serving.corpus_map import CorpusMap
 from simcse.serving.facts import facts_of, shown_name
@@ -76,16 +78,21 @@ class RequestError(Exception):
 
 
 class Service:
-    """An index, its encoder, and the queue before them."""
+    """An index, its encoder, and the queues before them."""
 
     def __init__(self, index: SearchIndex, encoder: SentenceEncoder, limits: Limits, map_points: int) -> None:
         self.index, self.encoder, self.limits = index, encoder, limits
-        self.metrics = Metrics(waiting=lambda: len(self.batcher), texts=self.texts)
-        self.batcher = MicroBatcher[Task, Answer](
+        self.batcher: MicroBatcher[Task, Answer]
+        self.filters: MicroBatcher[Filtering, Filter]
+        self.metrics = Metrics(lambda: len(self.batcher), lambda: len(self.filters), self.texts)
+        self.batcher = MicroBatcher(
             Answers(index, encoder.encode, self.metrics),
             max_batch=limits.max_batch,
             max_wait=limits.max_wait_ms / 1000,
             max_queue=limits.max_queue,
+        )
+        self.filters = MicroBatcher(
+            Filters(index, self.metrics), max_batch=limits.max_batch, max_wait=0, max_queue=limits.max_queue
         )
         self.map = CorpusMap(index, map_points)
 
@@ -93,11 +100,18 @@ class Service:
         """Encode texts together with those of other requests, and search for them if `search` says how.
 
         Raises:
-            RequestError: too many or too long texts, a blank one to search for, top_k above its bound.
+            RequestError: too many or too long texts, a blank one to search for, top_k above its bound, a wrong filter.
             QueueFullError, ClosedError, TimeoutError: there is no time for them.
         """
         self._check(texts, search)
+        until = time.monotonic() + self.limits.timeout
         async with asyncio.timeout(self.limits.timeout):
+            if search is not None and search.where:
+                try:
+                    [rows] = await self.filters.submit([Filtering(search.where, until)])
+                except FilterError as error:
+                    raise RequestError(f"where: {error}") from error
+                search = replace(search, rows=rows)
             return await self.batcher.submit([Task(text, search) for text in texts])
 
     async def vectors(self, texts: Sequence[str]) -> Matrix:
@@ -160,10 +174,12 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service.batcher.start()
+        service.filters.start()
         await asyncio.to_thread(service.map.points)
         try:
             yield
         finally:
+            await asyncio.to_thread(service.filters.close)
             await asyncio.to_thread(service.batcher.close)
 
     app = FastAPI(
@@ -189,10 +205,7 @@ def _add_api(app: FastAPI, service: Service) -> None:
         if not queries:
             raise RequestError("query: found none, expected at least one text")
         wanted = Search(request.top_k, request.min_score, request.where)
-        try:
-            answers = await service.answers(queries, wanted)
-        except FilterError as error:
-            raise RequestError(f"where: {error}") from error
+        answers = await service.answers(queries, wanted)
         results = [
             {"query": query, "hits": [_hit(hit) for hit in answer.hits]}
             for query, answer in zip(queries, answers, strict=True)
@@ -243,7 +256,7 @@ def _add_operations(app: FastAPI, service: Service) -> None:
 
     @app.get("/healthz", summary="Whether the service works")
     async def healthz() -> Response:
-        if not service.batcher.alive:
+        if not (service.batcher.alive and service.filters.alive):
             return JSONResponse({"status": "stopping"}, 503)
         if (reason := await asyncio.to_thread(service.failure)) is not None:
             return JSONResponse({"status": "failing", "reason": reason}, 503)

@@ -16,10 +16,11 @@ class Metrics:
 
     Args:
         waiting: gives the number of texts in the queue.
+        filters: gives the number of filters in theirs.
         texts: gives the number of texts in the index, NaN where it cannot be read.
     """
 
-    def __init__(self, waiting: Callable[[], float], texts: Callable[[], float]) -> None:
+    def __init__(self, waiting: Callable[[], float], filters: Callable[[], float], texts: Callable[[], float]) -> None:
         from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
         self.registry = CollectorRegistry()
@@ -36,7 +37,14 @@ class Metrics:
         self.search_seconds = Histogram(
             "simcse_search_seconds", "Time to search for a batch.", buckets=SECONDS, registry=self.registry
         )
+        self.filter_seconds = Histogram(
+            "simcse_filter_seconds",
+            "Time to find the rows of a batch's filters.",
+            buckets=SECONDS,
+            registry=self.registry,
+        )
         Gauge("simcse_queue_texts", "Texts that wait.", registry=self.registry).set_function(waiting)
+        Gauge("simcse_queue_filters", "Filters that wait.", registry=self.registry).set_function(filters)
         Gauge("simcse_index_texts", "Texts in the index.", registry=self.registry).set_function(texts)
 
     def __bytes__(self) -> bytes:

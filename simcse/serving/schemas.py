@@ -93,7 +93,8 @@ class SearchRequest(_Request):
     min_score: float | None = Field(None, description="the least cosine of a hit")
     where: Where = Field(
         {},
-        description='metadata that hits must have: {"lang": "en"}, {"lang": ["en", "de"]}, {"year": {">=": 2000}}',
+        description='metadata that hits must have: {"lang": "en"}, {"lang": ["en", "de"]}, {"year": {">=": 2000}}; '
+        f"at most {MOST_FIELDS} fields of {MOST_VALUES} values",
         examples=[{}],
     )
 

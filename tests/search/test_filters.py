@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import threading
 
 import numpy as np
 import pytest
@@ -118,3 +119,55 @@ def test_ten_thousand_values_are_one_pass():
     store = Store()
     store.insert(0, [(i, "", {"n": i, "t": str(i)}) for i in range(300)])
     assert len(store.matching({"n": list(range(100, 5100)), "t": [str(i) for i in range(0, 4999)]})) == 200
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """A store of 20,000 rows on the disk, more than are looked at in one go."""
+    store = Store(tmp_path_factory.mktemp("many") / "store.sqlite", create=True)
+    with store.transaction():
+        store.insert(0, [(i, "", {"year": i % 3000, "name": f"name {i % 3000}"}) for i in range(20_000)])
+    store.remove(range(100, 200))
+    yield store
+    store.close()
+
+
+def looks(store, where):
+    """How often a filter asks whether to stop, that is thousands of steps of SQLite."""
+    asked = []
+    found = store.matching(where, lambda: bool(asked.append(1)))
+    return len(asked), found
+
+
+@pytest.mark.parametrize("field", ["year", "name"])
+def test_many_values_take_one_pass(many, field):
+    values = [i if field == "year" else f"name {i}" for i in range(0, 1980, 2)]
+    few, _ = looks(many, {field: values[:1]})
+    steps, found = looks(many, {field: values})
+    assert found.tolist() == [i for i in range(20_000) if i % 3000 in range(0, 1980, 2) and i not in range(100, 200)]
+    assert few > 10
+    assert steps < 3 * few
+
+
+def test_a_filter_can_be_stopped(many):
+    asked = []
+    with pytest.raises(TimeoutError):
+        many.matching({"year": 7}, lambda: bool(asked.append(1)) or len(asked) == 3)
+    assert len(asked) == 3
+    assert len(many.matching({"year": 7})) == 7
+
+
+def test_other_reads_do_not_wait_for_a_filter(many):
+    """While a filter is at work, another thread reads texts."""
+    read = []
+
+    def stop():
+        if not read:
+            thread = threading.Thread(target=lambda: read.append(many.fetch([5])), daemon=True)
+            thread.start()
+            thread.join(10)
+            return not read
+        return False
+
+    assert len(many.matching({"year": 7}, stop)) == 7
+    assert read[0][5][0] == 5

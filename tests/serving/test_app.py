@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -323,6 +324,54 @@ def refused_as_ours(response, caplog):
     return line
 
 
+def test_a_slow_filter_holds_up_no_search_without_one(index, encoder, client_of, monkeypatch):
+    """It is at work until its request is given up, and asked to stop by then; other requests are answered meanwhile."""
+    entered, stopped = threading.Event(), threading.Event()
+
+    def slow(self, where, stop):
+        entered.set()
+        while not stop():
+            time.sleep(0.01)
+        stopped.set()
+        raise TimeoutError
+
+    monkeypatch.setattr(SearchIndex, "subset", slow)
+    client = client_of(create_app(index, encoder, limits=Limits(timeout=1)))
+    with ThreadPoolExecutor(1) as pool:
+        filtered = pool.submit(client.post, "/api/search", json={"query": "a dog", "where": {"lang": "en"}})
+        assert entered.wait(20)
+        assert search(client, "a dog")
+        assert not stopped.is_set()
+        assert filtered.result(20).status_code == 503
+        assert stopped.wait(20)
+
+
+def test_equal_filters_are_looked_for_once(index, encoder, client_of, monkeypatch):
+    gate, looked = threading.Event(), []
+    subset = SearchIndex.subset
+
+    def noted(self, where, stop):
+        looked.append(where)
+        assert gate.wait(20)
+        return subset(self, where, stop)
+
+    monkeypatch.setattr(SearchIndex, "subset", noted)
+    client = client_of(create_app(index, encoder))
+    filters = [{"lang": "en"}] * 4 + [{"lang": "de"}] * 4
+    with ThreadPoolExecutor(9) as pool:
+        first = pool.submit(search, client, "a dog", where={"year": {">": 0}})
+        while not looked:
+            pass
+        others = [pool.submit(search, client, "a dog", where=where, top_k=64) for where in filters]
+        while metric(client, "simcse_queue_filters") < len(filters):
+            pass
+        gate.set()
+        assert len(first.result(20)[0]["hits"]) == 5
+        for where, other in zip(filters, others, strict=True):
+            assert {hit["metadata"]["lang"] for hit in other.result(20)[0]["hits"]} == {where["lang"]}
+    assert looked[1:] in ([{"lang": "en"}, {"lang": "de"}], [{"lang": "de"}, {"lang": "en"}])
+
+
 def test_an_encoder_that_fails_is_our_fault_and_told_so(index, client_of, tiny_bert, caplog):
     import torch
 
@@ -343,7 +392,7 @@ def test_a_damaged_index_is_told_to_the_log_and_not_to_clients(encoder, sentence
         assert search(client, "a dog", where=where)[0]["hits"]
     [store] = (tmp_path / "idx").glob("store*")
     store.write_bytes(b"\0" * store.stat().st_size)
-    for where in ({},):
+    for where in ({}, {"n": {">=": 0}}):
         line = refused_as_ours(client.post("/api/search", json={"query": "a cat", "where": where}), caplog)
         assert str(tmp_path) in line.message
 
