@@ -190,6 +190,9 @@ def _error_code(error: Exception, target: Path) -> int | None:
     if text == "database or disk is full":  # SQLite
         return errno.ENOSPC
     if re.search(r"inline_container|iostream error|requested and \d+ written", text):  # torch and numpy keep the cause
+        cause = error.__context__  # torch writing to a file that Python opened
+        if isinstance(cause, OSError) and cause.errno is not None:
+            return cause.errno
         return errno.EIO if shutil.disk_usage(target.parent).free else errno.ENOSPC
     return None
 

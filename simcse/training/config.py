@@ -217,11 +217,11 @@ class TrainConfig:
 
 def at_least(name: str, value: float, low: float) -> None:
     """Raise a ConfigError that names the option if the value is below `low` or not finite."""
-    if not (math.isfinite(value) and value >= low):
+    if not low <= value < math.inf:
         raise ConfigError(f"--{name} is {value}: at least {low}")
 
 
 def above_zero(name: str, value: float) -> None:
     """Raise a ConfigError that names the option unless the value is positive and finite."""
-    if not (math.isfinite(value) and value > 0):
+    if not 0 < value < math.inf:
         raise ConfigError(f"--{name} is {value}: must be above 0")

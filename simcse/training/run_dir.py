@@ -145,7 +145,8 @@ class RunDir:
             sync(self.folder / "log.jsonl")  # the log up to here is part of the state
             with replaced_folder(self.last) as new:
                 write_encoder(new)
-                torch.save(dict(state), new / STATE)
+                with (new / STATE).open("wb") as file:  # opened here, a failed write keeps its cause
+                    torch.save(dict(state), file)
                 seal(new, self._config, self.data)
 
     def save_best(self, write_encoder: Callable[[Path], None]) -> None:

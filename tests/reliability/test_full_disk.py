@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 
 import evaluate
+import train
+from simcse import SentenceEncoder
 from simcse.cli import main
 from simcse.console import run
 from simcse.encoder import inference
@@ -195,3 +197,51 @@ def test_a_damaged_note_of_progress(
     ]
     assert main(words) == 0
     assert np.load(target).shape == (400, 32)
+
+
+def training(output: Path, inputs: Path, model: Path, *options: str) -> int:
+    words = {
+        "model.name": model, "model.pooling": "mean", "model.projection": "none", "data.train": inputs / "pairs.csv",
+        "data.dev": inputs / "scored.tsv", "output_dir": output, "batch_size": 8, "max_steps": 4, "eval_every": 2,
+        "log_every": 1, "precision": "fp32",
+    }  # fmt: skip
+    return run(train.main, [*(f"--{name}={value}" for name, value in words.items()), *options])
+
+
+@pytest.mark.parametrize("size", ["4k", "16k", "150k", "400k"])
+def test_training_goes_on_when_there_is_room_again(
+    size: str, mount: Mount, inputs: Path, tiny_bert: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A disk that holds nothing, the options alone, best/ alone, best/ and last/ but not the next ones beside them."""
+    disk = mount(f"size={size}")
+    assert training(disk / "run", inputs, tiny_bert) == 1
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert errors[0].startswith(f"error: {disk / 'run'}")
+    assert "No space left on device; free some space" in errors[0]
+    left = {path.name for path in (disk / "run").iterdir()} if (disk / "run").exists() else set()
+    assert left <= {"config.yaml", "log.jsonl", "best", "last"}
+    for name in left & {"best", "last"}:
+        SentenceEncoder.from_pretrained(disk / "run" / name)
+    mount("size=8m")
+    assert training(disk / "run", inputs, tiny_bert, "--resume=auto") == 0
+    assert training(inputs / "undisturbed", inputs, tiny_bert) == 0
+    for name in ("best", "last"):
+        weights = [(run / name / "model.safetensors").read_bytes() for run in (disk / "run", inputs / "undisturbed")]
+        assert weights[0] == weights[1]
+
+
+def test_training_on_a_read_only_disk(
+    mount: Mount, inputs: Path, tiny_bert: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    disk = mount("size=8m")
+    assert training(disk / "run", inputs, tiny_bert, "--max_steps=2") == 0
+    mount("size=8m,ro")
+    before = sorted(disk.rglob("*"))
+    for output, options in ((disk / "new", []), (disk / "run", ["--resume=auto"]), (disk / "run", [])):
+        capsys.readouterr()
+        assert training(output, inputs, tiny_bert, "--max_steps=2", *options) == 1
+        [error] = capsys.readouterr().err.splitlines()
+        assert error.startswith(f"error: {output}")
+        assert error.endswith("Read-only file system; name a place that can be written to")
+    assert sorted(disk.rglob("*")) == before

@@ -212,6 +212,10 @@ def test_wrong_options_leave_nothing_behind(
         ({"temperature": 0.0}, r"--temperature is 0\.0: must be above 0"),
         ({"hard_negative_weight": -1.0}, r"--hard_negative_weight is -1\.0"),
         ({"epochs": 0}, r"--epochs is 0: at least 1"),
+        ({"seed": -1}, r"--seed is -1: at least 0"),
+        ({"seed": 2**63}, r"--seed is 9223372036854775808: at most 9223372036854775807"),
+        ({"seed": 2**63 - 1, "seeds": 2}, r"--seed is 9223372036854775807: at most 9223372036854775806 for --seeds 2"),
+        ({"seeds": 10**400}, r"--seed is 42: at most"),
         ({"micro_batch_size": 0}, r"--micro_batch_size is 0"),
         ({"optim": OptimConfig(lr=float("nan"))}, r"--optim\.lr is nan"),
         ({"optim": OptimConfig(warmup=1.0)}, r"--optim\.warmup is 1\.0"),
@@ -221,3 +225,31 @@ def test_wrong_options_leave_nothing_behind(
 def test_values_out_of_range(change: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         TrainConfig(**change)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dev", [True, False], ids=["judged", "not judged"])
+def test_weights_that_are_no_numbers_are_never_saved(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, dev: bool
+) -> None:
+    """The last loss is finite, and the update behind it is not: last/ stays that of step 4, best/ as it was."""
+    from simcse.training import trainer
+
+    seen = trainer.Trainer._set_rate
+
+    def too_fast(self: trainer.Trainer) -> None:
+        seen(self)
+        if self.step == 6:
+            self.optimizer.param_groups[0]["lr"] = float("inf")
+
+    monkeypatch.setattr(trainer.Trainer, "_set_rate", too_fast)
+    data = config.data if dev else replace(config.data, dev=None)
+    folder = Path(config.output_dir)
+    message = (
+        r"step 6: \d+ of 37 weights are NaN or infinite \(.*, \.\.\.\); .*last still has an earlier step; lower --optim"
+    )
+    with pytest.raises(ModelError, match=message) as caught:
+        train(replace(config, data=data, max_steps=6))
+    assert "\n" not in str(caught.value)
+    assert {path.name for path in folder.iterdir()} == {"config.yaml", "last", "log.jsonl"}
+    assert torch.load(folder / "last" / "trainer.pt")["step"] == 4
+    assert SentenceEncoder.from_pretrained(folder / "last").encode("a dog").any()
