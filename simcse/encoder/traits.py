@@ -18,8 +18,8 @@ from simcse.errors import ConfigError, ModelError
 __all__ = ["Traits", "auto_class", "choose_pooling", "find_traits", "traits_of"]
 
 SHORT, LONG = 3, 12  # tokens
-SAME = 1e-6  # of the largest state: differences of sums in another order
-NOISE = 1e-4  # the same for other shapes, which other kernels compute
+SAME = 1e-6  # of the largest state; what sees another token differs by more
+NOISE = 1e-4  # of the largest state: sums in the other order of other shapes
 
 
 class Traits(NamedTuple):
@@ -90,9 +90,9 @@ def find_traits(backbone: nn.Module, where: object) -> Traits:
         mask = torch.ones_like(long)
         mask[:, SHORT:] = 0
         alone = states(backbone, short)[0]  # (SHORT, D)
-        pair = states(backbone, torch.cat([short, other]))  # (2, SHORT, D)
+        first = [states(backbone, ids)[0, 0] for ids in (short, other)]  # equal shapes: equal to the bit if causal
         beside = states(backbone, torch.cat([padded, long]), torch.cat([mask, torch.ones_like(mask)]))[0, :SHORT]
-        return Traits(causal=differ(*pair[:, 0]) < SAME, leaks_padding=differ(alone, beside) > NOISE)
+        return Traits(causal=differ(*first) < SAME, leaks_padding=differ(alone, beside) > NOISE)
     except Exception as error:  # what a forward pass raises that wants other inputs
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(

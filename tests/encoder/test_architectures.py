@@ -18,6 +18,8 @@ from simcse import ConfigError, ModelError, SentenceEncoder
 from simcse.encoder.backbone import NO_LIMIT, own_states
 from simcse.encoder.batching import TokenBatch
 from simcse.encoder.traits import find_traits
+from simcse.training.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
+from simcse.training.run import train
 
 SHAPE = {
     "vocab_size": len(VOCABULARY), "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -284,3 +286,27 @@ def test_padding_that_leaks_in_training(tmp_path: Path, sentences: list[str]) ->
             torch.testing.assert_close(states[layer], torch.cat([x[layer] for x in alone]), atol=1e-5, rtol=0)
     states[-1].sum().backward()
     assert encoder.backbone.embeddings.word_embeddings.weight.grad is not None
+
+
+@pytest.mark.parametrize("kind", ["convbert", "qwen2", "t5"])
+def test_a_run_of_two_steps(kind: str, tmp_path: Path, sentences: list[str]) -> None:
+    """A few rows at a time: last/ loads, and has moved."""
+    build(tmp_path / kind, kind)
+    texts = tmp_path / "texts.txt"
+    texts.write_text("\n".join(sentences[:32]) + "\n", encoding="utf-8")
+    train(
+        TrainConfig(
+            model=ModelConfig(name=str(tmp_path / kind), dropout=0.1),
+            data=DataConfig(train=str(texts)),
+            optim=OptimConfig(lr=0.01),
+            output_dir=str(tmp_path / "run"),
+            batch_size=8,
+            micro_batch_size=4,
+            max_steps=2,
+            max_length=16,
+            precision="fp32",
+        )
+    )
+    before, after = load(tmp_path / kind), load(tmp_path / "run" / "last")
+    assert after.pooling == before.pooling
+    assert np.abs(after.encode(sentences[:8]) - before.encode(sentences[:8])).max() > 1e-3
