@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import sysconfig
+import time
 from pathlib import Path
 from types import ModuleType
 
@@ -248,7 +249,8 @@ def test_a_wrong_recipe_is_told_in_a_line(
 def test_the_whole_road(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Real weights, the sources of `json` and `email`: training helps; asked for the impossible, the road fails.
 
-    The second walk finds a finished run: it trains nothing, and says so by the unchanged log.
+    The first walk is told to stop in the midst of training, and the second one resumes. The third finds a finished run:
+    it trains nothing, and says so by the unchanged log.
     """
     road = imported("quickstart")
     monkeypatch.chdir(tmp_path)  # the road changes the folder, and this puts it back
@@ -259,21 +261,35 @@ def test_the_whole_road(tmp_path: Path, capfd: pytest.CaptureFixture[str], monke
             "dev": str(tmp_path / "corpus" / "heldout.csv"),
             "dev_corpus": str(tmp_path / "corpus" / "corpus.jsonl"),
         },
-        "batch_size": 32, "max_steps": 6, "max_length": 24, "optim": {"lr": 5e-5}, "output_dir": str(tmp_path / "run"),
+        "batch_size": 32, "max_steps": 6, "max_length": 24, "log_every": 1, "optim": {"lr": 5e-5},
+        "output_dir": str(tmp_path / "run"),
     }  # fmt: skip
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
     options = ["--config", str(tmp_path / "recipe.yaml"), "--source", str(STDLIB / "email")]
 
+    log = tmp_path / "run" / "log.jsonl"
+    with subprocess.Popen(
+        [sys.executable, FOLDER / "quickstart.py", *options], env=os.environ | {"PYTHONPATH": str(FOLDER.parents[1])}
+    ) as first:
+        while first.poll() is None and not (log.exists() and b'"loss"' in log.read_bytes()):
+            time.sleep(0.01)
+        first.terminate()
+        assert first.wait(120) == 143
+    capfd.readouterr()
+    done = sum("loss" in json.loads(line) for line in log.read_bytes().splitlines())
+    assert 1 <= done < 6
+
     assert road.run(road.main, [*options, "--least_gain", "0.5"]) == 0
     shown = capfd.readouterr()
+    assert f"resuming at step {done + 1} of 6" in shown.err
     assert "MRR@10 of finding a docstring by its name, in modules held out" in shown.out
     assert "uniformity" in shown.out
     assert all(question in shown.err for question in road.QUESTIONS)
     assert len(re.findall(r"^ *-?\d\.\d+ +\S+ +\S", shown.out, flags=re.M)) == 3 * len(road.QUESTIONS)  # hits
     assert f"python train.py --config {tmp_path / 'recipe.yaml'}" in shown.err
     assert (tmp_path / "run" / "best" / "config.json").is_file()
-    log = (tmp_path / "run" / "log.jsonl").read_bytes()
+    logged = log.read_bytes()
 
     assert road.run(road.main, [*options, "--least_gain", "100"]) == 1
     assert "training did not help" in capfd.readouterr().err.splitlines()[-1]
-    assert (tmp_path / "run" / "log.jsonl").read_bytes() == log
+    assert log.read_bytes() == logged
