@@ -76,6 +76,9 @@ class Guard:
                 await _respond(send_with_headers, *refused)
                 return
             await self._app(scope, _replay(body, receive), send_with_headers)
+        except asyncio.CancelledError:  # the server stops, and has waited for this request long enough
+            if not started:
+                await _respond(send_with_headers, 503, "the service is stopping")
         except Exception as error:
             if started:  # too late for another status: the connection is cut
                 raise

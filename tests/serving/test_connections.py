@@ -163,6 +163,20 @@ def test_requests_whose_client_has_gone_are_no_errors(port, caplog):
     assert not [record.message for record in caplog.records]
 
 
+def test_a_stop_does_not_wait_for_a_body_that_does_not_end(index, encoder, caplog):
+    with ExitStack() as clients:
+        with running(create_app(index, encoder)) as port:
+            head, body = (clients.enter_context(connected(port)) for _ in range(2))
+            head.sendall(GET[:10])
+            body.sendall(b"POST /api/encode HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\n{")
+            time.sleep(0.2)
+            begin = time.monotonic()
+        assert time.monotonic() - begin < 5
+        assert rest(body).startswith(b"HTTP/1.1 503 ")
+        assert rest(head) == b""
+    assert not [record for record in caplog.records if record.exc_info]
+
+
 def test_an_answer_that_is_not_read_is_given_up(monkeypatch):
     monkeypatch.setattr(connections, "SECONDS_TO_READ", 0.5)
     ended = threading.Event()
