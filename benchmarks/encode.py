@@ -32,7 +32,7 @@ from rich.console import Console
 from rich.table import Table
 
 from simcse import SentenceEncoder
-from simcse.encoder.model import has_native_bf16
+from simcse.encoder.device import has_native_bf16
 
 Encode = Callable[[list[str], int], np.ndarray]
 """(texts, batch size) -> (n, d) vectors."""
