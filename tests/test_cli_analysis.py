@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,22 @@ def test_compare_prints_a_table_a_verdict_and_the_reference(folder: Path, capsys
     published = found["a"]["published"]
     assert published["average"] == 76.25  # bert-base with a head in training: the paper's recipe
     assert published["departures"] == ["max_steps 20 (paper: unset)"]
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff", b"- 1", b"a: [", b"[" * 400, b"model: x", b"model: [1]"])
+def test_compare_a_run_whose_config_is_damaged(
+    folder: Path, tmp_path: Path, content: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(folder / "one", tmp_path / "one")
+    (tmp_path / "one" / "config.yaml").write_bytes(content)
+    options = ("--data", folder / "pairs.tsv", "--resamples", 100, "--format", "json")
+    status, told = simcse("compare", folder / "one", tmp_path / "one", *options), capsys.readouterr().err
+    if content.startswith(b"model"):  # options of another kind follow no recipe
+        assert status == 0
+    else:
+        assert status == 1
+        assert told.startswith(f"error: {tmp_path}/one/config.yaml")
+        assert "encoders on" not in told
 
 
 def test_beside_a_recipe_stand_the_paper_the_reference_and_the_runs(

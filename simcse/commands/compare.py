@@ -67,6 +67,8 @@ def compare(
     check_confidence(confidence)
     if recipe is not None and recipe not in RECIPES:
         raise ConfigError(f"--recipe: found {recipe!r}, expected one of {', '.join(RECIPES)}{nearest(recipe, RECIPES)}")
+    for run in (a, b):
+        config_of(run)  # damage is told before hours of encoding
     loaded = read_tasks(data, data_dir, tasks or [])
     names_a, names_b = encoders_of(a), encoders_of(b)
     print(f"{len(names_a)} + {len(names_b)} encoders on {len(loaded)} tasks", file=sys.stderr)

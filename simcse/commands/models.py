@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simcse.commands.shared import load_encoder
-from simcse.errors import ConfigError, ModelError
+from simcse.errors import ConfigError, DataError, ModelError
 
 if TYPE_CHECKING:
     from simcse.encoder.model import SentenceEncoder
@@ -55,13 +55,26 @@ def encoder_of(run: str) -> str:
 
 
 def config_of(run: str) -> dict[str, Any]:
-    """The content of the run's `config.yaml`, that of its first seed where there are several; empty without one."""
+    """The content of the run's `config.yaml`, that of its first seed where there are several; empty without one.
+
+    Raises:
+        DataError: it is no YAML of names and values.
+    """
     import yaml
+
+    from simcse.data.tables import lines, shown
 
     file = next((file for file in (Path(run) / "config.yaml", *sorted(Path(run).glob("seed-*/config.yaml")))
                  if file.is_file()), None)  # fmt: skip
-    loaded = yaml.safe_load(file.read_text(encoding="utf-8")) if file else None
-    return loaded if isinstance(loaded, dict) else {}
+    if file is None:
+        return {}
+    try:
+        loaded = yaml.safe_load("\n".join(lines(file)))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise DataError(f"{file}: not YAML ({error}); restore it, or remove it: a comparison does without") from error
+    if not isinstance(loaded, dict):
+        raise DataError(f"{file}: found {shown(loaded)}, expected the options of a run; restore it, or remove it")
+    return loaded
 
 
 @dataclass(frozen=True)

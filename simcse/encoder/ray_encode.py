@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from simcse.data.parquet import opened_parquet
 from simcse.errors import ConfigError, DataError, nearest
 from simcse.files import replaced_folder
 
@@ -131,14 +132,7 @@ def _checked(files: Sequence[Path], column: str | None) -> tuple[str, int]:
     """The column of texts, and the number of rows of all files."""
     rows = 0
     for file in files:
-        if not file.is_file():
-            raise DataError(f"{file}: no such file; engine ray reads parquet files")
-        try:
-            about = pq.ParquetFile(file)
-        except pa.ArrowInvalid as error:
-            raise DataError(
-                f"{file}: no parquet file ({str(error).splitlines()[0]}); engine ray reads no other"
-            ) from error
+        about = opened_parquet(file)  # engine ray reads no other
         names = about.schema_arrow.names
         column = column or ("text" if "text" in names else names[0] if len(names) == 1 else None)
         if column is None or column not in names:

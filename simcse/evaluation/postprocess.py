@@ -90,21 +90,28 @@ class Fitted:
         Raises:
             ModelError: the folder holds none, or a damaged one.
         """
-        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         folder = Path(folder)
         if not (folder / SETTINGS).is_file():
             raise ModelError(f"{folder}: no {SETTINGS} there; fit one by simcse postprocess")
         try:
-            about = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-            kind = about.pop("kind")
-            weights = load_file(folder / WEIGHTS)
-        except (ValueError, KeyError, OSError, SafetensorError) as error:
-            raise ModelError(f"{folder}: cannot be read ({type(error).__name__}); fit it anew") from error
-        if kind not in MAPS:
-            raise ModelError(f"{folder / SETTINGS}: kind {kind!r} is not one of {', '.join(MAPS)}; fit it anew")
-        return cls(kind, weights, about)
+            about = dict(json.loads((folder / SETTINGS).read_bytes()))
+            kind = str(about.pop("kind"))
+            if kind not in MAPS:
+                raise ModelError(f"{folder / SETTINGS}: kind {kind!r} is not one of {', '.join(MAPS)}; fit it anew")
+            fitted = cls("flow" if kind == "flow" else "whitening", load_file(folder / WEIGHTS), about)
+            mapped = fitted.apply(np.zeros((1, about["d"]), dtype=np.float32))  # what maps a vector is whole
+            said = (about.get(name) for name in ("encoder", "pooling", "fingerprint"))
+            if mapped.shape != (1, about["k"]) or not np.isfinite(mapped).all() or not isinstance(about["texts"], int):
+                raise ValueError("d, k, texts and weights do not belong together")
+            if not all(value is None or isinstance(value, str) for value in said):
+                raise ValueError("encoder, pooling and fingerprint are no texts")
+        except ModelError:
+            raise
+        except Exception as error:  # damaged files raise whatever the parser or the map stumbles over
+            raise ModelError(f"{folder}: damaged ({type(error).__name__}: {error}); fit it anew") from error
+        return fitted
 
 
 def fit(

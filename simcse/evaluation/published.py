@@ -61,7 +61,9 @@ BACKBONES = {"bert-base-uncased": "bert-base", "bert-large-uncased": "bert-large
 
 def recipe_of(config: Mapping[str, Any]) -> str | None:
     """The recipe that a run's `config.yaml` follows by backbone and head, or None: a key of `RECIPES`."""
-    model = config.get("model") or {}
+    model = config.get("model")
+    if not isinstance(model, Mapping):
+        return None
     backbone = str(model.get("name", "")).rstrip("/").rsplit("/", 1)[-1]
     kind = {"train": "unsup", "always": "sup"}.get(str(model.get("projection")))
     name = f"{kind}-{BACKBONES.get(backbone, backbone)}"

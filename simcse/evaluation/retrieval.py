@@ -6,6 +6,7 @@ in which each document answers its query and all documents are ranked.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,6 +22,7 @@ from simcse.evaluation.judge import Encode, embed
 __all__ = ["Collection", "evaluate_retrieval", "load_beir", "load_query_pairs", "ranking_metrics"]
 
 DEPTH = 1000  # documents ranked for each query: as deep as trec_eval's convention, over which MAP is taken
+GAIN = re.compile(r"-?[0-9]{1,9}")
 QUERIES_A_BLOCK = 64  # their (64, documents) cosines are in memory at once
 
 
@@ -81,6 +83,8 @@ def _by_id(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
             continue
         if not (isinstance(row.get("_id"), str) and isinstance(row.get("text"), str)):
             raise DataError(f'{path}:{number}: found keys {", ".join(row)}, expected "_id" and "text", both strings')
+        if not isinstance(row.get("title"), str | None):
+            raise DataError(f"{path}:{number}: title: found {shown(row['title'])}, expected text or null")
         key = row["_id"]
         if seen.setdefault(key, number) != number:
             raise DataError(f"{path}:{number}: _id {key!r} stands already on line {seen[key]}; ids must differ")
@@ -92,7 +96,7 @@ def _by_id(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
 def _read_qrels(path: Path, queries: Mapping[str, str], documents: Mapping[str, str]) -> dict[str, dict[str, int]]:
     relevant: dict[str, dict[str, int]] = {}
     for number, fields in delimited_rows(path, "tsv"):
-        if number == 1 and fields and not fields[-1].strip().lstrip("-").isdigit():
+        if number == 1 and fields and not GAIN.fullmatch(fields[-1].strip()):
             continue  # BEIR's header: query-id corpus-id score
         if not fields:
             continue
@@ -103,8 +107,8 @@ def _read_qrels(path: Path, queries: Mapping[str, str], documents: Mapping[str, 
             raise DataError(f"{path}:{number}: query {query!r} is not in queries.jsonl")
         if document not in documents:
             raise DataError(f"{path}:{number}: document {document!r} is not in corpus.jsonl")
-        if not gain.lstrip("-").isdigit():
-            raise DataError(f"{path}:{number}: gain {shown(gain)} is no whole number")
+        if not GAIN.fullmatch(gain):
+            raise DataError(f"{path}:{number}: gain {shown(gain)} is no whole number of at most 9 digits")
         relevant.setdefault(query, {})[document] = max(int(gain), 0)
     # as in trec_eval, a query without any relevant document says nothing about a ranking
     relevant = {query: gains for query, gains in relevant.items() if any(gains.values())}

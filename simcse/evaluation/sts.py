@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from simcse.data.pairs import ScoredPairs
 from simcse.data.readers import read_scored_pairs
-from simcse.data.tables import delimited_rows, lines, shown
+from simcse.data.tables import check_file, delimited_rows, lines, shown
 from simcse.errors import ConfigError, DataError, nearest
 from simcse.evaluation.judge import Encode, PairJudge, PairScore, correlate
 
@@ -31,6 +31,7 @@ __all__ = [
     "evaluate_sts",
     "find_task",
     "load_task",
+    "needed_by",
     "score_sts",
 ]
 
@@ -141,18 +142,18 @@ def _folder(task: StsTask, data_dir: Path) -> Path:
     for folder in tried:
         if folder.is_dir():
             return folder
-    raise _missing(task, tried[0])
+    raise DataError(f"{tried[0]}: not found, {needed_by(task.name)}")
 
 
-def _missing(task: StsTask, path: Path) -> DataError:
-    return DataError(f"{path}: not found, and {task.name} needs it; put it there, or leave {task.name} out of --tasks")
+def needed_by(task: str) -> str:
+    """What to say of a file or folder that a task lacks."""
+    return f"and {task} needs it; put it there, or leave {task} out of --tasks"
 
 
 def _read_semeval(task: StsTask, folder: Path, subset: str) -> ScoredPairs:
     inputs, golds = folder / f"STS.input.{subset}.txt", folder / f"STS.gs.{subset}.txt"
     for path in (inputs, golds):
-        if not path.is_file():
-            raise _missing(task, path)
+        check_file(path, needed_by(task.name))
     pairs, scores = list(delimited_rows(inputs, "tsv")), list(lines(golds))
     if len(pairs) != len(scores):
         raise DataError(f"{golds}: found {len(scores)} lines, expected {len(pairs)} as in {inputs.name}")
@@ -177,8 +178,7 @@ def _read_semeval(task: StsTask, folder: Path, subset: str) -> ScoredPairs:
 
 def _read_table(task: StsTask, folder: Path, name: str) -> ScoredPairs:
     path = folder / name
-    if not path.is_file():
-        raise _missing(task, path)
+    check_file(path, needed_by(task.name))
     read = read_scored_pairs(path, columns=task.columns)
     low, high = task.scores
     if len(wrong := np.flatnonzero((read.scores < low) | (read.scores > high))):

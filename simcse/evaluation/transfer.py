@@ -25,9 +25,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from simcse.data.tables import delimited_rows, lines, shown
+from simcse.data.tables import check_file, delimited_rows, lines, shown
 from simcse.errors import ConfigError, DataError, nearest
 from simcse.evaluation.judge import Encode, embed
+from simcse.evaluation.sts import needed_by
 
 if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression
@@ -124,11 +125,7 @@ def load_transfer(name: str, data_dir: str | Path) -> TransferSet:
     root = Path(data_dir)
     folder = next((f for f in (root / task.folder, root / "senteval" / task.folder) if f.is_dir()), root / task.folder)
     for file in task.files:
-        if not (folder / file).is_file():
-            raise DataError(
-                f"{folder / file}: not found, and {task.name} needs it; put it there, or leave {task.name} out "
-                "of --tasks"
-            )
+        check_file(folder / file, needed_by(task.name))
     if not task.parts:
         classes = [list(_texts(task, folder / file)) for file in task.files]
         labels = np.repeat(np.arange(len(classes)), [len(rows) for rows in classes])

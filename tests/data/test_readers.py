@@ -6,7 +6,11 @@ import csv
 import gzip
 import io
 import json
+import os
+from datetime import date, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
+from uuid import UUID
 
 import datasets
 import pyarrow as pa
@@ -16,7 +20,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from simcse.data import arrow
-from simcse.data.readers import read_texts, read_training
+from simcse.data.inspect import inspect
+from simcse.data.opening import MAX_LINE
+from simcse.data.readers import read_scored_pairs, read_texts, read_training
+from simcse.data.tables import named_rows
 from simcse.errors import ConfigError, DataError
 
 TRIPLETS = [
@@ -158,6 +165,16 @@ DEFECTS = {
     "notes.docx": (b"x", "unknown extension .docx; known are .csv"),
     "rows.parquet": (b"no parquet at all", "rows.parquet: not a parquet file"),
     "torn.txt.gz": (gzip.compress(b"a\nb\n" * 500)[:30], "torn.txt.gz: not a whole gzip file"),
+    "digits.jsonl": (b'{"text": ' + b"9" * 5000 + b"}\n", "digits.jsonl:1: found a number of 5,000 digits, .* 4,300"),
+    "deep.jsonl": (b'{"text": ' + b"[" * 50_000 + b"\n", "deep.jsonl:1: nested deeper than can be parsed"),
+    "endless.txt": (b"x" * (MAX_LINE + 1), "endless.txt:1: found more than 16,777,216 bytes without a line end, exp"),
+    "quote.csv": (
+        b'a\n"' + (b"x" * 999 + b"\n") * (MAX_LINE // 999),
+        "quote.csv:2: found a row of more than 16,777,216 .*close every",
+    ),
+    "return.csv": (b"a\nx\ry\n", "return.csv:2: no valid csv row .a carriage return outside quotes.; quote the field"),
+    "wide.txt": ("one\n".encode("utf-16"), "wide.txt:1: byte 0xff at position 1 .*iconv -f utf-16"),
+    "bits.txt.gz": (gzip.compress(bytes(range(256)) * 9)[:-20] + bytes(20), "bits.txt.gz: not a whole gzip file"),
     "plain.txt.gz": (b"not compressed", "plain.txt.gz: not a whole gzip file"),
 }
 
@@ -169,6 +186,56 @@ def test_each_defect_is_one_line_that_names_file_and_line(tmp_path: Path, name: 
     with pytest.raises(DataError, match=message) as caught:
         read_training(tmp_path / name)
     assert "\n" not in str(caught.value)
+
+
+def test_only_files_are_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.txt")
+    (tmp_path / "zero.csv").symlink_to("/dev/zero")
+    for name, message in {
+        "pipe.txt": r"pipe\.txt: is a pipe, expected a file; write what it gives to a file, or pipe it into standard",
+        "zero.csv": r"zero\.csv: is a device, expected a file",
+        "n" * 300 + ".txt": r"cannot be read \(File name too long\)",
+        "nul\0.txt": r"holds a character that no file's name can have",
+    }.items():
+        for read in (read_training, read_texts, read_scored_pairs, inspect):
+            with pytest.raises(DataError, match=message):
+                read(tmp_path / name)
+
+
+def test_a_long_field_of_csv_is_read(tmp_path: Path) -> None:
+    long = "x" * 200_000
+    assert list(read_texts(write_csv(tmp_path / "long.csv", ["text"], [(long,), ("b",)]))) == [long, "b"]
+
+
+def test_parquet_gives_what_json_knows(tmp_path: Path) -> None:
+    columns = {
+        "day": [date(2024, 5, 1), None], "at": [datetime(2024, 5, 1, 9, 30), None], "took": [timedelta(hours=1), None],
+        "price": [Decimal("1.50"), Decimal("2.00")], "share": [float("nan"), 0.5], "tags": [["x", None], []],
+        "id": [UUID(int=7).bytes, None],
+    }  # fmt: skip
+    path = tmp_path / "odd.parquet"
+    uuids = pa.array(columns.pop("id"), pa.uuid())
+    pq.write_table(pa.table({**columns, "id": uuids}), path)
+    rows = [list(values) for _, values in named_rows(path)[1]]
+    assert rows == [
+        ["2024-05-01", "2024-05-01T09:30:00", 3600.0, 1.5, None, ["x", None], "00000000-0000-0000-0000-000000000007"],
+        [None, None, None, 2, 0.5, [], None],
+    ]
+    pq.write_table(pa.table({"text": ["a"], "raw": [b"x"]}), path)
+    assert list(read_texts(path)) == ["a"]
+    with pytest.raises(DataError, match=r"odd\.parquet: column 'raw' holds binary, expected text, numbers or dates"):
+        list(read_texts(path, column="raw"))
+
+
+def test_text_that_a_small_gzip_file_holds_is_mapped_from_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """50 KB of text in less than 1 KB: what counts is what memory would hold."""
+    monkeypatch.setattr(arrow, "IN_MEMORY", 10_000)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "packed.txt.gz"
+    path.write_bytes(gzip.compress(b"the same line\n" * 4000))
+    assert path.stat().st_size < 1000
+    assert read_training(path)["text"][:] == ["the same line"] * 4000
+    assert len(list((tmp_path / "cache" / "simcse").iterdir())) == 1
 
 
 def test_missing_files_folders_and_wrong_options(tmp_path: Path) -> None:

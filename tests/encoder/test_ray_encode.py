@@ -71,7 +71,7 @@ def test_a_worker_killed_midway_loses_nothing(tiny_bert, sentences, tmp_path):
     )  # fmt: skip
     killed = None
     while process.poll() is None and killed is None:
-        if any(tmp_path.glob(".out.*/*.parquet")) and (workers := workers_of(process)):
+        if any(tmp_path.glob(".out.*/new/*.parquet")) and (workers := workers_of(process)):
             killed = workers[0]
             killed.kill()
         time.sleep(0.02)
@@ -93,7 +93,7 @@ def test_wrong_inputs_are_told_before_ray_starts(tiny_bert, tmp_path):
     (tmp_path / "lines.txt").write_text("a dog\n")
     for file, options, error, part in [
         ("missing.parquet", {}, DataError, "no such file"),
-        ("lines.txt", {}, DataError, "no parquet file"),
+        ("lines.txt", {}, DataError, "not a parquet file"),
         ("two.parquet", {}, DataError, "found columns a, b, expected text"),
         ("two.parquet", {"column": "c"}, DataError, "expected c"),
         ("none.parquet", {}, DataError, "found no row"),

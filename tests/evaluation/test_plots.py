@@ -202,6 +202,14 @@ def test_bad_logs_are_named(tmp_path: Path) -> None:
     log.write_text("nonsense\n" + whole)
     with pytest.raises(DataError, match=r"log\.jsonl:1: no JSON object"):
         read_run(tmp_path / "a")
+    wrong = [b"\xff", b"[1]", b"[" * 9999, b"9" * 5000, *(
+        b'{"step": %s' % rest
+        for rest in (b"null}", b'1, "loss": "x"}', b'1, "dev": [1]}', b'1, "dev": {}}', b'1, "dev": {"spearman": {}}}')
+    )]  # fmt: skip
+    for line in wrong:
+        log.write_bytes(line + b"\n" + whole.encode())
+        with pytest.raises(DataError, match=r"log\.jsonl:1: "):
+            read_run(tmp_path / "a")
     log.write_text("")
     with pytest.raises(DataError, match="nothing is logged yet"):
         read_run(tmp_path / "a")

@@ -154,9 +154,19 @@ def test_damaged_folders_are_named(tmp_path: Path) -> None:
     folder = fit(skewed(), TEXTS).save(tmp_path / "map")
     weights = (folder / "postprocess.safetensors").read_bytes()
     (folder / "postprocess.safetensors").write_bytes(weights[:20])
-    with pytest.raises(ModelError, match="cannot be read"):
+    with pytest.raises(ModelError, match="map: damaged"):
         Fitted.load(folder)
     (folder / "postprocess.safetensors").write_bytes(weights)
+    whole = json.loads((folder / "postprocess.json").read_text())
+    for content in (
+        b"", b"\xff", b"null", b"[]", b"1", b"[" * 50_000, b"9" * 5000, *(
+            json.dumps(whole | changed).encode()
+            for changed in ({"d": None}, {"d": 5}, {"d": -1}, {"k": 5}, {"texts": ""}, {"kind": "flow"}, {"encoder": 5})
+        ),
+    ):  # fmt: skip
+        (folder / "postprocess.json").write_bytes(content)
+        with pytest.raises(ModelError, match=r"map: damaged .*fit it anew"):
+            Fitted.load(folder)
     (folder / "postprocess.json").write_text(json.dumps({"kind": "magic", "d": 6}))
     with pytest.raises(ModelError, match="kind 'magic' is not one of flow, whitening"):
         Fitted.load(folder)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from simcse.data.tables import json_object, lines
 from simcse.errors import DataError
 from simcse.evaluation.plots.style import COLOURS, MARKERS, SCORES, label_points, new_figure, styled
 
@@ -59,24 +60,32 @@ def read_run(folder: str | Path, name: str | None = None) -> Run:
 
 
 def _read_log(file: Path) -> Log:
-    log, lines = Log(), file.read_bytes().splitlines()
-    for number, line in enumerate(lines, 1):
+    log, written = Log(), list(lines(file))
+    for number, line in enumerate(written, 1):
         try:
-            record = json.loads(line)
-            step = int(record["step"])
-        except (ValueError, KeyError, TypeError) as error:
-            if number == len(lines):  # the run was killed in the midst of it, or is writing it now
+            record = json_object(f"{file}:{number}", line)
+            step, loss, dev = record["step"], record.get("loss", 0), record.get("dev", {"": 0})
+            if not (isinstance(step, int) and dev and all(map(_is_number, [loss, *dev.values()]))):
+                raise KeyError
+        except (DataError, KeyError, AttributeError) as error:
+            if number == len(written):  # the run was killed in the midst of it, or is writing it now
                 break
-            raise DataError(f"{file}:{number}: no JSON object with a step; delete the line") from error
+            raise DataError(
+                f"{file}:{number}: no JSON object with a step, and a loss or scores that are numbers; delete the line"
+            ) from error
         if "loss" in record:
             log.steps.append(step)
-            log.losses.append(float(record["loss"]))
-        if "dev" in record:
+            log.losses.append(math.nan if loss is None else loss)
+        if "dev" in record and (not log.dev or log.metric in dev):
             log.judged.append(step)
-            log.dev.append(record["dev"])
+            log.dev.append(dev)
     if not (log.steps or log.dev):
         raise DataError(f"{file}: nothing is logged yet; wait for --log_every steps")
     return log
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or isinstance(value, int | float)  # None: NaN
 
 
 @styled
