@@ -187,9 +187,12 @@ def encode_to(
         n, the number of rows.
 
     Raises:
+        DataError: `texts` is no iterable, or an element of it no string.
         ConfigError: an unfinished file is of another encoder, other options or other texts, or damaged.
         OSError: the file cannot be written; the rows that were stay in `PATH.partial`, and the next call goes on there.
     """
+    if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
+        raise DataError(f"texts is of type {type(texts).__name__}, expected an iterable of texts")
     path = Path(path)
     partial, state_file = path.with_name(path.name + ".partial"), path.with_name(path.name + ".partial.json")
     check_writable(path)

@@ -272,10 +272,10 @@ class SentenceEncoder(nn.Module):
             ConfigError: the length is out of range, or the prompt leaves no room for a text.
         """
         length = self.max_length if max_length is None else max_length
+        self.check_length(length)
         wanted = (id(self.tokenizer), len(self.tokenizer), length, prompt)
         made = self._tokenizing.get(wanted)
         if made is None:  # making one takes longer than a text or two
-            self.check_length(length)
             if prompt:
                 made = self.tokenize(length).prompted(prompt, pooled=self.include_prompt)
             else:

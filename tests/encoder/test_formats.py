@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny import build_encoder
 from transformers import AutoModel, AutoTokenizer
 
-from simcse import ModelError, SentenceEncoder
+from simcse import ConfigError, ModelError, SentenceEncoder
 from simcse.encoder.formats import resolve
 from simcse.encoder.pooling import POOLINGS
 from simcse.encoder.projection import Projection
@@ -211,3 +212,158 @@ def test_loading_changes_nothing(tiny_bert: Path, tmp_path: Path, sentences: lis
     assert (tmp_path / "best").is_symlink()
     assert load(tmp_path / "real").max_length == 7
     assert (tmp_path / ".best.old" / "mine.txt").read_text() == "precious"
+
+
+@pytest.fixture
+def theirs(tiny_bert: Path, tmp_path: Path) -> Path:
+    """A folder of sentence-transformers: nothing of ours says what is in it."""
+    encoder = load(tiny_bert, pooling="mean")
+    encoder.projection = Projection(encoder.width, 16)
+    folder = encoder.save_pretrained(tmp_path / "theirs")
+    (folder / "simcse.json").unlink()
+    return folder
+
+
+def modules(folder: Path, *changes: tuple[int, str]) -> None:
+    """Write modules.json anew with other paths; a module is a number and its path."""
+    names = ["Transformer", "Pooling", "Dense", "Normalize"]
+    entries = [{"path": path, "type": f"sentence_transformers.models.{names[number]}"} for number, path in changes]
+    (folder / "modules.json").write_text(json.dumps(entries))
+
+
+WHOLE = [(0, ""), (1, "1_Pooling"), (2, "2_Dense"), (3, "3_Normalize")]
+
+
+@pytest.mark.parametrize(
+    "order", [[0, 1, 3, 2], [0, 2, 1, 3], [1, 0], [0], [0, 3], [], [0, 1, 1], [0, 0, 1], [0, 1, 3, 3]]
+)
+def test_modules_in_an_order_that_means_something_else(theirs: Path, order: list[int]) -> None:
+    """Normalize before Dense, Dense over tokens, no Pooling: read as if in the usual order they gave wrong vectors."""
+    modules(theirs, *(WHOLE[number] for number in order))
+    with pytest.raises(ModelError, match=r"modules\.json: modules .*, expected Transformer, Pooling, perhaps Dense"):
+        load(theirs)
+
+
+@pytest.mark.parametrize(
+    "where", ["../outside", "/", "a/../../outside", "{outside}", "link", "..", "1_Pooling/../..", "a\\..\\.."]
+)
+@pytest.mark.parametrize("module", [0, 1, 2])
+def test_modules_outside_the_folder(theirs: Path, tmp_path: Path, where: str, module: int) -> None:
+    """Not even a whole checkpoint is loaded from there."""
+    shutil.copytree(theirs, tmp_path / "outside")
+    shutil.copytree(theirs / WHOLE[module][1], tmp_path / "outside", dirs_exist_ok=True)
+    (theirs / "link").symlink_to(tmp_path / "outside")
+    path = where.replace("{outside}", str(tmp_path / "outside"))
+    modules(theirs, *((number, path if number == module else usual) for number, usual in WHOLE))
+    with pytest.raises(ModelError, match=r"modules\.json: .* leads out of the checkpoint, expected the plain name"):
+        load(theirs)
+
+
+def test_modules_inside_the_folder(theirs: Path, sentences: list[str]) -> None:
+    """The old place of the backbone."""
+    expected = load(theirs).encode(sentences)
+    (theirs / "0_Transformer").mkdir()
+    for file in [*theirs.glob("*.safetensors"), *theirs.glob("*.json")]:
+        if file.name not in ("modules.json", "config_sentence_transformers.json"):
+            file.rename(theirs / "0_Transformer" / file.name)
+    modules(theirs, (0, "0_Transformer"), *WHOLE[1:])
+    np.testing.assert_array_equal(load(theirs).encode(sentences), expected)
+
+
+def test_a_pooling_that_is_off(theirs: Path) -> None:
+    file = theirs / "1_Pooling" / "config.json"
+    settings = json.loads(file.read_text())
+    for off in (
+        {"pooling_mode_mean_tokens": False},
+        {"pooling_mode_mean_tokens": 1},
+        {"pooling_mode_mean_tokens": None},
+    ):
+        file.write_text(json.dumps(settings | off))
+        with pytest.raises(
+            ModelError, match=r"1_Pooling/config\.json: no pooling mode is on, expected one of cls, mean"
+        ):
+            load(theirs)
+    for mode in (3, {"a": 1}, ["mean", "cls"], "max", [[]]):
+        file.write_text(json.dumps(settings | {"pooling_mode": mode}))
+        with pytest.raises(ModelError, match=r"1_Pooling/config\.json: pooling .* has no counterpart"):
+            load(theirs)
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"in_features": 10**9}, r"says 1000000000 -> 16 features, but linear\.weight is \(16, 32\)"),
+        ({"out_features": 0}, r"says 32 -> 0 features"),
+        ({"in_features": "32"}, r"'in_features' is \"32\", expected an integer"),
+        ({"in_features": True}, r"'in_features' is true, expected an integer"),
+        ({"activation_function": "os.system"}, r"activation 'system' is not one of"),
+        ({"activation_function": None}, r"'activation_function' is null, expected a text"),
+        ({"bias": False}, r"linear\.bias is there, unlike config\.json says"),
+        ({"use_residual": True}, r"use_residual has no counterpart"),
+        ({"module_input_name": "token_embeddings"}, r"module_input_name 'token_embeddings' has no counterpart"),
+    ],
+)
+def test_a_head_is_what_its_weights_are(theirs: Path, entries: dict[str, object], message: str) -> None:
+    file = theirs / "2_Dense" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | entries))
+    with pytest.raises(ModelError, match=message):
+        load(theirs)
+
+
+def test_a_head_of_another_width(theirs: Path, tmp_path: Path) -> None:
+    """It would end in a RuntimeError at the first text."""
+    wider = load(build_encoder(tmp_path / "wider", hidden=64), pooling="mean")
+    wider.projection = Projection(wider.width, 16)
+    other = wider.save_pretrained(tmp_path / "other")
+    shutil.copytree(other / "2_Dense", theirs / "2_Dense", dirs_exist_ok=True)
+    with pytest.raises(ModelError, match="the head takes vectors of dimension 64, but the backbone gives 32"):
+        load(theirs)
+
+
+@pytest.mark.parametrize("length", [-3, 0, 1, 2, True, "64", 64.0, [64]])
+def test_maximum_lengths_that_leave_no_text(theirs: Path, tiny_bert: Path, tmp_path: Path, length: object) -> None:
+    """All vectors would be equal: [CLS] and [SEP] take two tokens."""
+    ours = load(tiny_bert).save_pretrained(tmp_path / "ours")
+    settings = json.loads((ours / "simcse.json").read_text())
+    (ours / "simcse.json").write_text(json.dumps(settings | {"max_length": length}))
+    (theirs / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": length}))
+    for folder in (ours, theirs):
+        with pytest.raises(
+            ModelError, match=r"max_length is .* takes 3 to 64 tokens|_length' is .*, expected an integer"
+        ):
+            load(folder)
+    plain = load(tiny_bert)
+    for call in (
+        lambda: load(tiny_bert, max_length=length),
+        lambda: plain.encode("a", max_length=length),  # type: ignore[arg-type]
+        lambda: plain.encode_to(tmp_path / "v.npy", ["a"], max_length=length),
+        lambda: SentenceEncoder(plain.backbone, plain.tokenizer, max_length=length),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(ConfigError, match=r"max_length is .* takes 3 to 64 tokens"):
+            call()
+    assert not list(tmp_path.glob("v.npy*"))
+
+
+def test_maximum_lengths_beyond_the_backbone(theirs: Path, tiny_bert: Path, tmp_path: Path) -> None:
+    """As an argument it is refused; sentence-transformers' folders may say more than there is, ours never do."""
+    with pytest.raises(ConfigError, match=r"max_length is 1000000: .* takes 3 to 64 tokens, 2 special ones included"):
+        load(tiny_bert).encode("a", max_length=10**6)
+    (theirs / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 66}))
+    assert load(theirs).max_length == 64
+    (theirs / "sentence_bert_config.json").rename(theirs / "sentence_roberta_config.json")
+    (theirs / "sentence_roberta_config.json").write_text(json.dumps({"max_seq_length": 7}))
+    assert load(theirs).max_length == 7
+    ours = load(tiny_bert).save_pretrained(tmp_path / "ours")
+    settings = json.loads((ours / "simcse.json").read_text())
+    (ours / "simcse.json").write_text(json.dumps(settings | {"max_length": 65}))
+    with pytest.raises(ModelError, match=r"ours: max_length is 65: .* takes 3 to 64 tokens"):
+        load(ours)
+
+
+@pytest.mark.parametrize("name", ["/", "..", ".", "~nobody/x", "x" * 300, "x/" * 3000, "a\0b", "", "   "])
+def test_names_of_no_model(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(ModelError) as caught:
+        load(name)
+    assert "\n" not in str(caught.value)

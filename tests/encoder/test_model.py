@@ -117,3 +117,41 @@ def test_a_vector_that_is_no_number_names_its_text(tiny_bert: Path) -> None:
         embeddings.weight[token] = float("nan")
     with pytest.raises(ModelError, match=r"text 1 \('a guitar'\) is not finite, as are 0 others"):
         encoder.encode(["a dog", "a guitar"])
+
+
+@pytest.mark.parametrize("texts", [None, 3, 2.5, True, b"text", object()])
+def test_what_is_neither_text_nor_list(encoder: SentenceEncoder, texts: object, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"texts is of type \w+, expected a text or a list of texts"):
+        encoder.encode(texts)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=r"texts is of type \w+, expected an iterable of texts"):
+        encoder.encode_to(tmp_path / "v.npy", texts)  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())
+
+
+def test_half_a_character(encoder: SentenceEncoder) -> None:
+    with pytest.raises(DataError, match=r"text 1 holds '\\ud800', half of a character"):
+        encoder.encode(["a", "b\ud800"])
+
+
+def test_a_wrong_text_is_named_by_its_place_among_all(encoder: SentenceEncoder) -> None:
+    """Also behind those that other threads take."""
+    with pytest.raises(DataError, match="text 1999 is of type int"):
+        encoder.encode(["a dog"] * 1999 + [3])  # type: ignore[list-item]
+
+
+def test_similarity_of_vectors(encoder: SentenceEncoder) -> None:
+    vectors = encoder.encode(["the dog", "a cat"])
+    for sides in ((vectors, vectors), (vectors,), ("a", vectors[0]), (torch.from_numpy(vectors), "a")):
+        with pytest.raises(DataError, match=r"similarity compares texts, found vectors of shape .* by a @ b\.T"):
+            encoder.similarity(*sides)
+    np.testing.assert_allclose(encoder.similarity(["the dog", "a cat"]), vectors @ vectors.T, atol=1e-6)
+
+
+def test_a_name_in_place_of_a_backbone(encoder: SentenceEncoder) -> None:
+    for arguments in (("all-MiniLM-L6-v2",), (Path("model"),), ("model", encoder.tokenizer), (encoder.backbone,)):
+        with pytest.raises(ConfigError, match=r"a backbone and its tokenizer.*SentenceEncoder\.from_pretrained"):
+            SentenceEncoder(*arguments)  # type: ignore[arg-type]
+
+
+def test_maximum_length_is_what_the_backbone_takes(encoder: SentenceEncoder) -> None:
+    assert SentenceEncoder(encoder.backbone, encoder.tokenizer).max_length == 64
