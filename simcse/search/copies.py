@@ -6,6 +6,7 @@ done when it was first touched or not: damage is never made to look sound.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from copy import copy
@@ -30,8 +31,11 @@ from simcse.search.store import Store
 from simcse.search.vectors import Vectors
 from simcse.search.view import View
 
-__all__ = ["compact", "save"]
+__all__ = ["compact", "compact_if_due", "save"]
 
+log = logging.getLogger(__name__)
+
+COMPACT_AT = 4 / 3  # rows per living row
 ROWS_AT_ONCE = 16_384
 
 
@@ -65,6 +69,15 @@ def compact(state: State) -> None:
         fresh = State(state.identity, Store(), Vectors(state.identity.dimension), None)
         _fill(fresh, state.view, state.view.generation + 1, replan=True)
         state.take(fresh)
+
+
+def compact_if_due(state: State) -> None:
+    """Compact where more than a quarter is dead. A failure is logged: what was deleted is so, compacted or not."""
+    try:
+        if state.view.size > COMPACT_AT * state.view.count:
+            compact(state)
+    except SearchError as error:
+        log.warning("%s: the deletion is durable, but its room was not freed: %s", state.folder, error)
 
 
 def _replace(state: State, folder: Path, replan: bool = False) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from simcse.errors import SearchError
-from simcse.search.copies import compact, save
+from simcse.search.copies import compact, compact_if_due, save
 from simcse.search.documents import documents
 from simcse.search.hit import Hit, find
 from simcse.search.identity import Encode, HasEncode, Identity, Matrix, encode_of, unit_vectors
@@ -31,7 +31,6 @@ from simcse.search.view import Filter, View, found
 
 __all__ = ["Hit", "SearchIndex"]
 
-COMPACT_AT = 4 / 3  # rows per living row
 CHUNK = 8192  # texts encoded at a time: enough to sort by length, few enough to hold
 
 
@@ -141,7 +140,7 @@ class SearchIndex:
             folder: where it was saved; or the `milvus:` address it was built at.
             encode: the encoder that built it, in any precision. Without one the index takes only vectors.
             mmap: leave the vectors on disk and let the operating system read what searches touch; otherwise read them
-                all now and verify their checksums. Up to 64 MiB are verified in either case.
+                all now. Their checksums are compared when they are read; up to 64 MiB are at once in either case.
 
         Raises:
             SearchError: no index, a damaged one, or one that another encoder built.
@@ -275,9 +274,7 @@ class SearchIndex:
             slots = state.store.slots(wanted)
             check_all_there(wanted, slots, "; nothing was deleted")
             state.store.remove(slots.values())
-        view = state.view
-        if view.size > COMPACT_AT * view.count:
-            self.compact()
+        compact_if_due(state)
         return len(slots)
 
     def vectors(self, ids: Sequence[Id]) -> Matrix:

@@ -147,6 +147,14 @@ def test_damage_is_never_copied(folder, encoder, tmp_path, how, touched):
     assert {found.name for found in tmp_path.iterdir()} == {"idx", "other"}
 
 
+def test_a_deletion_is_done_though_damage_keeps_it_from_being_compacted(folder, encoder, caplog):
+    path = flipped(folder, ".f32", row_at(800))
+    index = SearchIndex.load(folder, encoder.encode)
+    assert index.delete(range(300)) == 300
+    assert len(SearchIndex.load(folder)) == COUNT - 300
+    assert f"the deletion is durable, but its room was not freed: {path}: damaged" in caplog.text
+
+
 def test_rows_added_behind_damage_do_not_hide_it(folder, encoder):
     """The last block is not full: what is added goes on with its checksum, which stays that of what was written."""
     path = flipped(folder, ".f32", row_at(3 * BLOCK_ROWS + 50))
