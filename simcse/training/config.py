@@ -156,7 +156,7 @@ class TrainConfig:
     """Steps between judgements on dev; best/ is the best of them (the authors' scripts: 125; the paper: 250)."""
 
     save_every: int = 500
-    """Steps between saves of last/, from which a run can be resumed."""
+    """Most steps between saves of last/, from which a run can be resumed; each evaluation and a signal save it, too."""
 
     log_every: int = 10
     """Steps between lines of log.jsonl."""

@@ -79,7 +79,7 @@ class RunDir:
         self.data = data
         if not self.writes:
             return
-        if not self.folder.exists():
+        if not self._lock.held:  # the folder is new
             self._lock.take()
             self._find_start("never")  # nobody was faster
         first = int(self.load_state()["step"]) if self.start else 0
@@ -189,6 +189,10 @@ class RunDir:
         if resume not in ("auto", "finished"):
             if not (Path(resume) / STATE).is_file():
                 raise ConfigError(f"--resume {resume}: no {STATE} there; name the last/ folder of a run, or say auto")
+            if there and Path(resume).resolve().parent != self.folder.resolve():
+                raise ConfigError(
+                    f"--output_dir {self.folder} holds another run than --resume {resume}; name a new folder"
+                )
             return Path(resume)
         if "last" in there:
             return self.last

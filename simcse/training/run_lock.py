@@ -26,6 +26,11 @@ class RunLock:
         self.path = folder / NAME
         self._handle: int | None = None
 
+    @property
+    def held(self) -> bool:
+        """Whether it is ours."""
+        return self._handle is not None
+
     def take(self) -> None:
         """Take it unless it is ours already, and clear up after killed runs.
 

@@ -17,6 +17,7 @@ from simcse import ConfigError, DataError, ModelError, SentenceEncoder, SimCSEEr
 from simcse.data.arrow import fingerprint
 from simcse.training.config import TrainConfig
 from simcse.training.run import train
+from simcse.training.run_dir import RunDir
 
 
 @pytest.fixture(scope="module")
@@ -179,6 +180,22 @@ def test_a_state_elsewhere(again: tuple[Path, Path, TrainConfig], tmp_path: Path
     swap(data / "pairs.csv")
     with pytest.raises(DataError, match="other content"):
         train(replace(elsewhere, output_dir=str(tmp_path / "newer")))
+
+
+def test_a_folder_that_another_run_was_faster_to_take(again: tuple[Path, Path, TrainConfig], tmp_path: Path) -> None:
+    """Two runs begin at once in a new folder; and a state from elsewhere is no reason to write over a run."""
+    _, run, config = again
+    one, other = (RunDir(tmp_path / "new", config.as_dict(), "auto") for _ in range(2))
+    one.open({})
+    with pytest.raises(ConfigError, match="is writing a run there"):
+        other.open({})
+    one.close()
+    with pytest.raises(ConfigError, match="holds another run"):
+        other.open({})
+    other.close()
+    elsewhere = replace(one_of(config), resume=str(run / "seed-42" / "last"), output_dir=str(run / "seed-43"))
+    with pytest.raises(ConfigError, match=r"seed-43 holds another run than --resume .*seed-42/last; name a new folder"):
+        train(elsewhere)
 
 
 def test_linked_states_are_gone_on_with_and_replaced(config: TrainConfig, tmp_path: Path) -> None:
