@@ -31,6 +31,7 @@ Document = tuple[Id | None, str, dict[str, Any]]  # id (None: the index gives th
 
 LARGEST = 2**63 - 1  # whole numbers of SQLite have 64 bits
 DEEPEST = 100  # SQLite reads JSON of 1,000 levels, Python's reader fewer on a small stack
+JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 NUMBER = re.compile(r"0|[1-9][0-9]{0,18}")
 
 
@@ -128,8 +129,9 @@ def packed_metadata(metadata: Any, whose: str = "") -> str:
         for name, value in metadata.items():
             if not isinstance(name, str) or "\0" in name:
                 raise SearchError(f"{whose}metadata: found the name {shown(name)}, expected a text without NUL")
-            _check_depth(value, DEEPEST)
-        packed = json.dumps(metadata, ensure_ascii=False, allow_nan=False)
+            if isinstance(value, (dict, list, tuple)):
+                _check_depth(value, DEEPEST)
+        packed = JSON.encode(metadata)
         packed.encode()
     except (TypeError, ValueError) as error:  # UnicodeEncodeError is a ValueError
         raise SearchError(f"{whose}metadata cannot be stored as UTF-8 JSON ({error})") from error
