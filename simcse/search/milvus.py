@@ -193,11 +193,12 @@ class MilvusIndex(SearchIndex):
                 fields.update(name for _, _, metadata in rows for name in metadata)
                 if upsert:
                     added += [key for key in keys if key in there]
+            changes = {"next_id": following, "fields": sorted(fields)}
+            self._tell(changes if note is None else changes | {"note": dict(note)})
         except BaseException:
             if not upsert and added:
                 self._client.delete(self._collection, ids=[key_of(one) for one in added])
             raise
-        self._tell({"next_id": following, "fields": sorted(fields)} | ({} if note is None else {"note": dict(note)}))
         return added
 
     def delete(self, ids: Iterable[Id]) -> int:
@@ -347,10 +348,11 @@ class MilvusIndex(SearchIndex):
             self._about = json.loads(self._client.get(name, ids=[0], output_fields=["values"])[0]["values"])
 
     def _tell(self, changes: dict[str, Any]) -> None:
-        self._about |= {**changes, "generation": self._about.get("generation", 0) + 1}
-        row = {"number": 0, "values": json.dumps(self._about), "nothing": [0.0, 0.0]}
+        about = self._about | changes | {"generation": self._about.get("generation", 0) + 1}
+        row = {"number": 0, "values": json.dumps(about), "nothing": [0.0, 0.0]}
         with self._explained():
             self._client.upsert(about_name(self._collection), [row])
+        self._about = about
 
     def _explained(self) -> Any:
         return explained(self._address)

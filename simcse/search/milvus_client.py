@@ -58,7 +58,10 @@ def connect(uri: str) -> Any:
         raise ConfigError(f"kind: found milvus:{uri}, expected a file that ends in .db, or http://HOST:19530")
     with explained(uri):
         if is_file(uri):
-            Path(uri).absolute().parent.mkdir(parents=True, exist_ok=True)
+            try:
+                Path(uri).absolute().parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise SearchError(f"{uri}: {error.strerror}: {error.filename}; give another place") from error
         return MilvusClient(uri, token=os.environ.get("MILVUS_TOKEN", ""))
 
 

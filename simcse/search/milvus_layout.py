@@ -9,6 +9,7 @@ from urllib.parse import unquote
 
 import numpy as np
 
+from simcse.data.tables import shown
 from simcse.errors import SearchError
 from simcse.search.identity import Matrix
 from simcse.search.index import Hit
@@ -25,13 +26,12 @@ def packed(row: Row, vector: Matrix) -> dict[str, Any]:
     """A row with its vector (d,) as it is sent."""
     key, text, metadata = row
     written = packed_metadata(metadata)
-    for what, value, most in (
-        ("id", key_of(key), LONGEST_KEY),
-        ("text", text, LONGEST),
-        ("metadata", written, LONGEST),
-    ):
+    sizes = {"id": (key_of(key), LONGEST_KEY), "text": (text, LONGEST), "metadata": (written, LONGEST)}
+    for what, (value, most) in sizes.items():
         if (size := len(value.encode())) > most:
-            raise SearchError(f"row with id {key!r}: {what} has {size} bytes, Milvus takes {most}; shorten or split it")
+            raise SearchError(
+                f"row with id {shown(key)}: {what} has {size} bytes, Milvus takes {most}; shorten or split it"
+            )
     return {
         "key": key_of(key), "text": text, "metadata": written, "fields": fields_of(metadata), "vector": vector.tolist(),
     }  # fmt: skip

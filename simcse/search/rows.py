@@ -87,7 +87,7 @@ def check_all_there(wanted: Sequence[Id], there: Iterable[Id], done: str = "") -
     held = set(there)
     if missing := [key for key in wanted if key not in held]:
         more = f" and {len(missing) - 1} more of {len(wanted)}" if len(missing) > 1 else ""
-        raise SearchError(f"id {missing[0]!r}{more} is not in the index{done}")
+        raise SearchError(f"id {shown(missing[0])}{more} is not in the index{done}")
 
 
 def numbered(documents: Iterable[Document], given: set[Id], following: int) -> tuple[list[Row], int]:
@@ -105,12 +105,12 @@ def numbered(documents: Iterable[Document], given: set[Id], following: int) -> t
     for key, text, metadata in documents:
         key = checked_id(following if key is None else key)
         if key in given:
-            raise SearchError(f"id {key!r} is given twice; each text needs its own")
+            raise SearchError(f"id {shown(key)} is given twice; each text needs its own")
         if not isinstance(text, str):
-            raise SearchError(f"row with id {key!r}: found the text {shown(text)}, expected a str")
+            raise SearchError(f"row with id {shown(key)}: found the text {shown(text)}, expected a str")
         if not is_utf8(text):
-            raise SearchError(f"row with id {key!r}: text cannot be stored as UTF-8: half of a surrogate pair")
-        packed_metadata(metadata, f"row with id {key!r}: ")
+            raise SearchError(f"row with id {shown(key)}: text cannot be stored as UTF-8: half of a surrogate pair")
+        packed_metadata(metadata, f"row with id {shown(key)}: ")
         given.add(key)
         following = max(following, key + 1) if isinstance(key, int) else following
         rows.append((key, str.__str__(text), metadata))

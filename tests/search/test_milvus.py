@@ -314,6 +314,25 @@ class TestMilvus:
         with pytest.raises(ConfigError, match="milvus without an address"):
             SearchIndex.build(TEXTS, encoder.encode, kind="milvus")
 
+    def test_what_has_no_room_is_taken_back(self, database, encoder, tmp_path):
+        """Ids beyond 1,024 bytes, names of fields beyond 65,535 together, a folder that cannot be made."""
+        index = SearchIndex.build(TEXTS, encoder.encode, kind=f"milvus:{database}#room")
+        index.add(["x"], metadata=[{f"a field of some length {i}": 0 for i in range(1500)}])
+        calls = [
+            lambda: index.add(["x", "y"], metadata=[{f"another, just as long {i}": 0 for i in range(1500)}, {}]),
+            lambda: index.add(["x", "y"], ids=["short", "\u65e5" * 400]),
+            lambda: SearchIndex.build(TEXTS, encoder.encode, kind=f"milvus:{tmp_path / 'file' / 'x.db'}"),
+        ]
+        (tmp_path / "file").write_text("mine")
+        for call in calls:
+            with pytest.raises(SearchError) as caught:
+                call()
+            assert "\n" not in str(caught.value)
+            assert len(str(caught.value)) < 400
+        assert sorted(row[0] for row in index.rows()) == [0, 1, 2, 3, 4]
+        assert index.add(["next"]) == [5]
+        assert found(index, where={"a field of some length 7": 0}) == [4]
+
     def test_a_text_too_long_for_a_row_is_refused(self, database, encoder):
         index = SearchIndex.build(TEXTS, encoder.encode, kind=f"milvus:{database}#long")
         with pytest.raises(SearchError, match=r"has 70000 bytes, Milvus takes 65535"):

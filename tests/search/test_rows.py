@@ -110,7 +110,7 @@ def test_metadata_of_a_thousand_levels_are_refused(encoder):
 
 def test_files_name_the_line(tmp_path):
     good = {"id": "a", "text": "x", "m": 1}
-    for wrong in ({"id": "a\0b"}, {"id": True}, {"id": 1.0}, {"id": 2**63}, {"m": float("nan")}, {"text": "\ud800"}):
+    for wrong in ({"id": "a\0b"}, {"id": True}, {"id": 1.0}, {"id": 2**63}, {"m": float("inf")}, {"text": "\ud800"}):
         path = tmp_path / "docs.jsonl"
         path.write_text(f"{json.dumps(good)}\n{json.dumps(good | wrong)}\n")
         with pytest.raises(DataError, match=r"docs.jsonl:2: ") as caught:
