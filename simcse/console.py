@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, set_parsing_settings
@@ -114,8 +115,7 @@ def _in_words(error: OSError, lost: bool) -> str:
 def _output_lost() -> bool:
     """Whether standard output takes no more; then the interpreter is kept from trying, and complaining, at its end."""
     try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return True
@@ -135,10 +135,12 @@ def run(command: Callable[[Sequence[str]], None], argv: Sequence[str] | None = N
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
+    for name in ("stdin", "stdout", "stderr"):  # closed ones (`>&-`) are None
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("r" if name == "stdin" else "w"))  # noqa: SIM115 -- to the end
     try:
         command(arguments)
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        sys.stdout.flush()
     except SimCSEError as error:
         if debug:
             raise

@@ -171,9 +171,9 @@ def naming_target(target: str | Path, temporary: str | Path | None = None) -> It
 def check_writable(target: str | Path) -> None:
     """Raise the `OSError` that writing `target` would end in, before hours of work: no permission, a read-only disk."""
     place = next(parent for parent in Path(target).absolute().parents if parent.exists())
-    if not os.access(place, os.W_OK):
+    if not place.is_dir() or not os.access(place, os.W_OK):
         read_only = os.statvfs(place).f_flag & os.ST_RDONLY
-        code = errno.EROFS if read_only else errno.EACCES
+        code = errno.ENOTDIR if not place.is_dir() else errno.EROFS if read_only else errno.EACCES
         raise OSError(code, os.strerror(code), str(target))
 
 

@@ -156,6 +156,22 @@ def test_a_full_standard_output(
         )
 
 
+def test_closed_streams(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`simcse ... <&- >&- 2>&-`: Python has no streams then; the status still tells."""
+    for words, status in ((["a man", "a woman"], 0), (["--pairs", "-"], 1)):
+        for name in ("stdin", "stdout", "stderr"):
+            monkeypatch.setattr(sys, name, None)
+        assert main(["similarity", *words, "--model", str(tiny_bert)]) == status
+        for name in ("stdin", "stdout", "stderr"):
+            getattr(sys, name).close()
+
+
+def test_a_file_in_the_place_of_a_folder(inputs: Path, tiny_bert: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = inputs / "texts.txt" / "v.npy"
+    assert started("encode", target, inputs, tiny_bert) == 1
+    assert f"error: {target}: Not a directory; a part of the path is no folder" in capsys.readouterr().err
+
+
 def test_an_array_in_a_pipe_is_what_numpy_writes(
     inputs: Path, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
