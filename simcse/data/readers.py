@@ -41,8 +41,9 @@ def read_training(
     - In jsonl the keys of the first object, in parquet the schema take the header's place.
     - `owner/name`, `owner/name:config`, `owner/name@revision` is a dataset on the hub; its `train` split is read.
 
-    A source larger than 32 MiB is copied once to an Arrow file in the cache of `datasets` (keyed by path, size and time
-    of change) and memory-mapped from there: memory stays bounded, and the next run starts at once.
+    Text of more than 32 MiB is copied once to an Arrow file in the cache of `datasets` (keyed by path, size and time of
+    change) and memory-mapped from there: memory stays bounded, and the next run starts at once. A line, and a row of
+    csv, has at most 16 MiB; only regular files are opened, no pipes and devices, which might never end.
 
     Args:
         source: a file or a hub id.
