@@ -79,7 +79,7 @@ def _literal(value: Scalar) -> str:
 
 
 def _nearest_float(value: Any) -> int | float:
-    """A whole number beyond 64 bits as a float, as filters take it."""
+    """A whole number beyond 64 bits as a float, as filters take it; beyond floats the largest: JSON has no infinity."""
     if -(2**63) <= value < 2**63:
         number: int | float = value
         return number

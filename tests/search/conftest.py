@@ -33,6 +33,12 @@ def encoder() -> WordSum:
     return WordSum()
 
 
+@pytest.fixture(scope="module")
+def module_encoder() -> WordSum:
+    """For an index that all tests of a file share."""
+    return WordSum()
+
+
 @pytest.fixture
 def other_encoder() -> WordSum:
     return WordSum("other-sum", seed=1)

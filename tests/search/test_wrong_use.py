@@ -26,10 +26,8 @@ NO_KINDS = [
 
 
 @pytest.fixture(scope="module")
-def index():
-    from conftest import WordSum
-
-    return SearchIndex.build(TEXTS, WordSum().encode, metadata=[{"lang": "en"}] * 3)
+def index(module_encoder):
+    return SearchIndex.build(TEXTS, module_encoder.encode, metadata=[{"lang": "en"}] * 3)
 
 
 @pytest.mark.parametrize("kind", NO_KINDS, ids=lambda kind: repr(kind)[:20])
