@@ -99,6 +99,10 @@ class Model:
             "dtype": "int8" if self.encoder.int8 else str(self.encoder.dtype).removeprefix("torch."),
             "device": str(self.encoder.device),
         }
+        if prompt := self.encoder.resolve_prompt():
+            said["prompt"] = prompt
+        if self.encoder.truncate_dim is not None:
+            said["truncate_dim"] = self.encoder.truncate_dim
         if self.fitted is not None:
             about = self.fitted.about
             said["encoder"] = about["encoder"]

@@ -45,6 +45,7 @@ class Layout:
         default_prompt_name: which of them is put there unasked.
         include_prompt: whether a prompt's tokens count in the pooling.
         truncate_dim: how many dimensions of a vector are kept; None for all.
+        lower_case: whether the tokenizer must take capitals for small letters.
         digests: sha256 of the files that decide a vector, by name.
     """
 
@@ -56,6 +57,7 @@ class Layout:
     default_prompt_name: str | None = None
     include_prompt: bool = True
     truncate_dim: int | None = None
+    lower_case: bool = False
     digests: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -162,7 +164,7 @@ def _read_own(folder: Path, with_head: bool) -> Layout:
         default,
         entry(settings, "include_prompt", bool, file, True),
         read_truncate_dim(settings, file),
-        digests,
+        digests=digests,
     )
 
 
@@ -171,14 +173,15 @@ def _read_sentence_transformers(folder: Path, with_head: bool) -> Layout:
     root = places["Transformer"]
     pooling, include_prompt = _read_pooling(places["Pooling"] / "config.json")
     projection = read_dense(places["Dense"]) if "Dense" in places and with_head else None
-    max_length = None
+    max_length, lower_case = None, False
     for file in sorted(root.glob("sentence_*_config.json"))[:1]:  # sentence_bert_config.json, and of other backbones
         max_length = entry(read_object(file), "max_seq_length", int, file, None)
+        lower_case = entry(read_object(file), "do_lower_case", bool, file, False)
     file = folder / "config_sentence_transformers.json"
     settings = read_object(file) if file.exists() else {}
     prompts, default = read_prompts(settings, file)
     truncate_dim = read_truncate_dim(settings, file)
-    return Layout(root, pooling, projection, max_length, prompts, default, include_prompt, truncate_dim)
+    return Layout(root, pooling, projection, max_length, prompts, default, include_prompt, truncate_dim, lower_case)
 
 
 def _module_folders(folder: Path) -> dict[str, Path]:

@@ -188,11 +188,17 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def load_tokenizer(folder: Path, backbone: PreTrainedModel) -> PreTrainedTokenizerBase:
+def load_tokenizer(folder: Path, backbone: PreTrainedModel, *, lower_case: bool = False) -> PreTrainedTokenizerBase:
     """The tokenizer of a checkpoint folder.
 
+    Args:
+        folder: the checkpoint.
+        backbone: what reads the tokens.
+        lower_case: whether the checkpoint counts on texts in lower case.
+
     Raises:
-        ModelError: there is none, its files are damaged, or it knows tokens that the backbone does not.
+        ModelError: there is none, its files are damaged, it knows tokens that the backbone does not, or it keeps
+            capitals though it should not.
     """
     if not any(file for pattern in VOCABULARIES for file in folder.glob(pattern)):  # else an empty vocabulary would do
         raise ModelError(f"{folder}: no usable tokenizer (none of {', '.join(VOCABULARIES)}); copy its files there")
@@ -209,6 +215,11 @@ def load_tokenizer(folder: Path, backbone: PreTrainedModel) -> PreTrainedTokeniz
     if isinstance(longest, bool) or not isinstance(longest, int | float) or not longest >= 1:
         raise ModelError(
             f"{folder / 'tokenizer_config.json'}: 'model_max_length' is {longest!r:.40}, expected at least 1 token"
+        )
+    if lower_case and tokenizer("A CAT").input_ids != tokenizer("a cat").input_ids:
+        raise ModelError(
+            f"{folder}: 'do_lower_case' is true in sentence-transformers' file, but the tokenizer keeps capitals; give "
+            "tokenizer.json a Lowercase normalizer, or set it to false and encode texts in lower case"
         )
     embeddings: Any = backbone.get_input_embeddings()
     rows = len(embeddings.weight)

@@ -139,7 +139,7 @@ class SentenceEncoder(nn.Module):
         place = pick_device(device)
         with quiet_transformers(), verified(folder, layout.digests):
             backbone = load_backbone(layout.folder, dropout=dropout)
-            tokenizer = load_tokenizer(layout.folder, backbone)
+            tokenizer = load_tokenizer(layout.folder, backbone, lower_case=layout.lower_case)
         encoder = cls(
             backbone,
             tokenizer,

@@ -360,6 +360,21 @@ def test_maximum_lengths_beyond_the_backbone(theirs: Path, tiny_bert: Path, tmp_
         load(ours)
 
 
+def test_lower_case(theirs: Path, sentences: list[str]) -> None:
+    """This tokenizer takes capitals for small letters anyway; one that keeps them is no longer believed to do so."""
+    expected = load(theirs).encode(sentences)
+    (theirs / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 64, "do_lower_case": True}))
+    np.testing.assert_array_equal(load(theirs).encode([text.upper() for text in sentences]), expected)
+    settings = json.loads((theirs / "tokenizer.json").read_text())
+    settings["normalizer"] = None
+    (theirs / "tokenizer.json").write_text(json.dumps(settings))
+    config = json.loads((theirs / "tokenizer_config.json").read_text())
+    config |= {"do_lower_case": False, "tokenizer_class": "PreTrainedTokenizerFast"}
+    (theirs / "tokenizer_config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=r"'do_lower_case' is true .* the tokenizer keeps capitals; give"):
+        load(theirs)
+
+
 @pytest.mark.parametrize("name", ["/", "..", ".", "~nobody/x", "x" * 300, "x/" * 3000, "a\0b", "", "   "])
 def test_names_of_no_model(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "empty").mkdir()
