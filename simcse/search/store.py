@@ -199,7 +199,7 @@ class Store:
             self._connection.executemany("INSERT INTO dead VALUES (?)", listed)
 
     def slots(self, ids: Sequence[Id]) -> dict[Id, int]:
-        """Where the rows of these ids are; ids that are not there are left out."""
+        """Where the rows of these ids are, in the order of the ids; ids that are not there are left out."""
         # bound one by one: in JSON, SQLite would end an id at NUL, and take True for 1
         wanted = [key for key in ids if storable(key)]
         found: dict[Id, int] = {}
@@ -207,7 +207,7 @@ class Store:
             for start in range(0, len(wanted), IDS_A_QUERY):
                 some = wanted[start : start + IDS_A_QUERY]
                 found |= self._all(f"SELECT id, slot FROM rows WHERE id IN ({', '.join('?' * len(some))})", *some)
-        return found
+        return {key: found[key] for key in wanted if key in found}
 
     def fetch(self, slots: Iterable[int]) -> dict[int, Row]:
         """The rows under these slots; dead ones are left out.

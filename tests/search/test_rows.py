@@ -49,6 +49,7 @@ def test_only_ids_are_taken_for_ids(kind, encoder):
             assert vectors_of(index, [key]) == {}
     with pytest.raises(SearchError, match="id: found None"):
         index.delete(None)
+    assert set(vectors_of(index, ["a", True, 1, "b", 0])) == {"a", 1, 0}
     assert {row[0]: row[1:] for row in index.rows()} == before
 
 
@@ -64,6 +65,7 @@ def test_whole_numbers_and_texts_of_numpy_are_ids(encoder, tmp_path):
 def test_numbers_end_at_63_bits(encoder):
     index = SearchIndex.build(["a"], encoder.encode, ids=[2**63 - 1])
     assert index.search("a")[0][0].id == 2**63 - 1
+    assert list(vectors_of(SearchIndex.build(["a", "b", "c"], encoder, ids=["x", 2, 1]), ["x", 1, 2])) == ["x", 1, 2]
     with pytest.raises(SearchError, match="id: found 9223372036854775808, expected a text or a number from 0 to"):
         index.add(["no number is left"])
     assert index.add(["b"], ids=[5]) == [5]
