@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from simcse import ConfigError, ModelError, SentenceEncoder
+from simcse import ConfigError, DataError, ModelError, SentenceEncoder
 from simcse.encoder import inference
 
 
@@ -48,7 +48,7 @@ def test_training_mode_comes_back_even_after_an_error(encoder: SentenceEncoder) 
     assert encoder.training
     with pytest.raises(ConfigError, match="batch_size is 0: at least 1"):
         encoder.encode(["dog"], batch_size=0)
-    with pytest.raises(TypeError):
+    with pytest.raises(DataError, match="texts is of type int"):
         encoder.encode_to("nowhere.npy", 3)  # type: ignore[arg-type]
     encoder.eval()
 

@@ -83,5 +83,7 @@ def test_only_what_splits_at_spaces(tokenizer: Tokenizer, byte_pairs: PreTrained
 def test_others_stay_exact(byte_pairs: PreTrainedTokenizerFast, sentences: list[str]) -> None:
     texts = [*sentences, "", "  two  spaces ", "dog " * 100]
     ids, cut = Tokenize(byte_pairs, 16)(texts)
-    assert ids == byte_pairs(texts, truncation=True, max_length=16)["input_ids"]
+    expected = byte_pairs(texts, truncation=True, max_length=16)["input_ids"]
+    expected[len(sentences)] = [0]  # the empty text: this tokenizer adds no token of its own, so one stands for it
+    assert ids == expected
     assert cut > 0
