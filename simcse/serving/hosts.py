@@ -10,11 +10,13 @@ import ipaddress
 import re
 import socket
 from collections.abc import Iterable
+from functools import lru_cache
 
 from simcse.errors import ConfigError
 
 __all__ = ["Hosts"]
 
+LONGEST = 300  # characters of a host and its port; a name has 253 at most
 HOST = re.compile(r"(?:\[(?P<address>[0-9a-f:.]+)\]|(?P<name>[^\[\]:/?#@\s]+))(?::\d{0,5})?", re.IGNORECASE)
 NAME = re.compile(r"[a-z0-9_](?:[a-z0-9_.-]*[a-z0-9_])?")
 
@@ -45,9 +47,13 @@ class Hosts:
                     f"--allowed_hosts: found {name!r}, expected a name without port, such as search.example.org"
                 )
             self._names.add(_plain(name))
+        self._seen = lru_cache(maxsize=256)(self._is_ours)  # clients hardly change it
 
     def __contains__(self, host: str) -> bool:
         """Whether a Host header, with a port or without, means this service."""
+        return len(host) <= LONGEST and self._seen(host)
+
+    def _is_ours(self, host: str) -> bool:
         if (found := HOST.fullmatch(host)) is None:
             return False
         name = found["address"] or found["name"]
