@@ -56,9 +56,10 @@ class Run:
 
     @property
     def ended(self) -> bool:
-        """Whether it has: the server does not wait for its children, so they stay as zombies."""
-        state = Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-        return state in ("Z", "X")
+        """Whether it has, all threads of it: the server does not wait for its children, so they stay as zombies."""
+        about = Path(f"/proc/{self.pid}")
+        state = (about / "stat").read_text().rsplit(")", 1)[1].split()[0]
+        return state in ("Z", "X") and len(list((about / "task").iterdir())) <= 1
 
     def status(self, seconds: float = 120) -> int | None:
         """Its exit status once it has ended; None if a signal ended it."""
@@ -79,19 +80,20 @@ class Runs:
     """Starts runs."""
 
     def __init__(self, process: subprocess.Popen[str], folder: Path) -> None:
-        self._process, self._folder, self._count = process, folder, 0
+        self._process, self._folder = process, folder
+        self.started: list[Run] = []
 
     def start(self, options: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> Run:
         """A run with these options, in this environment besides."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._count += 1
-        output = self._folder / f"run-{self._count}.txt"
+        output = self._folder / f"run-{len(self.started)}.txt"
         arguments = [f"--{name}={value}" for name, value in options.items()]
         order = {"arguments": arguments, "environment": dict(environment or {}), "output": str(output)}
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
-        return Run(int(self._process.stdout.readline()), output)
+        self.started.append(Run(int(self._process.stdout.readline()), output))
+        return self.started[-1]
 
 
 @contextmanager
@@ -104,4 +106,9 @@ def run_server(folder: Path) -> Iterator[Runs]:
     ) as process:  # fmt: skip
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
-        yield Runs(process, folder)
+        runs = Runs(process, folder)
+        try:
+            yield runs
+        finally:
+            for run in runs.started:  # those that a failed test left
+                run.kill(9)

@@ -82,21 +82,21 @@ def run_commands(command: Sequence[str], environments: Sequence[Mapping[str, str
     Returns:
         0, or the exit status of the first that failed; 128 + the signal that ended it.
     """
+    told: list[int] = []
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        told.append(number)  # passed on below, where all have been started
+
+    before = {number: signal.signal(number, hear) for number in heard_signals()}
     # a group of their own: Ctrl-C of a terminal reaches us alone, and them once
     running = [subprocess.Popen(command, env={**os.environ, **extra}, process_group=0) for extra in environments]
-    told = False
-
-    def pass_on(number: int, frame: FrameType | None) -> None:
-        nonlocal told
-        told = True
-        for process in running:
-            if process.poll() is None:
-                process.send_signal(number)
-
-    before = {number: signal.signal(number, pass_on) for number in heard_signals()}
-    deadline = math.inf
+    passed, deadline = 0, math.inf
     try:
         while True:
+            for number in told[passed:]:
+                passed += 1
+                for process in running:
+                    process.send_signal(number)  # nothing happens where it has ended
             states = [process.poll() for process in running]
             failed = [state for state in states if state]
             if all(state is not None for state in states) or (failed and time.monotonic() > deadline):

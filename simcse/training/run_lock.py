@@ -17,6 +17,7 @@ from simcse.files import make_folder, naming_target, sweep
 __all__ = ["RunLock"]
 
 NAME = ".lock"
+SECONDS_TO_DIE = 1  # that a run which was killed just now may take to let go
 
 
 class RunLock:
@@ -42,8 +43,9 @@ class RunLock:
             return
         with naming_target(self.path.parent, self.path):
             make_folder(self.path.parent)
+            patient_until = time.monotonic() + SECONDS_TO_DIE
             while self._handle is None:
-                self._handle = self._locked()
+                self._handle = self._locked(patient=time.monotonic() < patient_until)
             before = self._read()
             if before and before["host"] != socket.gethostname():
                 print(
@@ -63,30 +65,32 @@ class RunLock:
             os.close(self._handle)
             self._handle = None
 
-    def _locked(self) -> int | None:
-        """A handle that locks the file; None if another run has just removed it."""
-        handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+    def _locked(self, *, patient: bool) -> int | None:
+        """A handle that locks the file; None if another run has just removed it, or may be about to."""
+        handle, remedy = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666), ""
+        about = os.pread(handle, 4096, 0)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = True
         except BlockingIOError:
-            self._refuse(os.pread(handle, 4096, 0), "")
+            free = False
         except OSError:  # a file system without locks: all there is to go by is what the file says
-            if about := os.pread(handle, 4096, 0):
-                self._refuse(about, f", or remove {self.path} if that one has ended")
-        if os.fstat(handle).st_nlink:
+            free, remedy = not about, f", or remove {self.path} if that one has ended"
+        if free and os.fstat(handle).st_nlink:
             return handle
         os.close(handle)
+        if not free:
+            if not patient:
+                raise ConfigError(
+                    f"--output_dir {self.path.parent}: {_shown(_parsed(about))} is writing a run there; wait for its "
+                    f"end or stop it, or name another folder{remedy}"
+                )
+            time.sleep(0.05)
         return None
 
     def _read(self) -> dict[str, Any] | None:
         assert self._handle is not None
         return _parsed(os.pread(self._handle, 4096, 0))
-
-    def _refuse(self, about: bytes, remedy: str) -> None:
-        raise ConfigError(
-            f"--output_dir {self.path.parent}: {_shown(_parsed(about))} is writing a run there; wait for its end or "
-            f"stop it, or name another folder{remedy}"
-        )
 
 
 def _parsed(about: bytes) -> dict[str, Any] | None:

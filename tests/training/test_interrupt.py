@@ -10,9 +10,11 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 from forked import ROOT, Run, Runs, run_server, wait_for
 
@@ -122,24 +124,6 @@ def test_a_locked_folder_stops_both_of_two(runs: Runs, options: dict[str, object
     lock.release()
 
 
-def test_a_signal_to_the_launcher_of_two_is_passed_on(options: dict[str, object], tmp_path: Path) -> None:
-    """accelerate's launcher dies of it and tells nobody; it leaves the start of two processes to one of ours."""
-    arguments = [f"--{name}={value}" for name, value in options.items()]
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [*launcher, str(ROOT / "train.py"), *arguments]
-    last = tmp_path / "run" / "last" / "trainer.pt"
-    with (tmp_path / "printed").open("w") as printed:
-        process = subprocess.Popen(command, env=environment, stderr=printed)
-        wait_for(lambda: steps(tmp_path / "run") > 3 or process.poll() is not None)
-        process.terminate()
-        assert process.wait(60) == -signal.SIGTERM
-        wait_for(lambda: last.is_file() and not (tmp_path / "run" / ".lock").exists())
-        wait_for(lambda: "interrupted: step " in (tmp_path / "printed").read_text())
-    [line] = [line for line in (tmp_path / "printed").read_text().splitlines() if line.startswith("interrupted: ")]
-    assert line.endswith(f"go on with: {shlex.join([*command, '--resume', 'auto'])}")
-
-
 PARENT = """
 import sys
 from simcse.training.launch import run_commands
@@ -147,9 +131,16 @@ sys.exit(run_commands([sys.executable, "-c", sys.argv[1]], [{"NUMBER": "0"}, {"N
 """
 
 
-def run_parent(child: str) -> subprocess.Popen[str]:
+@contextmanager
+def run_parent(child: str) -> Iterator[subprocess.Popen[str]]:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.Popen([sys.executable, "-c", PARENT, child], env=environment, text=True, stdout=subprocess.PIPE)
+    command = [sys.executable, "-c", PARENT, child]
+    with subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE) as process:
+        try:
+            yield process
+        finally:
+            for child_process in psutil.Process(process.pid).children() if process.poll() is None else []:
+                child_process.kill()
 
 
 @pytest.mark.parametrize(
@@ -170,8 +161,8 @@ def test_a_group_that_is_told_to_stop_may_take_its_time(tmp_path: Path) -> None:
     """The first to end does not take the others with it: one of them may be saving."""
     child = (
         "import os, signal, sys, time\n"
-        "def stop(*_): time.sleep(int(os.environ['NUMBER'])); print('saved', flush=True); sys.exit(143)\n"
-        "signal.signal(15, stop); print('ready', flush=True); time.sleep(600)"
+        "def stop(*_): time.sleep(int(os.environ['NUMBER'])); os.write(1, b'saved\\n'); sys.exit(143)\n"
+        "signal.signal(15, stop); os.write(1, b'ready\\n'); time.sleep(600)"
     )
     with run_parent(child) as process:
         assert process.stdout is not None
