@@ -20,8 +20,8 @@ def main(argv: Sequence[str]) -> None:
     options.pop("config", None)
     config = TrainConfig(**options)
 
+    from simcse.display.summary import summary
     from simcse.training.run import train  # behind --help and wrong options, which need no torch
-    from simcse.training.summary import summary
 
     follow_launcher()
     again = command_to_resume()

@@ -16,7 +16,7 @@ from machine import describe
 
 from simcse import SearchIndex, SentenceEncoder
 from simcse.evaluation.retrieval import Collection, evaluate_retrieval, load_beir, ranking_metrics
-from simcse.search.hybrid import HybridSearch
+from simcse.search.tools.hybrid import HybridSearch
 
 KINDS = ("flat", "auto", "hnsw", "ivf-pq")
 WEIGHTS = tuple(round(0.1 * tenth, 1) for tenth in range(11))  # 0 is BM25 alone, 1 the vectors alone

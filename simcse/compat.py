@@ -28,11 +28,11 @@ import torch
 from torch import Tensor, nn
 
 from simcse.data.tables import lines
+from simcse.display.progress import progress
 from simcse.encoder.formats import read_layout, resolve
 from simcse.encoder.model import SentenceEncoder
 from simcse.encoder.projection import Projection, read_head
 from simcse.errors import ConfigError, ModelError, SearchError, nearest
-from simcse.progress import progress
 from simcse.search.index import SearchIndex
 
 __all__ = ["SimCSE"]

@@ -18,7 +18,7 @@ SERVER = """
 import json, os, signal, sys
 sys.path.insert(0, os.getcwd())
 import train
-import simcse.training.run, simcse.training.summary, accelerate, datasets, transformers
+import simcse.training.run, simcse.display.summary, accelerate, datasets, transformers
 from simcse.console import run
 print("ready", flush=True)
 for line in sys.stdin:

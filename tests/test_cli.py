@@ -14,7 +14,7 @@ import pytest
 
 from simcse import SearchIndex, SentenceEncoder
 from simcse.cli import COMMANDS, build_parser, main
-from simcse.encoder.cpu import has_int8_products
+from simcse.encoder.backends.cpu_features import has_int8_products
 
 TEXTS = ["a man plays the guitar", "a woman plays the piano", "rain falls on the city", "the sun is over the mountain"]
 

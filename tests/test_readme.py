@@ -54,13 +54,15 @@ def test_files_of_the_project_are_there(name: str) -> None:
 def test_the_map_of_rooms_is_true() -> None:
     """Each file that the map names is in its room, and each room is on the map."""
     block = read("docs/architecture.md").split("```")[1]
-    room = Path("simcse")
+    around = {0: Path("simcse")}  # by indentation: the folders that a line stands in
     rooms: set[str] = set()
     for line in block[block.index("simcse/\n") : block.index("tests/")].splitlines()[1:]:
-        if found := re.match(r"  (\w+)/", line):
-            rooms.add(found[1])
-        if line.startswith("  ") and line[2] not in " \n":
-            room = Path("simcse", found[1]) if found else Path("simcse")
+        indent = len(line) - len(line.lstrip())
+        around = {depth: room for depth, room in around.items() if depth == 0 or depth < indent}
+        if found := re.match(r" +(\w+)/(?=\s)", line):
+            around[indent] = around[max(around)] / found[1]
+            rooms |= {found[1]} if indent == 2 else set()
+        room = around[max(around)]
         for file in re.findall(r"(?<![\w/])[\w]+\.py\b", line):
             assert (ROOT / room / file).is_file(), f"{room / file}"
     rooms.add("commands")

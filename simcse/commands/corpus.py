@@ -80,9 +80,9 @@ def mine(
         dtype: precision of the weights; auto is bf16 where the device computes in it; int8 needs a CPU with AMX or VNNI
     """
     from simcse.data.readers import read_texts, read_training
+    from simcse.display.progress import progress
     from simcse.files import replaced_file
-    from simcse.progress import progress
-    from simcse.search.mine import Mined, mine_negatives
+    from simcse.search.tools.mine import Mined, mine_negatives
 
     if not output.endswith(".csv"):
         raise ConfigError(f"--output: found {output}, expected a name that ends in .csv")
@@ -125,8 +125,8 @@ def dedup(index: str, *, threshold: float = 0.95, delete: bool = False) -> None:
         threshold: the least cosine of a duplicate
         delete: delete the duplicates from the index
     """
-    from simcse.search.groups import near_duplicates
     from simcse.search.index import SearchIndex
+    from simcse.search.tools.duplicates import near_duplicates
 
     opened = SearchIndex.load(index)
     total, gone = len(opened), []
@@ -152,8 +152,8 @@ def cluster(index: str, *, clusters: int, iterations: int = 25, seed: int = 0) -
         iterations: of k-means
         seed: of its start
     """
-    from simcse.search.groups import cluster as grouped
     from simcse.search.index import SearchIndex
+    from simcse.search.tools.duplicates import cluster as grouped
 
     for number, group in enumerate(grouped(SearchIndex.load(index), clusters, iterations=iterations, seed=seed)):
         members = [{"id": key, "score": round(score, 6)} for key, score in group.members]

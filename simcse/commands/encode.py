@@ -59,7 +59,7 @@ def encode(
         workers: encoders at work at the same time, with engine ray
     """
     if engine == "ray":
-        from simcse.encoder.ray_encode import encode_parquet
+        from simcse.encoder.bulk.ray import encode_parquet
 
         rows = encode_parquet(
             sources(inputs), output, model, workers=workers, column=column, prompt=prompt, prompt_name=prompt_name,
@@ -101,7 +101,7 @@ def encode(
 
 
 def _count(files: list[str]) -> int | None:
-    from simcse.search.jobs import count_rows
+    from simcse.search.tools.build import count_rows
 
     return count_rows(files)
 

@@ -57,8 +57,8 @@ def build(
         device: auto, cpu, cuda, cuda:1, ...
         dtype: precision of the weights; auto is bf16 where the device computes in it; int8 needs a CPU with AMX or VNNI
     """
-    from simcse.progress import progress
-    from simcse.search.jobs import build_from_files, count_rows
+    from simcse.display.progress import progress
+    from simcse.search.tools.build import build_from_files, count_rows
 
     files = sources(input, "--input")
     asked = None if sample_queries is None else _asked(sample_queries)
@@ -126,7 +126,7 @@ def search(
         dtype: precision of the weights; auto is bf16 where the device computes in it; int8 needs a CPU with AMX or VNNI
     """
     from simcse.data.readers import read_texts
-    from simcse.search.hybrid import HybridSearch
+    from simcse.search.tools.hybrid import HybridSearch
 
     if hybrid and min_score is not None:
         raise ConfigError("--min_score: is a cosine, and scores of --hybrid are fused ranks; give one of the two")
@@ -199,8 +199,8 @@ def add(
         device: auto, cpu, cuda, cuda:1, ...
         dtype: precision of the weights; auto is bf16 where the device computes in it; int8 needs a CPU with AMX or VNNI
     """
-    from simcse.progress import progress
-    from simcse.search.jobs import count_rows, counted, stream_files
+    from simcse.display.progress import progress
+    from simcse.search.tools.build import count_rows, counted, stream_files
 
     files = sources(input, "--input")
     opened = open_index(index, model, device, dtype)

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from simcse.data.augment import Augment
-from simcse.encoder.batching import TokenBatch
-from simcse.encoder.tokenize import Tokenize
+from simcse.tokens.batch import TokenBatch
+from simcse.tokens.tokenize import Tokenize
 
 __all__ = ["Batch", "Batches", "text_key"]
 

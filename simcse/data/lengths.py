@@ -33,7 +33,7 @@ def sample(dataset: datasets.Dataset) -> dict[str, list[str]]:
 
 def token_counts(columns: Mapping[str, Sequence[str]], tokenizer: PreTrainedTokenizerBase) -> dict[str, Counts]:
     """Column -> the number of tokens of each text, special ones included, if nothing is cut."""
-    from simcse.encoder.tokenize import Tokenize
+    from simcse.tokens.tokenize import Tokenize
 
     tokenize = Tokenize(tokenizer, UNCUT)
     return {name: tokenize.flat([text[:LONGEST] for text in texts])[0].lengths for name, texts in columns.items()}

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
-from simcse.encoder.batching import TokenBatch
-from simcse.encoder.fused_training import training_states, trains_fused
-from simcse.encoder.packed_forward import pack
+from simcse.encoder.backends.cpu_training.forward import training_states, trains_fused
+from simcse.encoder.backends.torch_packed import pack
 from simcse.encoder.traits import traits_of
 from simcse.errors import ConfigError
+from simcse.tokens.batch import TokenBatch
 
 __all__ = ["TokenStates", "longest_input", "override_dropout", "own_states", "token_states", "usual_length"]
 

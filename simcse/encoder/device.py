@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from simcse.encoder.cpu import cpu_flags
+from simcse.encoder.backends.cpu_features import cpu_flags
 from simcse.errors import ConfigError
 
 __all__ = ["DTYPES", "has_native_bf16", "pick_device", "pick_dtype"]

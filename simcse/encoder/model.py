@@ -14,23 +14,23 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from simcse.encoder import inference
-from simcse.encoder.allocator import prefer_large_pages
+from simcse.encoder import encode as inference
 from simcse.encoder.backbone import TokenStates, longest_input, token_states, usual_length
-from simcse.encoder.batching import TokenBatch
+from simcse.encoder.backends.allocator import prefer_large_pages
+from simcse.encoder.backends.int8 import check_int8
+from simcse.encoder.backends.torch_packed import PackedForward
 from simcse.encoder.device import pick_device, pick_dtype
 from simcse.encoder.formats import Layout, read_layout, resolve
 from simcse.encoder.loading import load_backbone, load_tokenizer, quiet_transformers
-from simcse.encoder.packed_forward import PackedForward
 from simcse.encoder.pooling import check_pooling, pool
 from simcse.encoder.projection import Projection, read_head
 from simcse.encoder.prompts import check_prompts, choose_prompt
-from simcse.encoder.quantized import check_int8
 from simcse.encoder.saving import pooler_weights, verified, write_settings
-from simcse.encoder.tokenize import Tokenize
 from simcse.encoder.traits import choose_pooling
 from simcse.errors import ConfigError, DataError, ModelError, SimCSEError
 from simcse.files import replaced_folder
+from simcse.tokens.batch import TokenBatch
+from simcse.tokens.tokenize import Tokenize
 
 __all__ = ["SentenceEncoder"]
 

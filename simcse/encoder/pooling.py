@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from simcse.encoder.batching import TokenBatch
 from simcse.errors import ConfigError, nearest
+from simcse.tokens.batch import TokenBatch
 
 __all__ = ["POOLINGS", "Pooling", "check_pooling", "cls", "mean", "pool"]
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForTextEncoding, PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES
 
-from simcse.encoder.architecture import read_parts
+from simcse.encoder.backends.bert_weights import read_parts
 from simcse.errors import ConfigError, ModelError
 
 __all__ = ["Traits", "auto_class", "choose_pooling", "find_traits", "traits_of"]

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from simcse.search.identity import Matrix
+from simcse.search.fingerprint import Matrix
+from simcse.search.local.view import Filter, Subset, View
 from simcse.search.rows import Id
-from simcse.search.view import Filter, Subset, View
 
 __all__ = ["Hit", "find"]
 

@@ -18,16 +18,16 @@ import numpy as np
 import numpy.typing as npt
 
 from simcse.errors import SearchError
-from simcse.search.copies import compact, compact_if_due, save
 from simcse.search.documents import documents
+from simcse.search.fingerprint import Encode, HasEncode, Identity, Matrix, encode_of, unit_vectors
 from simcse.search.hit import Hit, find
-from simcse.search.identity import Encode, HasEncode, Identity, Matrix, encode_of, unit_vectors
-from simcse.search.layout import checked_folder, folder_size
-from simcse.search.plan import check_budget, check_kind, is_milvus
+from simcse.search.local.copies import compact, compact_if_due, save
+from simcse.search.local.files import checked_folder, folder_size
+from simcse.search.local.state import State
+from simcse.search.local.view import Filter, View, found
+from simcse.search.nearest.plan import check_budget, check_kind, is_milvus
 from simcse.search.queries import checked_floor, checked_texts, checked_top_k, sampled_vectors, unit_queries
 from simcse.search.rows import Document, Id, check_all_there, numbered, plain_ids, typed_ids
-from simcse.search.state import State
-from simcse.search.view import Filter, View, found
 
 __all__ = ["Hit", "SearchIndex"]
 
@@ -124,7 +124,7 @@ class SearchIndex:
         """An index without texts, in memory; arguments as in `build`."""
         encode = encode_of(encode)
         if is_milvus(kind):
-            from simcse.search.milvus import MilvusIndex
+            from simcse.search.milvus.storage import MilvusIndex
 
             return MilvusIndex.create(encode, kind)
         check_budget(target_recall)
@@ -147,7 +147,7 @@ class SearchIndex:
         """
         encode = None if encode is None else encode_of(encode)
         if is_milvus(folder):
-            from simcse.search.milvus import MilvusIndex
+            from simcse.search.milvus.storage import MilvusIndex
 
             return MilvusIndex.open(str(folder), encode)
         state = State.open(checked_folder(folder), mmap=mmap)

@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from simcse.data.tables import shown
 from simcse.errors import SearchError
-from simcse.search.identity import Encode, Matrix, checked_units, unit_vectors
+from simcse.search.fingerprint import Encode, Matrix, checked_units, unit_vectors
+from simcse.search.nearest.tuning import QUERIES
 from simcse.search.rows import is_utf8
-from simcse.search.tuning import QUERIES
 
 __all__ = ["checked_floor", "checked_texts", "checked_top_k", "sampled_vectors", "unit_queries"]
 

@@ -22,10 +22,10 @@ from starlette.exceptions import HTTPException
 from simcse import __version__
 from simcse.encoder.model import SentenceEncoder
 from simcse.errors import SearchError, SimCSEError
-from simcse.search.filters import FilterError
-from simcse.search.identity import Matrix, OtherEncoderError
+from simcse.search.fingerprint import Matrix, OtherEncoderError
 from simcse.search.index import Hit, SearchIndex
-from simcse.search.view import Filter
+from simcse.search.local.filters import FilterError
+from simcse.search.local.view import Filter
 from simcse.serving.answers import Answer, Answers, Filtering, Filters, Search, Task
 from simcse.serving.batcher import ClosedError, MicroBatcher, QueueFullError
 from simcse.serving.corpus_map import CorpusMap

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from simcse.search.identity import Matrix
+from simcse.search.fingerprint import Matrix
 from simcse.search.index import SearchIndex
-from simcse.search.sample import sample_of, vectors_of
-from simcse.search.store import Id
+from simcse.search.local.store import Id
+from simcse.search.tools.sample import sample_of, vectors_of
 
 __all__ = ["CorpusMap", "Plane", "principal_plane"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from simcse.encoder.allocator import keep_freed_megabytes
+from simcse.encoder.backends.allocator import keep_freed_megabytes
 
 __all__ = ["use_threads"]
 

@@ -15,7 +15,7 @@ from simcse.data.augment import Augment, build_augment, read_synonyms
 from simcse.data.collate import Batches
 from simcse.data.pairs import read_scored_pairs
 from simcse.data.readers import read_texts, read_training
-from simcse.encoder.allocator import keep_freed_memory
+from simcse.encoder.backends.allocator import keep_freed_memory
 from simcse.encoder.device import has_native_bf16, pick_device
 from simcse.encoder.model import SentenceEncoder
 from simcse.errors import ConfigError, DataError, nearest

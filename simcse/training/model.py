@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from simcse.data.collate import Batch
-from simcse.encoder.batching import TokenBatch
 from simcse.encoder.model import SentenceEncoder
 from simcse.encoder.projection import Projection
+from simcse.tokens.batch import TokenBatch
 
 __all__ = ["ContrastiveModel"]
 

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from simcse.data.collate import Batch
-from simcse.encoder.batching import TokenBatch
 from simcse.objectives import PastKeys
+from simcse.tokens.batch import TokenBatch
 from simcse.training.distributed import gather
 from simcse.training.model import ContrastiveModel
 

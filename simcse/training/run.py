@@ -14,6 +14,7 @@ from accelerate import Accelerator
 
 from simcse.data.lengths import cut_line, sample, token_counts
 from simcse.data.readers import read_training
+from simcse.display.training_bar import training_bar
 from simcse.encoder.model import SentenceEncoder
 from simcse.errors import ConfigError
 from simcse.evaluation.report import versions
@@ -21,7 +22,6 @@ from simcse.evaluation.statistics import mean_interval
 from simcse.evaluation.sts import SEVEN
 from simcse.evaluation.suite import evaluate
 from simcse.files import replaced_file
-from simcse.training.bar import training_bar
 from simcse.training.build import build_accelerator, build_trainer
 from simcse.training.config import TrainConfig
 from simcse.training.distributed import first_process_first, world

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from simcse.data.collate import Batches, text_key
-from simcse.encoder.tokenize import Tokenize
 from simcse.errors import DataError
+from simcse.tokens.tokenize import Tokenize
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ from transformers import BertTokenizerFast, PreTrainedModel, PreTrainedTokenizer
 
 from simcse import ConfigError, ModelError, SentenceEncoder
 from simcse.encoder.backbone import NO_LIMIT, own_states
-from simcse.encoder.batching import TokenBatch
 from simcse.encoder.traits import find_traits
+from simcse.tokens.batch import TokenBatch
 from simcse.training.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
 from simcse.training.run import train
 

@@ -21,7 +21,8 @@ import numpy as np
 import pytest
 
 from simcse import SearchIndex
-from simcse.search import plan, state
+from simcse.search.local import state
+from simcse.search.nearest import plan
 
 SOAK = os.environ.get("SIMCSE_SOAK") == "1"
 POINTS = 64 if SOAK else 3  # of each change

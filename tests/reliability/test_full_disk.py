@@ -19,7 +19,7 @@ import train
 from simcse import SentenceEncoder
 from simcse.cli import main
 from simcse.console import run
-from simcse.encoder import inference
+from simcse.encoder import encode as inference
 from simcse.errors import ConfigError
 
 Mount = Callable[[str], Path]

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from simcse import SearchIndex, SentenceEncoder
-from simcse.search import identity
+from simcse.search import fingerprint as identity
 
 SOAK = os.environ.get("SIMCSE_SOAK") == "1"
 OPENS = 464 if SOAK else 15
@@ -29,7 +29,8 @@ WRITER = """
 import itertools, random, sys
 import numpy as np
 from simcse import SearchIndex
-from simcse.search import plan, state
+from simcse.search.nearest import plan
+from simcse.search.local import state
 
 plan.FLAT_BELOW, state.LONGEST_TAIL = 10, 100
 folder, table, kind, batch = sys.argv[1], np.load(sys.argv[2]), sys.argv[3], int(sys.argv[4])

@@ -35,7 +35,7 @@ from simcse.evaluation.retrieval import load_beir
 from simcse.evaluation.sts import load_task
 from simcse.evaluation.transfer import load_transfer
 from simcse.search.documents import file_documents
-from simcse.search.jobs import count_rows
+from simcse.search.tools.build import count_rows
 
 SOAK = os.environ.get("SIMCSE_SOAK") == "1"
 SECONDS = 30  # of one reader on one file, on a busy machine

@@ -12,8 +12,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from simcse import SearchError
-from simcse.search.filters import conditions
-from simcse.search.store import Store
+from simcse.search.local.filters import conditions
+from simcse.search.local.store import Store
 
 ORDERS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 

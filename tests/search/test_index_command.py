@@ -7,7 +7,7 @@ import json
 import pytest
 
 from simcse.cli import main
-from simcse.search import plan
+from simcse.search.nearest import plan
 
 
 @pytest.fixture

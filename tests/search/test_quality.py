@@ -7,7 +7,7 @@ import pytest
 
 from simcse import SearchIndex
 from simcse.evaluation.retrieval import Collection, evaluate_retrieval, ranking_metrics
-from simcse.search import plan
+from simcse.search.nearest import plan
 
 WORDS = "river stone music winter garden market engine letter doctor island mirror ladder".split()  # noqa: SIM905
 

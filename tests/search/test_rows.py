@@ -13,7 +13,7 @@ from simcse import DataError, SearchError, SearchIndex
 from simcse.cli import main
 from simcse.search.documents import file_documents
 from simcse.search.rows import typed_ids
-from simcse.search.sample import vectors_of
+from simcse.search.tools.sample import vectors_of
 
 NO_IDS = [True, False, np.True_, 1.0, np.float64(1), None, b"a", (1,), Decimal(1), [1]]  # equal to ids, some of them
 NOT_STORED = ["", "a\0b", "a\0", "\0a", "a\ud800", -1, 2**63, 10**30]

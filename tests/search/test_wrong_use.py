@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from simcse import ConfigError, SearchError, SearchIndex
-from simcse.search.groups import cluster
-from simcse.search.hybrid import HybridSearch
-from simcse.search.mine import mine_negatives
+from simcse.search.tools.duplicates import cluster
+from simcse.search.tools.hybrid import HybridSearch
+from simcse.search.tools.mine import mine_negatives
 
 TEXTS = ["a man", "a woman", "rain"]
 ONES = np.ones((1, 32), np.float32)

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from tiny import build_encoder
 
 from simcse import SearchIndex, SentenceEncoder
-from simcse.search import state
+from simcse.search.local import state
 from simcse.serving.app import create_app
 from simcse.serving.facts import shown_name
 from simcse.serving.limits import Limits

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from simcse.search.sample import sample_of, vectors_of
+from simcse.search.tools.sample import sample_of, vectors_of
 from simcse.serving.corpus_map import principal_plane
 
 

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 
 from simcse.data.collate import Batch
-from simcse.encoder.batching import TokenBatch
 from simcse.encoder.model import SentenceEncoder
 from simcse.errors import ConfigError
 from simcse.objectives import InBatchCandidates, keep_negatives
+from simcse.tokens.batch import TokenBatch
 from simcse.training.build import build_batches, build_loss, build_model
 from simcse.training.config import DataConfig, ModelConfig, TrainConfig
 from simcse.training.model import ContrastiveModel

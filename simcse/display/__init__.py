@@ -1,0 +1,1 @@
+"""What people read: tables, numbers, progress bars."""

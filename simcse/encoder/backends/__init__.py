@@ -1,0 +1,1 @@
+"""Prepared weights that compute token states; `select.py` chooses."""

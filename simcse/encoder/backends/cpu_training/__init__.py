@@ -1,0 +1,1 @@
+"""The training pass of a BERT, written out for the CPU."""

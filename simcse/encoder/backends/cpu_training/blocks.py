@@ -1,0 +1,168 @@
+"""The two halves of a post-LN transformer layer, each one autograd node with its backward pass written out.
+
+A node saves the few tensors its backward needs and runs one matrix product for each weight and each input. Weights are
+cast to the type of the activations once a forward pass. Scales that would cost a pass over the activations, 1 / sqrt(d)
+and dropout's 1 / P(keep), ride on the cast weights instead, and go onto the small weight gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from simcse.encoder.backends.cpu_training.attention import Heads, attend, attend_backward, rows_and_zero
+from simcse.encoder.backends.cpu_training.dropout import keep_mask, keep_scale
+
+__all__ = ["AttentionBlock", "FeedForwardBlock"]
+
+Gradients = tuple[Tensor | None, ...]
+
+
+class AttentionBlock(torch.autograd.Function):
+    """x (T, D) -> LayerNorm(x + dropout(attention(x))), for all tokens or for some of them."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, wq: Tensor, bq: Tensor, wk: Tensor, bk: Tensor, wv: Tensor, bv: Tensor, wo: Tensor,
+        bo: Tensor, gamma: Tensor, beta: Tensor, eps: float, rate: float, plan: Heads, asking: Tensor | None,
+    ) -> Tensor:  # fmt: skip
+        """(N, D). `rate` is of dropout on the block's output; `asking` (N,) are the tokens that ask; None: all."""
+        ctx.scales = ((plan.width**-0.5,), (1.0, plan.scale), (keep_scale(rate),))
+        w_query, b_query = cast(x.dtype, ctx.scales[0], [wq], [bq])
+        w_key, b_key = cast(x.dtype, ctx.scales[1], [wk, wv], [bk, bv])
+        w_out, b_out = cast(x.dtype, ctx.scales[2], [wo], [bo])
+        own = x if asking is None else x.index_select(0, asking)  # (N, D)
+        query, key_value = F.linear(own, w_query, b_query), F.linear(x, w_key, b_key)  # (N, D), (T, 2 D)
+        context, gathered, ctx.attention = attend(plan, query, key_value)
+        out, *ctx.norm = add_norm(own, F.linear(context, w_out, b_out), gamma, beta, eps, rate)
+        ctx.plan, ctx.asking, ctx.master = plan, asking, wq.dtype
+        ctx.save_for_backward(x, own, context, *gathered, w_query, w_key, w_out, gamma, beta)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Gradients:
+        """Gradients of x and of the ten weights."""
+        x, own, context, *gathered, w_query, w_key, w_out, gamma, beta = ctx.saved_tensors
+        need = ctx.needs_input_grad
+        to_query, to_key, to_out = ctx.scales
+        total, grad, *of_norm = add_norm_backward(grad, ctx.norm, gamma, beta)  # (N, D)
+        of_out = weight_grads(ctx.master, to_out, grad, context, need[7:9])
+        context_grad = rows_and_zero(grad)  # padding reads the zeros
+        torch.mm(grad, w_out, out=context_grad[:-1])
+        query_grad, key_grad = attend_backward(ctx.plan, context_grad, tuple(gathered), ctx.attention)
+        of_query = weight_grads(ctx.master, to_query, query_grad, own, need[1:3])
+        of_key = weight_grads(ctx.master, to_key, key_grad, x, need[3:7])
+        x_grad = None
+        if need[0]:
+            total.addmm_(query_grad, w_query)  # (N, D)
+            if ctx.asking is None:
+                x_grad = total.addmm_(key_grad, w_key)  # (T, D)
+            else:
+                x_grad = torch.mm(key_grad, w_key).index_add_(0, ctx.asking, total)  # (T, D)
+        return x_grad, *of_query, *of_key, *of_out, *of_norm, None, None, None, None
+
+
+class FeedForwardBlock(torch.autograd.Function):
+    """x (N, D) -> LayerNorm(x + dropout(down(gelu(up(x)))))."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, w_up: Tensor, b_up: Tensor, w_down: Tensor, b_down: Tensor, gamma: Tensor, beta: Tensor,
+        eps: float, rate: float,
+    ) -> Tensor:  # fmt: skip
+        """(N, D) states. `rate` is of dropout on the block's output."""
+        ctx.master, ctx.scale = w_up.dtype, keep_scale(rate)
+        w_up, b_up = cast(x.dtype, (1.0,), [w_up], [b_up])
+        w_down, b_down = cast(x.dtype, (ctx.scale,), [w_down], [b_down])
+        hidden = F.linear(x, w_up, b_up)  # (N, I)
+        active = F.gelu(hidden)
+        out, *ctx.norm = add_norm(x, F.linear(active, w_down, b_down), gamma, beta, eps, rate)
+        ctx.save_for_backward(x, hidden, active, w_up, w_down, gamma, beta)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Gradients:
+        """Gradients of x and of the six weights."""
+        x, hidden, active, w_up, w_down, gamma, beta = ctx.saved_tensors
+        need = ctx.needs_input_grad
+        total, grad, *of_norm = add_norm_backward(grad, ctx.norm, gamma, beta)  # (N, D)
+        of_down = weight_grads(ctx.master, (ctx.scale,), grad, active, need[3:5])
+        hidden_grad = torch.ops.aten.gelu_backward(torch.mm(grad, w_down), hidden)  # (N, I)
+        of_up = weight_grads(ctx.master, (1.0,), hidden_grad, x, need[1:3])
+        x_grad = total.addmm_(hidden_grad, w_up) if need[0] else None  # (N, D)
+        return x_grad, *of_up, *of_down, *of_norm, None, None
+
+
+def add_norm(
+    x: Tensor, update: Tensor, gamma: Tensor, beta: Tensor, eps: float, rate: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+    """LayerNorm(x + keep * update) in float32 statistics, and what its backward needs."""
+    keep = keep_mask(update.shape, rate, update.dtype)
+    total = x + update if keep is None else torch.addcmul(x, update, keep)
+    out, mean, rstd = torch.native_layer_norm(total, (x.shape[-1],), gamma, beta, eps)
+    return out, total, mean, rstd, keep
+
+
+def add_norm_backward(
+    grad: Tensor, saved: Sequence[Any], gamma: Tensor, beta: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of x, update, gamma and beta."""
+    total, mean, rstd, keep = saved
+    x_grad, gamma_grad, beta_grad = torch.ops.aten.native_layer_norm_backward(
+        grad, total, (total.shape[-1],), mean, rstd, gamma, beta, (True, True, True)
+    )
+    return x_grad, x_grad if keep is None else x_grad * keep, gamma_grad, beta_grad
+
+
+def cast(
+    dtype: torch.dtype, scales: Sequence[float], weights: Sequence[Tensor], biases: Sequence[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Weights and biases of linear maps with one input, below each other, scaled, in another type."""
+    if len(weights) == 1 and scales[0] == 1 and weights[0].dtype == dtype:
+        return weights[0], biases[0]
+    rows, columns = weights[0].shape
+    weight = weights[0].new_empty(len(weights) * rows, columns, dtype=dtype)
+    for scale, w, part in zip(scales, weights, weight.chunk(len(scales)), strict=True):
+        torch.mul(w, scale, out=part)
+    return weight, torch.cat([b * scale for scale, b in zip(scales, biases, strict=True)]).to(dtype)
+
+
+def weight_grads(
+    dtype: torch.dtype, scales: Sequence[float], grad: Tensor, x: Tensor, need: Sequence[bool]
+) -> Gradients:
+    """Gradients of weight, bias, weight, bias ... of what `cast` put below each other, in the type of the masters.
+
+    Args:
+        dtype: of the masters.
+        scales: as given to `cast`.
+        grad: (N, maps x out) of their output.
+        x: (N, in) their input.
+        need: whether each of the weights and biases wants a gradient.
+    """
+    of_weights: Sequence[Tensor] = outer(grad, x).chunk(len(scales)) if any(need[::2]) else ()
+    of_biases: Sequence[Tensor] = grad.sum(0).chunk(len(scales)) if any(need[1::2]) else ()
+    grads: list[Tensor | None] = [None] * len(need)
+    for first, parts in enumerate((of_weights, of_biases)):
+        for number, (part, scale) in enumerate(zip(parts, scales, strict=False)):
+            if need[2 * number + first]:
+                own = part.to(dtype)
+                grads[2 * number + first] = own if scale == 1 else own.mul_(scale)
+    return tuple(grads)
+
+
+def outer(grad: Tensor, x: Tensor) -> Tensor:
+    """grad (N, out), x (N, in) -> grad.T @ x (out, in)."""
+    narrow, wide = sorted((grad.shape[1], x.shape[1]))
+    if grad.dtype != torch.bfloat16 or wide < 3 * narrow:
+        return grad.t() @ x
+    # oneDNN reads a transposed left side slowly: copying the narrow one first takes three quarters of the time
+    if grad.shape[1] == narrow:
+        return grad.t().contiguous() @ x
+    return (x.t().contiguous() @ grad).t()

@@ -1,0 +1,117 @@
+"""The training pass of BERT-like backbones on the CPU: no padding, cheap dropout, few kernels.
+
+The same function of the same weights as Hugging Face's own forward in training mode, up to which random numbers decide
+what is dropped. A backbone that is not exactly of the known shape is left to its own forward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from simcse.encoder.backends.bert_weights import Block, Parts, read_parts
+from simcse.encoder.backends.cpu_training.attention import Heads, plan_heads
+from simcse.encoder.backends.cpu_training.blocks import AttentionBlock, FeedForwardBlock
+from simcse.encoder.backends.cpu_training.dropout import keep_mask, keep_scale
+from simcse.encoder.backends.cpu_training.embedding import look_up
+from simcse.tokens.batch import TokenBatch
+
+__all__ = ["training_states", "trains_fused"]
+
+
+def trains_fused(backbone: nn.Module) -> bool:
+    """Whether `training_states` computes what the backbone's own forward would: its kind, its parts, its state."""
+    weight = next(backbone.parameters())
+    if weight.device.type != "cpu" or compute_dtype(weight) not in (torch.float32, torch.bfloat16):
+        return False
+    if any(getattr(module, "gradient_checkpointing", False) for module in backbone.modules()):
+        return False
+    return read_parts(backbone) is not None
+
+
+def compute_dtype(weight: Tensor) -> torch.dtype:
+    """Of the activations: autocast's, else the weights'."""
+    kind = weight.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+
+
+def training_states(
+    backbone: Any, batch: TokenBatch, layers: Sequence[int], *, first_only: bool = False
+) -> list[Tensor]:
+    """States of the given layers in training mode; 0 is the embedding output, -1 the last layer.
+
+    The random numbers of dropout are drawn in the same order with and without gradients, so that a pass under the same
+    state of the generator gives the same states.
+
+    Args:
+        backbone: one for which `trains_fused` holds.
+        batch: S sequences, T tokens.
+        layers: which states.
+        first_only: the last layer's states are needed for first tokens alone; most of that layer is then left out.
+
+    Returns:
+        (T, D) each; for the last layer with `first_only`, (S, D).
+    """
+    parts = read_parts(backbone)
+    assert parts is not None, "ask trains_fused first"
+    dtype, last = compute_dtype(parts.word.weight), len(parts.blocks)
+    wanted = [layer % (last + 1) for layer in layers]
+    with torch.autocast("cpu", enabled=False):  # types are chosen here, a cast for each weight and none for activations
+        hidden = embed(parts, backbone.embeddings.dropout, batch, dtype)  # (T', D)
+        states = [hidden]
+        width = hidden.shape[1] // parts.heads
+        rate = active(backbone.encoder.layer[0].attention.self.dropout)
+        plan = plan_heads(batch, len(hidden), parts.heads, width, rate, dtype)
+        for number, (block, module) in enumerate(zip(parts.blocks, backbone.encoder.layer, strict=True), 1):
+            asking = None
+            if first_only and number == last:
+                asking = batch.starts
+                plan = plan_heads(batch, len(hidden), parts.heads, width, rate, dtype, first=True)
+            if number <= max(wanted):
+                hidden = layer_forward(block, module, hidden, plan, asking)  # (T', D) or (S, D)
+                states.append(hidden)
+    return [states[layer] if first_only and layer == last else states[layer][: len(batch.ids)] for layer in wanted]
+
+
+def embed(parts: Parts, dropout: nn.Dropout, batch: TokenBatch, dtype: torch.dtype) -> Tensor:
+    """(T', D) output of the embedding layer; zeros behind the last of the T tokens."""
+    rows = parts.position_rows(batch.ids, batch.starts, batch.segments)
+    total = look_up(parts.word, batch.ids) + look_up(parts.position, rows)  # (T, D)
+    total = total + parts.token_type.weight[0]
+    norm = parts.norm
+    hidden = F.layer_norm(total, norm.normalized_shape, norm.weight, norm.bias, norm.eps).to(dtype)
+    hidden = F.pad(hidden, (0, 0, 0, rounded_up(len(hidden)) - len(hidden)))  # (T', D)
+    keep = keep_mask(hidden.shape, active(dropout), dtype)
+    return hidden if keep is None else hidden * keep.mul_(keep_scale(active(dropout)))
+
+
+def rounded_up(tokens: int) -> int:
+    """The next multiple of 1/32 to 1/64 of the number itself.
+
+    oneDNN compiles each matrix product anew for a number of rows that it has not seen, which takes longer than the
+    product; so few different numbers may occur.
+    """
+    step = max(16, (1 << (tokens - 1).bit_length()) // 32)
+    return -(-tokens // step) * step
+
+
+def layer_forward(block: Block, module: Any, hidden: Tensor, plan: Heads, asking: Tensor | None) -> Tensor:
+    """One transformer layer; `module` knows the rates of dropout, which may be switched off part by part."""
+    linears = (block.query, block.key, block.value, block.attention_out)
+    weights = [tensor for part in (*linears, block.attention_norm) for tensor in (part.weight, part.bias)]
+    rate = active(module.attention.output.dropout)
+    hidden = AttentionBlock.apply(  # type: ignore[no-untyped-call]
+        hidden, *weights, block.attention_norm.eps, rate, plan, asking
+    )
+    weights = [tensor for part in (block.up, block.down, block.output_norm) for tensor in (part.weight, part.bias)]
+    rate = active(module.output.dropout)
+    return FeedForwardBlock.apply(hidden, *weights, block.output_norm.eps, rate)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def active(dropout: nn.Dropout) -> float:
+    """The rate at which it drops now."""
+    return dropout.p if dropout.training else 0.0

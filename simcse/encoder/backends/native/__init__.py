@@ -1,0 +1,1 @@
+"""Whole layers by a kernel of our own, compiled for this CPU."""

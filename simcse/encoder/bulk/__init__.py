@@ -1,0 +1,1 @@
+"""Encoding more texts than memory holds."""

@@ -1,0 +1,1 @@
+"""An index in one folder: SQLite and a memory map."""

@@ -1,0 +1,230 @@
+"""An approximate index of faiss over the first rows of an index: it proposes candidates, which are then scored exactly.
+
+Because the candidates are scored with the float32 vectors themselves, faiss needs to keep only a compressed copy: a
+byte a number (SQ8), or half a byte for two (PQ).
+"""
+
+from __future__ import annotations
+
+import mmap as mapping
+import re
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from simcse.errors import ConfigError, SearchError
+from simcse.files import sync
+from simcse.search.fingerprint import Matrix
+from simcse.search.nearest.threads import faiss_threads
+
+__all__ = ["Ann", "PackedAnn", "most_effort", "new_faiss_index"]
+
+PackedAnn = tuple[npt.NDArray[np.uint8], dict[str, int]]
+
+ADDED_AT_ONCE = 65_536  # rows
+
+
+class Ann:
+    """A trained faiss index whose ids are slots, how many slots it covers, and the effort that reaches the recall.
+
+    Attributes:
+        index: of faiss.
+        covered: slots 0 to covered - 1 are in it.
+        effort: nprobe of an IVF, efSearch of an HNSW.
+        rescored: candidates asked for each hit wanted.
+        key: generation in which it was made, which names its file.
+        crc: CRC-32 of that file.
+    """
+
+    def __init__(self, index: Any, covered: int, *, effort: int, rescored: int, key: int = 0, crc: int = 0) -> None:
+        self.index, self.covered, self.effort, self.rescored = index, covered, effort, rescored
+        self.key, self.crc = key, crc
+        self._path: Path | None = None
+        self._content: Any = b""  # of the file, mapped: it can be read after another process has removed its name
+        self._sound = True
+
+    def check(self) -> None:
+        """Compare the file with its checksum, once: before it is first searched or copied.
+
+        Raises:
+            SearchError: it is damaged.
+        """
+        if not self._sound:
+            self.verify()
+            self._sound = True
+
+    def verify(self) -> None:
+        """Compare the file with its checksum; raises as `check`."""
+        if self._path is not None and (crc := zlib.crc32(self._content)) != self.crc:
+            raise SearchError(
+                f"{self._path}: damaged: found checksum {crc:08x}, expected {self.crc:08x}; restore a copy or build "
+                "the index anew"
+            )
+
+    def _map(self, path: Path) -> None:
+        with path.open("rb") as file:
+            self._path, self._content = path, mapping.mmap(file.fileno(), 0, access=mapping.ACCESS_READ)
+
+    def candidates(self, queries: Matrix, m: int, *, effort: int | None = None, threads: int | None = None) -> Any:
+        """Slots (q, m) of about the nearest rows, -1 where fewer are found; raises as `check`."""
+        self.check()
+        parameters = search_parameters(self.index, max(effort or self.effort, 1), m)
+        with faiss_threads(threads or (1 if len(queries) < 4 else None)):
+            return self.index.search(np.ascontiguousarray(queries), m, params=parameters)[1]
+
+    def train(self, sample: Matrix) -> None:
+        """Learn cells and codes from rows (n, d).
+
+        Raises:
+            RuntimeError: of faiss, if they are too few.
+        """
+        import faiss
+
+        if isinstance(self.index, faiss.IndexIVF):
+            quantizer: Any = self.index
+            quantizer.train_q1(len(sample), faiss.swig_ptr(sample), False, self.index.metric_type)
+        with faiss_threads(1):  # codes are many small problems, on which several threads spend their time waiting
+            self.index.train(sample)
+
+    def add(self, matrix: Matrix, slots: npt.NDArray[np.int64]) -> None:
+        """Put rows `matrix[slots]` in under their slots."""
+        for start in range(0, len(slots), ADDED_AT_ONCE):
+            some = slots[start : start + ADDED_AT_ONCE]
+            self.index.add_with_ids(np.ascontiguousarray(matrix[some]), some)
+
+    def grown(self, matrix: Matrix, slots: npt.NDArray[np.int64]) -> Ann:
+        """A copy that covers all rows of `matrix`, with these slots added; raises as `check`."""
+        import faiss
+
+        self.check()
+        # a round trip through bytes makes a memory-mapped index one that can grow
+        index = faiss.deserialize_index(faiss.serialize_index(self.index))
+        larger = Ann(index, len(matrix), effort=self.effort, rescored=self.rescored)
+        larger.add(matrix, slots)
+        return larger
+
+    def packed(self) -> PackedAnn:
+        """All of it, in memory; raises as `check`."""
+        import faiss
+
+        self.check()
+        return faiss.serialize_index(self.index), self.to_json()
+
+    @classmethod
+    def unpacked(cls, packed: PackedAnn) -> Ann:
+        """The inverse of `packed`."""
+        import faiss
+
+        return cls(faiss.deserialize_index(packed[0]), **packed[1])
+
+    def to_json(self) -> dict[str, int]:
+        """What the file does not hold."""
+        held = {"covered": self.covered, "effort": self.effort, "rescored": self.rescored}
+        return held | {"key": self.key, "crc": self.crc}
+
+    def write(self, path: Path) -> None:
+        """Write it durably.
+
+        Raises:
+            SearchError: the file cannot be written, or the one that it was read from is damaged.
+        """
+        import faiss
+
+        self.check()
+        try:
+            faiss.write_index(self.index, str(path))
+            sync(path)
+            sync(path.parent)
+            self._map(path)
+        except (RuntimeError, OSError) as error:
+            path.unlink(missing_ok=True)
+            in_brackets = re.search(r"\(([^()]+)\)\s*$", str(error))  # where faiss says what the system said
+            reason = getattr(error, "strerror", None) or (
+                in_brackets[1] if in_brackets else str(error).splitlines()[-1]
+            )
+            raise SearchError(f"{path}: {reason}; the index is as it was before; free the way and try again") from error
+        self.crc = zlib.crc32(self._content)
+
+    @classmethod
+    def read(cls, path: Path, held: dict[str, int], *, mmap: bool) -> Ann:
+        """Open a file; with `mmap` its codes stay on disk until they are touched, and its checksum is compared then.
+
+        Raises:
+            SearchError: the file is missing or damaged.
+        """
+        import faiss
+
+        try:
+            index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if mmap else 0)
+            ann = cls(index, **held)
+            ann._map(path)
+        except FileNotFoundError as error:
+            raise SearchError(f"{path}: missing; restore a copy or build the index anew") from error
+        except (RuntimeError, MemoryError, OSError, ValueError) as error:
+            if not path.is_file():
+                raise SearchError(f"{path}: missing; restore a copy or build the index anew") from error
+            reason = str(error).strip().splitlines()[-1]
+            raise SearchError(f"{path}: damaged ({reason}); restore a copy or build the index anew") from error
+        if index.ntotal > held["covered"]:
+            raise SearchError(
+                f"{path}: damaged: found {index.ntotal} vectors, expected {held['covered']}; "
+                "restore a copy or build the index anew"
+            )
+        ann._sound = False
+        return ann
+
+
+def new_faiss_index(dimension: int, factory: str) -> Any:
+    """An empty index by inner product that takes ids, from a factory string of faiss such as `IVF1024,SQ8`.
+
+    Raises:
+        ConfigError: faiss does not know the string, or cannot do it for this dimension.
+    """
+    import faiss
+
+    try:
+        index = faiss.index_factory(dimension, factory, faiss.METRIC_INNER_PRODUCT)
+    except (RuntimeError, MemoryError, UnicodeError) as error:
+        reason = " ".join(str(error).split("Error:")[-1].split())[:100]
+        raise ConfigError(
+            f"kind: faiss makes no index of dimension {dimension} from {factory!r} ({reason}); "
+            "try auto, flat, hnsw, ivf or ivf-pq"
+        ) from error
+    if isinstance(index, faiss.IndexIVF):
+        index.cp.niter = 10  # the centroids move little after that
+        index.cp.max_points_per_centroid = 64
+        return index
+    return faiss.IndexIDMap(index)
+
+
+def search_parameters(index: Any, effort: int, m: int) -> Any:
+    """How hard to look, for the part of the index that has such a choice; None where there is none."""
+    import faiss
+
+    made: Any = faiss  # its type hints lag behind
+    index = faiss.downcast_index(index)
+    if isinstance(index, faiss.IndexIDMap):
+        return search_parameters(index.index, effort, m)
+    if isinstance(index, faiss.IndexPreTransform):
+        below = search_parameters(index.index, effort, m)
+        return made.SearchParametersPreTransform(index_params=below) if below is not None else None
+    if isinstance(index, faiss.IndexIVF):
+        return made.SearchParametersIVF(nprobe=min(effort, index.nlist))
+    if isinstance(index, faiss.IndexHNSW):
+        return made.SearchParametersHNSW(efSearch=max(effort, m))
+    return None
+
+
+def most_effort(index: Any) -> int:
+    """The largest effort that makes sense: where a quarter of all cells is visited, comparing all rows is as fast."""
+    import faiss
+
+    index = faiss.downcast_index(index)
+    if isinstance(index, (faiss.IndexIDMap, faiss.IndexPreTransform)):
+        return most_effort(index.index)
+    if isinstance(index, faiss.IndexIVF):
+        return min(int(index.nlist), max(64, int(index.nlist) // 4))
+    return 2048 if isinstance(index, faiss.IndexHNSW) else 1

@@ -1,0 +1,1 @@
+"""What is done with an index: build, mine, find duplicates, search by words too."""

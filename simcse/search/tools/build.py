@@ -1,0 +1,164 @@
+"""Work in bulk: build an index from files of any size, in constant memory, and go on after a kill."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from simcse.data import tables
+from simcse.errors import ConfigError, SearchError
+from simcse.files import moved
+from simcse.search.documents import file_documents
+from simcse.search.fingerprint import Encode
+from simcse.search.index import CHUNK, SearchIndex
+from simcse.search.local.files import MANIFEST
+from simcse.search.nearest.plan import is_milvus
+from simcse.search.rows import Document
+
+__all__ = ["build_from_files", "count_rows", "counted", "stream_files"]
+
+
+def stream_files(inputs: Sequence[str | Path], **columns: Any) -> Iterator[Document]:
+    """The documents of several files, one after the other; `columns` as in `documents.file_documents`."""
+    return chain.from_iterable(file_documents(source, **columns) for source in inputs)
+
+
+def count_rows(inputs: Sequence[str | Path]) -> int | None:
+    """About how many rows files hold, for a progress bar; None where one is standard input.
+
+    Raises:
+        DataError: a missing or damaged file.
+    """
+    counts = [tables.count_rows(Path(source)) for source in inputs]
+    return None if None in counts else sum(count for count in counts if count is not None)
+
+
+def build_from_files(
+    inputs: Sequence[str | Path],
+    output: str | Path,
+    encode: Encode,
+    *,
+    kind: str = "auto",
+    target_recall: float = 0.95,
+    memory: int | None = None,
+    sample_queries: Sequence[str] | None = None,
+    overwrite: bool = False,
+    advance: Callable[[int], None] = lambda n: None,
+    **columns: Any,
+) -> SearchIndex:
+    """Build an index on disk, some thousand texts at a time.
+
+    Until it is done it lies in `.NAME.partial` beside the output; the same call after a kill goes on there. In Milvus
+    (`output` as `milvus:URI#COLLECTION`) it starts anew, and nothing of it stays where it fails.
+
+    Args:
+        inputs: files as in `file_documents`, `-` for standard input.
+        output: folder that the index takes when it is done; or a `milvus:` address.
+        encode: list of n texts -> (n, d) vectors.
+        kind: as in `SearchIndex.build`.
+        target_recall: as in `SearchIndex.build`.
+        memory: as in `SearchIndex.build`.
+        sample_queries: as in `SearchIndex.build`.
+        overwrite: whether an index that is there already is replaced, when the new one is done.
+        advance: called with the number of texts done.
+        columns: `text_column`, `id_column`, `metadata_columns`.
+
+    Raises:
+        ConfigError: the output exists and `overwrite` was not said.
+        SearchError: no text; duplicate ids; NaN vectors.
+        DataError: a missing or damaged file; names file and line.
+    """
+    if is_milvus(kind) or is_milvus(output):
+        address = _milvus_address(kind, str(output), overwrite)
+        rows = counted(stream_files(inputs, **columns), advance)
+        return SearchIndex.build_documents(
+            rows, encode, kind=address, sample_queries=sample_queries, name=", ".join(map(str, inputs))
+        )
+    output = Path(output)
+    if output.exists() and not overwrite:
+        raise ConfigError(f"--output: {output} exists; give another folder, or replace it with --overwrite")
+    if output.exists() and not (output / MANIFEST).is_file():
+        raise SearchError(f"{output}: exists and is no index; it will not be overwritten")
+    for source in inputs:
+        if str(source) != "-":  # a missing file or column is told before any work
+            next(file_documents(source, **columns), None)
+    index, done = _begun(output, encode, _source(inputs, columns), kind, target_recall)
+    stream = islice(stream_files(inputs, **columns), done, None)
+    advance(done)
+    while chunk := list(islice(stream, CHUNK)):
+        done += len(chunk)
+        index.add_documents(chunk, note={**index.noted, "done": done})
+        advance(len(chunk))
+    if not len(index):
+        shutil.rmtree(_partial(output))
+        raise SearchError(f"{', '.join(map(str, inputs))}: found no text to index, expected at least one")
+    index.optimize(memory=memory, sample_queries=sample_queries)
+    return _finished(index, output, encode)
+
+
+def _milvus_address(kind: str, output: str, overwrite: bool) -> str:
+    """Where an index in Milvus goes: `output`, which has no other kind and replaces nothing."""
+    if not is_milvus(output):
+        raise ConfigError(f"--output: found {output}, expected {kind}: an index in Milvus has no folder")
+    if kind not in ("auto", output):
+        raise ConfigError(f"--kind: found {kind} for {output}; Milvus chooses how to search, leave it out")
+    if overwrite:
+        raise ConfigError(
+            "--overwrite: an index in Milvus is not replaced; name another collection, as milvus:URI#NAME"
+        )
+    return output
+
+
+def counted(stream: Iterator[Document], advance: Callable[[int], None]) -> Iterator[Document]:
+    """The same, telling `advance` of each."""
+    for item in stream:
+        yield item
+        advance(1)
+
+
+def _partial(output: Path) -> Path:
+    return output.with_name(f".{output.name}.partial")
+
+
+def _source(inputs: Sequence[str | Path], columns: dict[str, Any]) -> list[Any]:
+    files = [path for path in map(Path, inputs) if path.is_file()]
+    known = [(str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return [known, {name: value for name, value in columns.items() if value is not None}]
+
+
+def _begun(output: Path, encode: Encode, source: list[Any], kind: str, recall: float) -> tuple[SearchIndex, int]:
+    """The unfinished index of the same files and encoder, or a new one; and how many texts it holds."""
+    partial = _partial(output)
+    wanted = {"source": source, "kind": kind, "target_recall": recall}
+    if partial.exists():
+        try:
+            index = SearchIndex.load(partial, encode)
+            noted = index.noted
+            if {name: noted[name] for name in wanted} == _as_json(wanted) and source[0]:
+                return index, int(noted["done"])
+        except (SearchError, KeyError):
+            pass  # another encoder, other files, or the rest of a kill in the first second
+        shutil.rmtree(partial)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    index = SearchIndex.empty(encode, kind=kind, target_recall=recall)
+    index.add_documents([], note={**wanted, "done": 0})
+    index.save(partial)
+    return index, 0
+
+
+def _as_json(values: dict[str, Any]) -> Any:
+    return json.loads(json.dumps(values))
+
+
+def _finished(index: SearchIndex, output: Path, encode: Encode) -> SearchIndex:
+    partial = _partial(output)
+    if output.exists():
+        index.save(output)
+        shutil.rmtree(partial)
+    else:
+        moved(partial, output)
+    return SearchIndex.load(output, encode)

@@ -1,0 +1,114 @@
+"""Hard negatives: texts that the encoder takes for close to an anchor although they are not its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+
+import numpy as np
+
+from simcse.errors import ConfigError
+from simcse.search.fingerprint import Encode, HasEncode, encode_of, unit_vectors
+from simcse.search.index import Hit, SearchIndex
+from simcse.search.nearest.plan import is_milvus
+
+__all__ = ["Mined", "mine_negatives"]
+
+PAIRS_AT_ONCE = 1024
+
+
+@dataclass
+class Mined:
+    """What was found so far; complete when the iteration is.
+
+    Attributes:
+        pairs: pairs looked at.
+        triplets: negatives found.
+        short: pairs for which fewer than `count` were found.
+        duplicates: candidates dropped as near-duplicates of the positive or of a negative chosen before.
+    """
+
+    pairs: int = 0
+    triplets: int = 0
+    short: int = 0
+    duplicates: int = 0
+    known: dict[str, set[str]] = field(default_factory=dict, repr=False)
+
+
+def mine_negatives(
+    pairs: Sequence[tuple[str, str]],
+    encode: Encode | HasEncode,
+    *,
+    corpus: Iterable[str] | None = None,
+    count: int = 1,
+    margin: float = 0.05,
+    duplicate: float = 0.95,
+    candidates: int = 100,
+    kind: str = "auto",
+    mined: Mined | None = None,
+) -> Iterator[tuple[str, str, str]]:
+    """Yield (anchor, positive, hard negative), the hardest first, up to `count` for each pair.
+
+    A candidate is a negative if its cosine with the anchor is below `positive - margin * |positive|`, so that likely
+    unlabelled answers are left out; and if it is neither a text of the anchor's own pairs nor a near-duplicate.
+
+    Args:
+        pairs: (anchor, positive); an anchor may have several positives.
+        encode: list of n texts -> (n, d) vectors.
+        corpus: texts to take negatives from; default the positives.
+        count: negatives for each pair.
+        margin: share of the positive's cosine that a negative must stay below it.
+        duplicate: cosine from which two texts count as the same.
+        candidates: nearest texts looked at for each anchor.
+        kind: of the index, as in `SearchIndex.build`.
+        mined: counts what happens.
+
+    Raises:
+        ConfigError: a number out of range.
+    """
+    if count < 1 or candidates < count:
+        raise ConfigError(f"count: found {count} of {candidates} candidates, expected 1 <= count <= candidates")
+    if not 0 <= margin < 1:
+        raise ConfigError(f"margin: found {margin}, expected a share in [0, 1)")
+    if is_milvus(kind):
+        raise ConfigError(f"kind: found {kind!r}, expected one in memory: the index is gone when mining is done")
+    encode = encode_of(encode)
+    mined = mined if mined is not None else Mined()
+    for anchor, positive in pairs:
+        mined.known.setdefault(anchor, {anchor}).add(positive)
+    texts = list(dict.fromkeys(corpus if corpus is not None else (positive for _, positive in pairs)))
+    index = SearchIndex.build(texts, encode, kind=kind)
+    stream = iter(pairs)
+    while chunk := list(islice(stream, PAIRS_AT_ONCE)):
+        anchors = unit_vectors(encode, [anchor for anchor, _ in chunk], index.dimension)  # (m, d)
+        positives = unit_vectors(encode, [positive for _, positive in chunk], index.dimension)  # (m, d)
+        scores = np.einsum("md,md->m", anchors, positives)  # (m,)
+        found = index.search_vectors(anchors, candidates)
+        for row, (anchor, positive) in enumerate(chunk):
+            ceiling = float(scores[row] - margin * abs(scores[row]))
+            fit = [hit for hit in found[row] if hit.score < ceiling and hit.text not in mined.known[anchor]]
+            negatives = _distinct(index, fit, positives[row], count, duplicate, mined)
+            mined.pairs += 1
+            mined.triplets += len(negatives)
+            mined.short += len(negatives) < count
+            for negative in negatives:
+                yield anchor, positive, negative
+
+
+def _distinct(
+    index: SearchIndex, hits: list[Hit], positive: np.ndarray, count: int, duplicate: float, mined: Mined
+) -> list[str]:
+    """The first `count` hits that repeat neither the positive nor each other."""
+    chosen: list[str] = []
+    against = [positive]
+    for hit in hits:
+        if len(chosen) == count:
+            break
+        vector = index.vectors([hit.id])[0]
+        if max(float(vector @ other) for other in against) >= duplicate:
+            mined.duplicates += 1
+            continue
+        chosen.append(hit.text)
+        against.append(vector)
+    return chosen

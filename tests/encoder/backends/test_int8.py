@@ -1,0 +1,174 @@
+"""8-bit products: near the exact vectors, the same in any company, and never of old weights."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from simcse import ConfigError, SentenceEncoder, cli, console
+from simcse.encoder.backends import int8 as quantized
+from simcse.encoder.backends.cpu_features import INT8_PRODUCTS, has_int8_products
+from simcse.encoder.backends.int8 import FeedForward8, Linear8, Range
+
+ROOT = Path(__file__).parents[3]
+NONE = f"needs a CPU with one of {', '.join(sorted(INT8_PRODUCTS))}: sums of 8-bit products overflow on this one"
+exact8 = pytest.mark.skipif(not has_int8_products(), reason=NONE)
+
+
+def thinned(weight: Tensor) -> Tensor:
+    """Every second column 0: 255 x 127 fits into 16 bits and twice that does not, so no CPU's sums overflow."""
+    weight = weight.clone()
+    weight[:, 1::2] = 0
+    return weight
+
+
+@pytest.mark.parametrize("thin", [True, pytest.param(False, marks=exact8)])
+def test_a_product_is_that_of_the_rounded_numbers(thin: bool) -> None:
+    """Integers times integers are exact, so only the weights' rounding is between this and float32."""
+    torch.manual_seed(0)
+    whole, weight, bias = torch.randint(0, 255, (40, 32), dtype=torch.uint8), torch.randn(48, 32), torch.randn(48)
+    weight = thinned(weight) if thin else weight
+    other, zero, scale = torch.randn(40, 48), 7, 0.03
+    scales = weight.abs().amax(1, keepdim=True) / 127
+    expected = F.linear((whole.float() - zero) * scale, (weight / scales).round() * scales, bias) + other
+    linear = Linear8(weight, bias, scale, zero, 40)
+    torch.testing.assert_close(linear.plus(whole, other), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_shifted_input_gives_the_same_integers() -> None:
+    """x - 0 in signed numbers and (x + 128) - 128 in unsigned ones are the same sums."""
+    torch.manual_seed(0)
+    signed, weight, bias = torch.randint(-127, 128, (40, 32)), thinned(torch.randn(48, 32)), torch.randn(48)
+    by_sign, shifted = (Linear8(weight, bias, 0.03, zero, 40) for zero in (0, 128))
+    pair = by_sign, signed.to(torch.int8)
+    other = shifted, (signed + 128).to(torch.uint8)
+    levels = [linear.gelu(whole, 0.02, 9) for linear, whole in (pair, other)]
+    assert len(levels[0].unique()) > 100
+    assert torch.equal(*levels)
+    x = torch.randn(40, 48)
+    assert torch.equal(*(linear.plus(whole, x) for linear, whole in (pair, other)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.no_grad()
+def test_the_input_is_unsigned(dtype: torch.dtype) -> None:
+    """uint8, which VNNI takes: each number is the nearest to x, shifted by 128; what lies beyond ends at 1 and 255."""
+    torch.manual_seed(0)
+    up, down = torch.nn.Linear(32, 64).to(dtype), torch.nn.Linear(64, 32).to(dtype)
+    x = torch.randn(50, 32).to(dtype)
+    half = FeedForward8(up, down, Range(x.abs().amax(0).float(), 3.0), 50)
+    got = half.unsigned(x)
+    assert got.dtype == torch.uint8
+    assert torch.equal(got.int() - 128, (x * half.factors).round().int())
+    assert len(got.unique()) > 150
+    assert half.unsigned(x * 100).aminmax() == (1, 255)
+
+
+def test_a_thin_feed_forward_half() -> None:
+    """On any CPU: near the exact one, and the same whichever rows lie beside."""
+    torch.manual_seed(0)
+    up, down, x = torch.nn.Linear(64, 256), torch.nn.Linear(256, 64), torch.randn(100, 64)
+    with torch.no_grad():
+        for linear in (up, down):
+            linear.weight.copy_(thinned(linear.weight))
+        inner = F.gelu(up(x))
+        exact = x + down(inner)
+        half = FeedForward8(up, down, Range(x.abs().amax(0), float(inner.max())), 100)
+        got = half(x)
+    assert (got - exact).norm() / (exact - x).norm() < 0.03
+    torch.testing.assert_close(half(x[7:8]), got[7:8], atol=1e-6, rtol=0)
+
+
+@exact8
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_feed_forward_half_with_an_outlying_channel(dtype: torch.dtype) -> None:
+    """One channel 30 times the others: without smoothing the others would have four steps each way."""
+    torch.manual_seed(0)
+    up, down = torch.nn.Linear(64, 256), torch.nn.Linear(256, 64)
+    x = torch.randn(100, 64)
+    x[:, 3] *= 30
+    with torch.no_grad():
+        inner = F.gelu(up(x))
+        exact = down(inner)
+        half = FeedForward8(up.to(dtype), down.to(dtype), Range(x.abs().amax(0), float(inner.max())), 100)
+        got = half(x.to(dtype)).float() - x.to(dtype).float()
+    # bf16 rounds the sum with x, whose outlier reaches 90: steps of up to 0.5
+    keep = torch.arange(64) != 3
+    assert ((got - exact)[:, keep].norm() / exact[:, keep].norm()) < (0.03 if dtype == torch.float32 else 0.06)
+
+
+@exact8
+def test_near_the_exact_vectors(minilm: Path, sentences: list[str]) -> None:
+    exact = SentenceEncoder.from_pretrained(minilm, device="cpu", dtype="fp32").encode(sentences)
+    encoder = SentenceEncoder.from_pretrained(minilm, device="cpu", dtype="int8")
+    cosines = (exact * encoder.encode(sentences)).sum(axis=1)
+    assert 0.98 < cosines.min() < 0.99999
+
+
+@exact8
+def test_the_same_vector_in_any_company(tiny_bert: Path, sentences: list[str]) -> None:
+    encoder = SentenceEncoder.from_pretrained(tiny_bert, pooling="mean", device="cpu", dtype="int8")
+    together = encoder.encode(sentences * 20)
+    alone = np.stack([encoder.encode(text) for text in sentences[:8]])
+    np.testing.assert_allclose(together[:8], alone, atol=0.02)  # bf16 attention, whose order of sums varies
+
+
+@exact8
+def test_weights_changed_are_seen(tiny_roberta: Path, sentences: list[str]) -> None:
+    encoder = SentenceEncoder.from_pretrained(tiny_roberta, pooling="mean", device="cpu", dtype="int8")
+    before = encoder.encode(sentences)
+    with torch.no_grad():
+        encoder.backbone.encoder.layer[0].output.dense.weight *= -30
+    assert np.abs(encoder.encode(sentences) - before).max() > 1e-2
+
+
+def test_only_where_it_exists(tiny_bert: Path, tmp_path: Path) -> None:
+    from transformers import DistilBertConfig, DistilBertModel
+
+    DistilBertModel(DistilBertConfig(dim=32, n_layers=1, n_heads=2, hidden_dim=64, vocab_size=200)).save_pretrained(
+        tmp_path
+    )
+    for file in tiny_bert.glob("token*"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(ConfigError, match="dtype is int8: for BERT and RoBERTa encoders on the CPU only"):
+        SentenceEncoder.from_pretrained(tmp_path, device="cpu", dtype="int8")
+
+
+def test_refused_where_sums_overflow(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quantized, "has_int8_products", lambda: False)
+    with pytest.raises(ConfigError) as error:
+        SentenceEncoder.from_pretrained(tiny_bert, device="cpu", dtype="int8")
+    assert str(error.value) == (
+        "dtype is int8, but this CPU has none of amx_int8, avx512_vnni, avx_vnni: sums of 8-bit products overflow; "
+        "take dtype auto"
+    )
+
+
+@pytest.mark.parametrize("command", ["encode", "similarity", "evaluate.py"])
+def test_refused_on_the_command_line(
+    command: str, tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(quantized, "has_int8_products", lambda: False)
+    texts = tmp_path / "texts.txt"
+    texts.write_text("a dog\n", encoding="utf-8")
+    options = ["--model", str(tiny_bert), "--device", "cpu", "--dtype", "int8"]
+    if command == "evaluate.py":
+        status = console.run(runpy.run_path(str(ROOT / command))["main"], [*options, "--tasks", "geometry"])
+    else:
+        status = cli.main([command, str(texts), *([str(texts)] if command == "similarity" else []), *options])
+    lines = capsys.readouterr().err.splitlines()
+    assert status == 2
+    assert lines == [line for line in lines if "dtype is int8, but this CPU has none of" in line]
+    assert len(lines) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, "float8"])
+def test_other_types_are_named(tiny_bert: Path, dtype: torch.dtype | str) -> None:
+    with pytest.raises(ConfigError, match="is not one of auto, fp32, bf16, fp16, int8"):
+        SentenceEncoder.from_pretrained(tiny_bert, device="cpu", dtype=dtype)

@@ -1,0 +1,77 @@
+"""A search takes as many threads as it is given, and leaves every library as it found it."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+
+import numpy as np
+import pytest
+from threadpoolctl import ThreadpoolController, threadpool_info, threadpool_limits
+
+from simcse.search.nearest import exact
+from simcse.search.nearest.exact import exact_search
+from simcse.search.nearest.threads import blas_threads
+
+
+def blas():
+    """Threads of the BLAS that numpy uses; some other library may bring one too."""
+    return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+
+
+@pytest.fixture(autouse=True)
+def two():
+    with threadpool_limits(2, user_api="blas"):
+        release()
+        if blas() != {2}:
+            pytest.skip("this BLAS has one thread")
+        yield
+
+
+def release():
+    """Let any thread set the number, not the one alone that set it last."""
+    for library in ThreadpoolController().lib_controllers:
+        getattr(library, "clear_controlling_thread", lambda: None)()
+
+
+def test_the_bound_holds_inside_alone():
+    with blas_threads(1):
+        assert blas() == {1}
+    assert blas() == {2}
+    with blas_threads(None):
+        assert blas() == {2}
+
+
+def test_a_second_search_at_the_same_time_leaves_it_to_the_first():
+    with ExitStack() as first, ExitStack() as second:
+        first.enter_context(blas_threads(1))
+        second.enter_context(blas_threads(3))
+        assert blas() == {1}
+        first.close()
+        assert blas() == {2}
+    assert blas() == {2}
+    with blas_threads(1):
+        assert blas() == {1}
+
+
+def test_any_thread_may_be_the_next():
+    def bounded():
+        with blas_threads(1):
+            return blas()
+
+    assert bounded() == {1}
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(bounded).result(20) == {1}
+        assert bounded() == {1}  # while that thread is alive
+    assert blas() == {2}
+
+
+@pytest.mark.parametrize(("threads", "limit", "expected"), [(None, 2**30, {1}), (None, 1, {2}), (1, 1, {1})])
+def test_little_work_takes_one_thread_and_much_what_it_is_given(monkeypatch, threads, limit, expected):
+    seen = []
+    monkeypatch.setattr(exact, "PRODUCTS_WORTH_THREADS", limit)
+    monkeypatch.setattr(exact, "_merge", lambda *_: seen.append(blas()))
+    matrix = np.eye(50, dtype=np.float32)
+    exact_search(matrix[:9], matrix, 3, threads=threads)
+    assert seen == [expected]
+    assert blas() == {2}
