@@ -20,7 +20,7 @@ help:  ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name what; do \
 		printf '  make %-12s %s\n' "$$name" "$$what"; done
 
-quickstart: $(VENV)/.installed-quickstart  ## train, judge and search on Python's own documentation (minutes, no downloads but packages)
+quickstart: $(VENV)/.installed-quickstart  ## train, evaluate and search on Python's own documentation (minutes, no downloads but packages)
 	@$(BIN)/python examples/python_docs/quickstart.py
 
 test: $(VENV)/.installed-dev  ## run the whole suite

@@ -1,4 +1,4 @@
-"""Judge an encoder: `python evaluate.py --model PATH --tasks sts --data_dir DIR` (`--help` lists tasks and options)."""
+"""Evaluate an encoder: `python evaluate.py --model PATH --tasks sts --data_dir DIR` (`--help` lists the options)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def build_parser() -> Parser:
     """The options, with their help."""
     parser = Parser(
         prog="evaluate.py",
-        description="Judge an encoder on STS, transfer, retrieval, own files, and by its vectors' geometry.",
+        description="Evaluate an encoder on STS, transfer, retrieval, own files, and by its vectors' geometry.",
     )
     parser.add_argument("--model", type=str, required=True, help=(
         "folder of a checkpoint, a run or a map of simcse postprocess; hub id, or package:NAME"

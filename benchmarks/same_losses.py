@@ -67,7 +67,7 @@ def main(
 def run(contestant: Contestant, sample: Path, dev: Path, plan: dict[str, int]) -> dict[str, float | str]:
     """Mean loss of the counted steps, and STS-B dev behind the last one."""
     from simcse.data.pairs import read_scored_pairs
-    from simcse.training.judge import ScoredDev
+    from simcse.training.evaluators import ScoredPairsEvaluator
 
     losses: list[float] = []
     train = train_simcse if contestant.library == "simcse" else train_sentence_transformers
@@ -76,7 +76,7 @@ def run(contestant: Contestant, sample: Path, dev: Path, plan: dict[str, int]) -
         "name": contestant.name,
         "seed": plan["seed"],
         "loss": statistics.mean(losses[FROM:]),
-        "dev": ScoredDev(read_scored_pairs(dev))(encode)["spearman"],
+        "dev": ScoredPairsEvaluator(read_scored_pairs(dev))(encode)["spearman"],
     }
 
 

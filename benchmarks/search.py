@@ -9,9 +9,10 @@ last 1,000 are held out as queries, in either case.
 
 Prints a row for each kind as soon as it is measured: seconds to build (texts and vectors stored + planned, trained and
 tuned + saved), recall@10 on the queries, milliseconds for one query and queries/s in batches of 64 through
-`search_vectors`, texts included, each with its ratio to plain faiss in turns; size of the approximate index beside the
-float32 vectors; and for the saved index opened by a new process, with its imports: seconds, memory that opening took,
-milliseconds of the first query, and memory after 100. Writes to a temporary folder only, about 2 GB for a million rows.
+`search_vectors`, texts included, each with its ratio to plain faiss, interleaved; size of the approximate index beside
+the float32 vectors; and for the saved index opened by a new process, with its imports: seconds, memory that opening
+took, milliseconds of the first query, and memory after 100. Writes to a temporary folder only, about 2 GB for a million
+rows.
 """
 
 from __future__ import annotations
@@ -144,7 +145,7 @@ def race(
     batch: int,
     seconds: float,
 ) -> tuple[float, float]:
-    """Median seconds of a search by each, in turns, so that both meet the same busy moments."""
+    """Median seconds of a search by each, interleaved, so that both meet the same busy moments."""
     sides: list[tuple[Callable[[np.ndarray], object], list[float]]] = [(ours, []), (peer, [])]
     begin, at = time.perf_counter(), 0
     while time.perf_counter() - begin < seconds or min(len(times) for _, times in sides) < FEWEST:

@@ -1,4 +1,4 @@
-"""Train, judge and use sentence embeddings by contrastive learning.
+"""Train, evaluate and use sentence embeddings by contrastive learning.
 
     from simcse import SentenceEncoder, SearchIndex
     encoder = SentenceEncoder.from_pretrained("runs/x/best")

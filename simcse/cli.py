@@ -18,7 +18,7 @@ __all__ = ["main"]
 
 DESCRIPTION = """Encode, compare and search sentences.
 
-A model is trained by train.py and judged by evaluate.py; this command uses it.
+A model is trained by train.py and evaluated by evaluate.py; this command uses it.
 """
 
 

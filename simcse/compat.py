@@ -32,7 +32,7 @@ from simcse.display.progress import progress
 from simcse.encoder.formats import read_layout, resolve
 from simcse.encoder.model import SentenceEncoder
 from simcse.encoder.projection import Projection, read_head
-from simcse.errors import ConfigError, ModelError, SearchError, nearest
+from simcse.errors import ConfigError, ModelError, SearchError, did_you_mean
 from simcse.search.index import SearchIndex
 
 __all__ = ["SimCSE"]
@@ -368,7 +368,7 @@ def _read_head(name: str, needed: bool) -> tuple[Projection | None, bool]:
 
 def _check_pooler(name: str) -> None:
     if name not in POOLERS:
-        raise ConfigError(f"pooler {name!r} is not one of {', '.join(POOLERS)}{nearest(str(name), POOLERS)}")
+        raise ConfigError(f"pooler {name!r} is not one of {', '.join(POOLERS)}{did_you_mean(str(name), POOLERS)}")
 
 
 def _shows_bar(sentences: int, batch_size: int) -> bool:

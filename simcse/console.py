@@ -12,9 +12,9 @@ from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, set_parsing_settings
 
-from simcse.errors import ConfigError, DataError, SimCSEError, nearest
+from simcse.errors import ConfigError, DataError, SimCSEError, did_you_mean
 
-__all__ = ["Parser", "nearest", "run"]
+__all__ = ["Parser", "did_you_mean", "run"]
 
 
 class Parser(ArgumentParser):
@@ -41,7 +41,7 @@ class Parser(ArgumentParser):
         known = self.known_options()
         if found := re.search(r"[Uu]nrecognized arguments: (?:--)?([\w.\-]+)", message):
             name = found[1]
-            hint = nearest(name, known)
+            hint = did_you_mean(name, known)
             return (
                 f"unknown option --{name}{hint} (--help lists all)"
                 if "--" in message
@@ -49,12 +49,14 @@ class Parser(ArgumentParser):
             )
         if found := re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", message):
             name = f"{found[1]}.{found[2]}"
-            return f"unknown config key {name!r}{nearest(name, known)} (--print_config lists all)"
+            return f"unknown config key {name!r}{did_you_mean(name, known)} (--print_config lists all)"
         if found := re.search(r"(?:Key|[Oo]ption) '([\w.]+)' is not (?:expected|accepted|valid)", message):
-            return f"unknown config key {found[1]!r}{nearest(found[1], known)} (--print_config lists all)"
+            return f"unknown config key {found[1]!r}{did_you_mean(found[1], known)} (--print_config lists all)"
         if found := re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message):
             choices = re.findall(r"'([^']+)'", found[2])
-            return f"unknown command {found[1]!r}, expected one of {', '.join(choices)}{nearest(found[1], choices)}"
+            return (
+                f"unknown command {found[1]!r}, expected one of {', '.join(choices)}{did_you_mean(found[1], choices)}"
+            )
         if found := re.search(r'expected "[\w.]+" to be one of \{(.*)\}, but it was not provided', message):
             return f"no command is given; commands are {', '.join(found[1].split(','))} (--help explains them)"
         if found := re.search(r"the following arguments are required: ([\w., ]+)", message):
@@ -83,7 +85,7 @@ def _short_type_error(message: str) -> str:
         return f"found {found[2]!r}, expected {' or '.join('null' if kind == 'NoneType' else kind for kind in types)}"
     if found := re.search(r"Expected a typing.Literal\[(.*)\]. Got value: (.*)", message):
         choices = [choice.strip("'\"") for choice in found[1].split(", ")]
-        return f"found {found[2]!r}, expected one of {', '.join(choices)}{nearest(found[2], choices)}"
+        return f"found {found[2]!r}, expected one of {', '.join(choices)}{did_you_mean(found[2], choices)}"
     if found := re.search(r"Expected a <class '(\w+)'>. Got value: (.*)", message):
         return f"found {found[2]!r}, expected {found[1]}"
     return message

@@ -19,7 +19,7 @@ from collections.abc import Iterable
 LONGEST = 2000  # characters of a message
 CLOSE_LENGTH, CLOSE_AMONG = 100, 1000  # the characters, and the names, that a near one is looked for in
 
-__all__ = ["ConfigError", "DataError", "ModelError", "SearchError", "SimCSEError", "nearest"]
+__all__ = ["ConfigError", "DataError", "ModelError", "SearchError", "SimCSEError", "did_you_mean"]
 
 
 class SimCSEError(Exception):
@@ -51,7 +51,7 @@ class SearchError(SimCSEError):
     """An index that is missing, damaged, or does not fit the vectors or the encoder."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`"; did you mean 'x'?"` for the closest known name, or an empty string if none is close."""
     close = difflib.get_close_matches(name[:CLOSE_LENGTH], itertools.islice(known, CLOSE_AMONG), n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}?" if close else ""

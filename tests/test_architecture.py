@@ -53,7 +53,7 @@ def test_no_room_imports_upward() -> None:
     assert not wrong
 
 
-def test_judging_and_searching_know_a_callable_only() -> None:
+def test_evaluation_and_search_know_a_callable_only() -> None:
     wrong = [
         f"{file.relative_to(PACKAGE)}:{line} imports {name}"
         for file in FILES

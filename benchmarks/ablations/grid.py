@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from simcse.console import Parser
-from simcse.errors import ConfigError, nearest
+from simcse.errors import ConfigError, did_you_mean
 from simcse.training.config import TrainConfig
 
 __all__ = ["GRIDS", "Grid", "Variant", "read_grid", "train_config"]
@@ -51,7 +51,7 @@ def read_grid(name: str) -> Grid:
         ConfigError: no such grid.
     """
     if name not in GRIDS:
-        raise ConfigError(f"found ablation {name!r}, expected one of {', '.join(GRIDS)}{nearest(name, GRIDS)}")
+        raise ConfigError(f"found ablation {name!r}, expected one of {', '.join(GRIDS)}{did_you_mean(name, GRIDS)}")
     values = yaml.safe_load((CONFIGS / "ablations" / f"{name}.yaml").read_text(encoding="utf-8"))
     common = values.get("options", {})
     variants = [Variant(row["name"], row.get("paper"), {**common, **row["options"]}) for row in values["variants"]]

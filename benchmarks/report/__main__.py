@@ -116,7 +116,7 @@ def build_models(options: Any) -> list[Model]:
 
 
 def run_config(kind: str, options: Any) -> TrainConfig:
-    """The MiniLM recipe at [CLS], judged every 10 steps for the trajectory, as in the paper."""
+    """The MiniLM recipe at [CLS], evaluated every 10 steps for the trajectory, as in the paper."""
     data = Path(options.data_dir)
     given = {
         "model.name": options.model,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from simcse.evaluation.geometry import Geometry, evaluate_geometry
-from simcse.evaluation.judge import Encode, Once, embed
+from simcse.evaluation.pairs import CachedEncoder, Encode, embed
 from simcse.evaluation.plots.runs import learning_curves, read_run, trajectory
 from simcse.evaluation.plots.spaces import Place, alignment_uniformity, cosine_distributions, spectra
 from simcse.evaluation.plots.style import save
@@ -50,7 +50,7 @@ class Contents:
         cls, encoders: Mapping[str, Encode], data_dir: Path, runs: Mapping[str, Path], what: Mapping[str, str]
     ) -> Contents:
         """Encode each sentence once a model, and measure; the first model is what the others are compared with."""
-        once = {name: Once(encode) for name, encode in encoders.items()}
+        once = {name: CachedEncoder(encode) for name, encode in encoders.items()}
         tasks = {task: load_task(task, data_dir) for task in SEVEN}
         [dev] = load_task("STS-B-dev", data_dir)
         raw = next(iter(once))

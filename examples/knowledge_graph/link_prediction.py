@@ -22,7 +22,7 @@ from graph import Graph, read_graph
 from models import MODELS, Model
 from torch import Tensor
 
-from simcse.console import Parser, nearest, run
+from simcse.console import Parser, did_you_mean, run
 from simcse.errors import ConfigError
 from simcse.objectives import ContrastiveLogits, Noise, Objective, Uniform, Unigram, build_objective
 
@@ -52,7 +52,7 @@ def matmul_precision(name: str) -> Iterator[None]:
 
 @dataclass
 class KGConfig:
-    """Train and judge a model of a knowledge graph."""
+    """Train and evaluate a model of a knowledge graph."""
 
     data: str = ""
     """Folder with train.txt, valid.txt and test.txt: head<TAB>relation<TAB>tail."""
@@ -105,7 +105,9 @@ def build(config: KGConfig, graph: Graph) -> tuple[Model, Objective, Noise | Non
     """Raises ConfigError for a name that is unknown or a size that does not fit."""
     for option, known in (("model", MODELS), ("objective", OBJECTIVES)):
         if (value := getattr(config, option)) not in known:
-            raise ConfigError(f"--{option} is {value!r}, expected one of {', '.join(known)}{nearest(value, known)}")
+            raise ConfigError(
+                f"--{option} is {value!r}, expected one of {', '.join(known)}{did_you_mean(value, known)}"
+            )
     if config.size % 2:
         raise ConfigError(f"--size is {config.size}, expected an even number, for real and imaginary parts")
     options = {
@@ -226,7 +228,7 @@ def against_noise(model: Model, triples: Tensor, noise: Noise, objective: Object
 
 @matmul_precision("highest")
 @torch.inference_mode()
-def judge(model: Model, graph: Graph, split: str = "test", batch_size: int = 256) -> dict[str, float]:
+def evaluate(model: Model, graph: Graph, split: str = "test", batch_size: int = 256) -> dict[str, float]:
     """Filtered MRR and Hits@1/3/10 over heads and tails; of equal scores, the mean rank counts."""
     model.eval()
     ranks = []
@@ -257,7 +259,7 @@ def main(argv: list[str]) -> None:
     config = KGConfig(**vars(parser.parse_args(argv)))
     start = time.process_time()
     graph = read_graph(config.data)
-    result = judge(train(config, graph), graph)
+    result = evaluate(train(config, graph), graph)
     print("  ".join(f"{name} {value:.3f}" for name, value in result.items()))
     if config.output:
         add_line(Path(config.output), config, result, time.process_time() - start)

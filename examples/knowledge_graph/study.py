@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from graph import read_graph
-from link_prediction import OBJECTIVES, KGConfig, add_line, judge, train
+from link_prediction import OBJECTIVES, KGConfig, add_line, evaluate, train
 from models import MODELS
 
 from simcse.console import Parser, run
@@ -91,7 +91,7 @@ def main(argv: list[str]) -> None:
                 continue
             log.info("%s %s", model, objective)
             start = time.process_time()
-            found = judge(train(config, graph), graph)
+            found = evaluate(train(config, graph), graph)
             results.append(add_line(path, config, found, time.process_time() - start))
     print(table(results))
 

@@ -3,7 +3,7 @@
     python examples/python_docs/quickstart.py
     python examples/python_docs/quickstart.py --config configs/quickstart-unsup.yaml --least_gain 1
 
-Corpus, training with a judgement before and after, index, three questions. Run again, it takes up an interrupted
+Corpus, training with an evaluation before and after, index, three questions. Run again, it takes up an interrupted
 training, and does not repeat a finished one. It fails if training did not help.
 """
 
@@ -41,7 +41,7 @@ PROGRAMS = {
 
 def main(argv: Sequence[str]) -> None:
     """Parse, then walk the road."""
-    parser = Parser(prog="quickstart.py", description="Train, judge and search on Python's own documentation.")
+    parser = Parser(prog="quickstart.py", description="Train, evaluate and search on Python's own documentation.")
     parser.add_argument("--config", default="configs/quickstart.yaml", help="recipe of the training run")
     parser.add_argument("--source", default=sysconfig.get_path("stdlib"), help="folder of Python sources to learn from")
     parser.add_argument("--least_gain", type=float, default=10.0, help="points of MRR@10 that training must bring")

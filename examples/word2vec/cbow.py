@@ -2,7 +2,7 @@
 
     python examples/word2vec/cbow.py --data ptb.train.txt --output vectors.npz
 
-then `judge.py` says what they know, and `speed.py` how fast this is beside a plain numpy version.
+then `evaluate_vectors.py` says what they know, and `speed.py` how fast this is beside a plain numpy version.
 """
 
 from __future__ import annotations

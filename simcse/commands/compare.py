@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from simcse.commands.models import config_of, encoders_of, load_encode, short_names
 from simcse.commands.shared import Dtype, Format, as_text, print_json
-from simcse.errors import ConfigError, nearest
+from simcse.errors import ConfigError, did_you_mean
 from simcse.evaluation.published import RECIPES, departures, recipe_of
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from simcse.data.pairs import ScoredPairs
-    from simcse.evaluation.judge import Encode
+    from simcse.evaluation.pairs import Encode
     from simcse.evaluation.statistics import Comparison, Interval
 
 __all__ = ["compare"]
@@ -45,8 +45,8 @@ def compare(
     """Say whether one model is better than another, and how sure that is.
 
     Both are evaluated on the same pairs; a bootstrap over pairs, and over seeds where a run has them, gives an interval
-    of the difference for each task and for the average, and a sentence says whether it stands. Beside a run of the
-    paper's recipe stand the paper's value and the spread of a reference over 50 seeds.
+    of the difference for each task and for the average, and a sentence says whether it is statistically significant.
+    Beside a run of the paper's recipe stand the paper's value and the spread of a reference over 50 seeds.
 
     Args:
         a: run folder, one with seed-N folders below, checkpoint, hub id, or folder of simcse postprocess
@@ -66,7 +66,9 @@ def compare(
 
     check_confidence(confidence)
     if recipe is not None and recipe not in RECIPES:
-        raise ConfigError(f"--recipe: found {recipe!r}, expected one of {', '.join(RECIPES)}{nearest(recipe, RECIPES)}")
+        raise ConfigError(
+            f"--recipe: found {recipe!r}, expected one of {', '.join(RECIPES)}{did_you_mean(recipe, RECIPES)}"
+        )
     for run in (a, b):
         config_of(run)  # damage is told before hours of encoding
     loaded = read_tasks(data, data_dir, tasks or [])
@@ -109,7 +111,8 @@ def read_tasks(data: str | None, data_dir: str | None, tasks: list[str]) -> dict
     folder = data_dir or os.environ.get("SIMCSE_DATA")
     if folder is None:
         raise ConfigError(
-            "on what? Name --data FILE of (a, b, score), or SentEval's folder by --data_dir (or SIMCSE_DATA)"
+            "no evaluation data given: pass --data FILE of (a, b, score), or "
+            "SentEval's folder by --data_dir (or SIMCSE_DATA)"
         )
     return {task: load_task(task, folder) for task in (tasks or SEVEN)}
 
@@ -157,9 +160,9 @@ def as_json(found: Comparison, sides: list[Side]) -> dict[str, Any]:
     return {
         "a": of_side(a),
         "b": of_side(b),
-        "tasks": {r.name: {**asdict(r), "difference": r.difference, "stands": r.stands} for r in found.rows},
+        "tasks": {r.name: {**asdict(r), "difference": r.difference, "significant": r.significant} for r in found.rows},
         "welch": found.welch,
-        "stands": found.stands,
+        "significant": found.significant,
         "verdict": found.in_words(a.name, b.name),
         "confidence": found.confidence,
         "resamples": found.resamples,
@@ -191,14 +194,14 @@ def as_tables(found: Comparison, sides: list[Side]) -> str:
 def differences_table(found: Comparison, names: list[str]) -> Table:
     """A row a task, and their average."""
     table = _table(
-        "Spearman × 100", "task", "pairs", *names, "difference", f"{100 * found.confidence:g} % interval", "stands"
+        "Spearman × 100", "task", "pairs", *names, "difference", f"{100 * found.confidence:g} % interval", "significant"
     )
     for row in found.rows:
         if row is found.average and len(found.tasks) > 1:
             table.add_section()
         table.add_row(
             row.name, f"{row.n:,}", f"{row.a:.2f}", f"{row.b:.2f}", f"{row.difference:+.2f}",
-            f"{row.low:+.2f} to {row.high:+.2f}", "yes" if row.stands else "no",
+            f"{row.low:+.2f} to {row.high:+.2f}", "yes" if row.significant else "no",
         )  # fmt: skip
     return table
 

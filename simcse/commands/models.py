@@ -13,7 +13,7 @@ from simcse.errors import ConfigError, DataError, ModelError
 
 if TYPE_CHECKING:
     from simcse.encoder.model import SentenceEncoder
-    from simcse.evaluation.judge import Encode
+    from simcse.evaluation.pairs import Encode
     from simcse.evaluation.postprocess import Fitted
 
 __all__ = ["Model", "config_of", "encoder_of", "encoders_of", "load_encode", "open_model", "short_names"]
@@ -34,7 +34,7 @@ def encoders_of(run: str) -> list[str]:
         return [run]
     for one in folders:
         if not (one / "best").is_dir():
-            raise ModelError(f"{one}: a run without best/; wait for its first judgement, or leave it out")
+            raise ModelError(f"{one}: a run without best/; wait for its first evaluation, or leave it out")
     return [str(one / "best") for one in folders]
 
 

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from simcse.commands.models import encoders_of, load_encode, short_names
 from simcse.commands.shared import Dtype
-from simcse.errors import ConfigError, nearest
+from simcse.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from simcse.evaluation.judge import Encode
+    from simcse.evaluation.pairs import Encode
 
 __all__ = ["plot"]
 
@@ -49,7 +49,7 @@ def plot(
 ) -> None:
     """Draw runs and the spaces of their encoders.
 
-    learning: loss and score over steps. trajectory: alignment against uniformity at each judgement. scatter: the same
+    learning: loss and score over steps. trajectory: alignment against uniformity at each evaluation. scatter: the same
     of the best encoders, coloured by STS score. cosines: their distribution for each bin of gold scores. spectrum:
     singular values. heat: the similarities of given sentences. map: a corpus on its two principal components.
 
@@ -111,7 +111,7 @@ def _choose(kinds: list[str], given: Given) -> list[str]:
     """
     for kind in kinds:
         if kind not in NEEDS:
-            raise ConfigError(f"--kinds: found {kind!r}, expected one of {', '.join(NEEDS)}{nearest(kind, NEEDS)}")
+            raise ConfigError(f"--kinds: found {kind!r}, expected one of {', '.join(NEEDS)}{did_you_mean(kind, NEEDS)}")
         if not given.has(NEEDS[kind]):
             need = {"runs": "run folders of train.py, with a log.jsonl", "pairs": NO_PAIRS}.get(
                 NEEDS[kind], f"{NEEDS[kind]} FILE"
@@ -184,7 +184,7 @@ class Drawer:
     def _of_texts(self, file: str, kind: str, draw: Callable[..., Figure]) -> list[tuple[str, Figure]]:
         """A figure a model."""
         from simcse.data.readers import read_texts
-        from simcse.evaluation.judge import embed
+        from simcse.evaluation.pairs import embed
 
         texts = [text for text in itertools.islice(read_texts(file), self._given.max_texts) if text.strip()]
         figures = []
@@ -201,10 +201,10 @@ class Drawer:
 
     def _encode(self, run: str) -> Encode:
         """The encoder of a run, of its first seed where it has several; each text is encoded once."""
-        from simcse.evaluation.judge import Once
+        from simcse.evaluation.pairs import CachedEncoder
 
         if run not in self._encoders:
-            self._encoders[run] = Once(load_encode(encoders_of(run)[0], self._device, self._dtype))
+            self._encoders[run] = CachedEncoder(load_encode(encoders_of(run)[0], self._device, self._dtype))
         return self._encoders[run]
 
     def _spaces(self) -> dict[str, Any]:
@@ -221,7 +221,7 @@ class Drawer:
     def _scores(self) -> tuple[dict[str, float], str]:
         """Spearman x 100 of each run, and on what."""
         from simcse.data.readers import read_scored_pairs
-        from simcse.evaluation.judge import evaluate_pairs
+        from simcse.evaluation.pairs import evaluate_pairs
         from simcse.evaluation.sts import evaluate_sts
 
         if self._given.data:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from simcse.data.tables import lines, shown
-from simcse.errors import ConfigError, DataError, nearest
+from simcse.errors import ConfigError, DataError, did_you_mean
 
 if TYPE_CHECKING:
     import numpy as np
@@ -80,7 +80,8 @@ def build_augment(
     """
     if kind not in AUGMENTATIONS:
         raise ConfigError(
-            f"--data.augment: found {kind!r}, expected one of {', '.join(AUGMENTATIONS)}{nearest(kind, AUGMENTATIONS)}"
+            f"--data.augment: found {kind!r}, expected one of {', '.join(AUGMENTATIONS)}"
+            f"{did_you_mean(kind, AUGMENTATIONS)}"
         )
     if not 0 < rate < 1:
         raise ConfigError(f"--data.augment_rate is {rate}: a share of the words, above 0 and below 1")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from simcse.data.columns import ROLES, chosen_columns
 from simcse.data.tables import FORMATS
-from simcse.errors import DataError, nearest
+from simcse.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
     import datasets
@@ -46,7 +46,7 @@ def read_hub(
         raise DataError(f"{name}: neither a file here nor a dataset that the hub gives ({reason})") from error
     known = list(whole.column_names)
     if missing := next((column for column in columns or () if column not in known), None):
-        raise DataError(f"{name}: no column {missing!r} among {', '.join(known)}{nearest(missing, known)}")
+        raise DataError(f"{name}: no column {missing!r} among {', '.join(known)}{did_you_mean(missing, known)}")
     chosen = list(columns) if columns else chosen_columns(name, known)
     for column in chosen:
         if whole.features[column] != datasets.Value("string"):

@@ -295,7 +295,7 @@ def render(findings: Findings, tokens: Mapping[str, Counts] | None = None) -> st
         console.print(lengths)
     body = "\n".join(line.rstrip() for line in capture.get().splitlines())
     told = findings.warnings
-    return body + "\n" + ("\n".join(map(_bullet, told)) if told else "nothing to complain about")
+    return body + "\n" + ("\n".join(map(_bullet, told)) if told else "no issues found")
 
 
 def _heading(percentile: int) -> str:

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from simcse.errors import DataError, nearest
+from simcse.errors import DataError, did_you_mean
 
 __all__ = ["MAX_LINE", "check_file", "count_lines", "is_there", "lines", "name_of", "opened", "reading", "text_lines"]
 
@@ -53,7 +53,7 @@ def check_file(path: Path, why: str = "") -> None:
         try:
             mode = path.stat().st_mode
         except (FileNotFoundError, NotADirectoryError) as error:
-            said = f"not found, {why}" if why else f"no such file{nearest(path.name, _beside(path))}"
+            said = f"not found, {why}" if why else f"no such file{did_you_mean(path.name, _beside(path))}"
             raise DataError(f"{path}: {said}") from error
         except ValueError as error:
             raise DataError(f"{str(path)!r}: holds a character that no file's name can have; name a file") from error

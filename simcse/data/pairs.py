@@ -1,4 +1,4 @@
-"""Rows of (sentence, sentence, score) to judge on."""
+"""Rows of (sentence, sentence, score) to evaluate on."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ STSB_COLUMNS = (5, 6, 4)  # genre, file, year, id, score, s1, s2
 
 
 def read_scored_pairs(source: str | Path, *, columns: Sequence[str] | None = None) -> ScoredPairs:
-    """Read (a, b, score) rows to judge on, from tsv, csv, jsonl or parquet.
+    """Read (a, b, score) rows to evaluate on, from tsv, csv, jsonl or parquet.
 
     - tsv, csv, txt (tab-separated): without a header three columns are a, b, score. Line 1 is a header if its third
       field (in the layout below, its fifth) is no number; then `score` or `label` (also gold, similarity,

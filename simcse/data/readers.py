@@ -1,4 +1,4 @@
-"""Files to rows with names: what to train on, what to judge on, what to encode.
+"""Files to rows with names: what to train on, what to evaluate on, what to encode.
 
 Formats by extension: `.txt`, `.csv`, `.tsv`, `.jsonl` (also `.json`, `.ndjson`), each also with `.gz`; and `.parquet`.
 """

@@ -18,7 +18,7 @@ from typing import Any
 
 from simcse.data.opening import MAX_LINE, check_file, count_lines, lines, name_of, text_lines
 from simcse.data.parquet import opened_parquet, parquet_rows
-from simcse.errors import DataError, nearest
+from simcse.errors import DataError, did_you_mean
 
 __all__ = [
     "FORMATS",
@@ -65,8 +65,8 @@ def format_of(path: Path) -> str:
     kind = FORMATS.get(suffix.lower())
     if kind is None or (kind == "parquet" and path.suffix == ".gz"):
         raise DataError(
-            f"{path}: unknown extension {''.join(path.suffixes[-2:]) or '(none)'}{nearest(suffix.lower(), FORMATS)}; "
-            f"known are {', '.join(FORMATS)}, each but .parquet also with .gz"
+            f"{path}: unknown extension {''.join(path.suffixes[-2:]) or '(none)'}"
+            f"{did_you_mean(suffix.lower(), FORMATS)}; known are {', '.join(FORMATS)}, each but .parquet also with .gz"
         )
     return kind
 
@@ -212,7 +212,7 @@ def _picked(path: Path, names: list[str], columns: Sequence[str] | None) -> list
     known = Counter(names)
     for name in columns or ():
         if name not in known:
-            raise DataError(f"{path}: no column {name!r} among {', '.join(names)}{nearest(name, names)}")
+            raise DataError(f"{path}: no column {name!r} among {', '.join(names)}{did_you_mean(name, names)}")
     if len(known) < len(names):
         twice = next(name for name, count in known.items() if count > 1)
         raise DataError(f"{path}:1: two columns are called {twice!r}; give each its own name")

@@ -17,7 +17,7 @@ from simcse.tokens.batch import TokenBatch
 
 __all__ = ["TokenStates", "longest_input", "override_dropout", "own_states", "token_states", "usual_length"]
 
-TokenStates = Callable[..., list[Tensor]]  # (batch, layers, *, first_only), as `token_states` without the backbone
+TokenStates = Callable[..., list[Tensor]]  # (batch, layers, *, cls_only), as `token_states` without the backbone
 
 # parts of names of rates that do not act on token states: heads' own, and those at which whole layers are left out
 OTHER_RATES = ("classif", "summary", "qa_", "pooler", "head", "layerdrop", "drop_path")
@@ -71,7 +71,7 @@ def position_offset(config: PretrainedConfig) -> int:
 
 
 def token_states(
-    backbone: nn.Module, batch: TokenBatch, layers: Sequence[int], *, first_only: bool = False
+    backbone: nn.Module, batch: TokenBatch, layers: Sequence[int], *, cls_only: bool = False
 ) -> list[Tensor]:
     """States of the given layers; 0 is the embedding output, -1 the last layer.
 
@@ -82,26 +82,26 @@ def token_states(
         backbone: a Hugging Face encoder.
         batch: S sequences, T tokens.
         layers: which states.
-        first_only: the last layer's states are needed for first tokens alone.
+        cls_only: the last layer's states are needed for first tokens alone.
 
     Returns:
-        (T, D) each; for the last layer with `first_only`, (S, D).
+        (T, D) each; for the last layer with `cls_only`, (S, D).
     """
     if not backbone.training and not torch.is_grad_enabled():
         packed = pack(backbone)
         if packed is not None:
-            return packed(batch, layers, first_only=first_only)
+            return packed(batch, layers, cls_only=cls_only)
     if trains_fused(backbone):
-        return training_states(backbone, batch, layers, first_only=first_only)
-    return own_states(backbone, batch, layers, first_only=first_only)
+        return training_states(backbone, batch, layers, cls_only=cls_only)
+    return own_states(backbone, batch, layers, cls_only=cls_only)
 
 
 def own_states(
-    backbone: nn.Module, batch: TokenBatch, layers: Sequence[int], *, first_only: bool = False
+    backbone: nn.Module, batch: TokenBatch, layers: Sequence[int], *, cls_only: bool = False
 ) -> list[Tensor]:
     """The same by the backbone's own forward pass, padded; by equal lengths where padding would change the states."""
     if traits_of(backbone).leaks_padding and not batch.is_uniform:
-        return states_by_length(backbone, batch, layers, first_only=first_only)
+        return states_by_length(backbone, batch, layers, cls_only=cls_only)
     config: Any = backbone.config
     ids, mask = batch.padded(config.pad_token_id or 0)  # (S, L)
     need_all = tuple(layers) != (-1,)
@@ -111,12 +111,12 @@ def own_states(
         last = len(output.hidden_states) - 1
     else:
         padded, last = [output.last_hidden_state], -1
-    first = {-1, last} if first_only else set()
+    first = {-1, last} if cls_only else set()
     return [x[:, 0] if layer in first else batch.unpad(x) for layer, x in zip(layers, padded, strict=True)]
 
 
 def states_by_length(
-    backbone: nn.Module, batch: TokenBatch, layers: Sequence[int], *, first_only: bool = False
+    backbone: nn.Module, batch: TokenBatch, layers: Sequence[int], *, cls_only: bool = False
 ) -> list[Tensor]:
     """The same without padding: sequences of each length by themselves."""
     parts, rows, tokens = [], [], []
@@ -124,7 +124,7 @@ def states_by_length(
         these = torch.tensor([row for row, size in enumerate(batch.lengths) if size == length], device=batch.ids.device)
         places = batch.starts[these, None] + torch.arange(length, device=these.device)  # (s, length)
         part = TokenBatch(batch.ids[places.flatten()], (length,) * len(these))
-        parts.append(own_states(backbone, part, layers, first_only=first_only))
+        parts.append(own_states(backbone, part, layers, cls_only=cls_only))
         rows.append(these)
         tokens.append(places.flatten())
     states = [torch.cat(layer) for layer in zip(*parts, strict=True)]  # (T, D) each, or (S, D), by length

@@ -25,7 +25,7 @@ def pick_device(device: str | torch.device) -> torch.device:
         place = torch.device(device)
         torch.empty(0, device=place)
     except Exception as error:  # torch raises RuntimeError, AssertionError or NotImplementedError
-        raise ConfigError(f"device {str(device)!r} is not to be had here; try auto or cpu") from error
+        raise ConfigError(f"device {str(device)!r} is not available here; try auto or cpu") from error
     return place
 
 

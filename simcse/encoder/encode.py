@@ -122,7 +122,7 @@ def laid_out(encoder: SentenceEncoder, tokenize: Tokenize, rows: int | None) -> 
     """The weights as they are now, ready for inference, for batches of so many tokens if that is known.
 
     The kernel for tiles is taken for one short text too, though laying weights out costs some milliseconds more than it
-    saves: a text gets the same vector in any company.
+    saves: vectors are batch invariant.
     """
     if encoder.int8:
         calibration = TokenBatch.from_lists(tokenize(CALIBRATION)[0])

@@ -107,7 +107,7 @@ def _download(name: str, revision: str | None) -> Path:
             folder = Path(snapshot_download(name, revision=revision, allow_patterns=files, ignore_patterns=unused))
     except Exception as error:  # the hub client raises a dozen unrelated types: offline, not found, gated, timeouts
         raise ModelError(
-            f"{name!r}: no such folder here, and not to be had from the hub ({type(error).__name__}); "
+            f"{name!r}: no such folder here, and not found on the hub ({type(error).__name__}); "
             "check the spelling and the network, or name a local folder"
         ) from error
     return folder

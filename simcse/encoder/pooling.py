@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from simcse.errors import ConfigError, nearest
+from simcse.errors import ConfigError, did_you_mean
 from simcse.tokens.batch import TokenBatch
 
 __all__ = ["POOLINGS", "Pooling", "check_pooling", "cls", "mean", "pool"]
@@ -18,13 +18,13 @@ class Pooling(NamedTuple):
     """`reduce(states, batch) -> (S, D)`, where `states` are the (T, D) outputs of `layers`.
 
     Layer 0 is the embedding layer's output, layer 1 the first transformer layer's, layer -1 the last one's. With
-    `first_only` only the first token of each sequence counts: the last layer's output is then (S, D), and most of that
+    `cls_only` only the first token of each sequence counts: the last layer's output is then (S, D), and most of that
     layer's work is left out.
     """
 
     layers: tuple[int, ...]
     reduce: Callable[[Sequence[Tensor], TokenBatch], Tensor]
-    first_only: bool = False
+    cls_only: bool = False
 
 
 def cls(states: Sequence[Tensor], batch: TokenBatch) -> Tensor:
@@ -49,7 +49,7 @@ def last_token(states: Sequence[Tensor], batch: TokenBatch) -> Tensor:
 
 # first_last_mean reads the first *transformer* layer, as the authors' code does since their fix (their issue 285)
 POOLINGS: dict[str, Pooling] = {
-    "cls": Pooling((-1,), cls, first_only=True),
+    "cls": Pooling((-1,), cls, cls_only=True),
     "mean": Pooling((-1,), mean),
     "last_token": Pooling((-1,), last_token),
     "first_last_mean": Pooling((1, -1), mean),
@@ -62,16 +62,16 @@ def pool(name: str, states: Callable[..., list[Tensor]], batch: TokenBatch, left
 
     Args:
         name: a key of `POOLINGS`.
-        states: (batch, layers, *, first_only) -> states, as `backbone.token_states`.
+        states: (batch, layers, *, cls_only) -> states, as `backbone.token_states`.
         batch: the sequences.
         left_out: so many tokens at the beginning of each sequence do not count, fewer than it has: a prompt's.
     """
     pooling = POOLINGS[name]
-    hidden = states(batch, pooling.layers, first_only=pooling.first_only and not left_out)  # (T, D) each
+    hidden = states(batch, pooling.layers, cls_only=pooling.cls_only and not left_out)  # (T, D) each
     if left_out:
         kept = torch.nonzero(batch.positions >= left_out)[:, 0]
         batch = TokenBatch(batch.ids[kept], tuple(length - left_out for length in batch.lengths))
-        if pooling.first_only:
+        if pooling.cls_only:
             kept = kept[batch.starts]
         hidden = [layer[kept] for layer in hidden]
     return pooling.reduce(hidden, batch)  # (S, D)
@@ -84,5 +84,5 @@ def check_pooling(name: str) -> str:
         ConfigError: it is none; lists the known ones.
     """
     if name not in POOLINGS:
-        raise ConfigError(f"pooling {name!r} is not one of {', '.join(POOLINGS)}{nearest(name, POOLINGS)}")
+        raise ConfigError(f"pooling {name!r} is not one of {', '.join(POOLINGS)}{did_you_mean(name, POOLINGS)}")
     return name

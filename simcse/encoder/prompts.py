@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from simcse.encoder.json_files import entry, shown
-from simcse.errors import ConfigError, ModelError, SimCSEError, nearest
+from simcse.errors import ConfigError, ModelError, SimCSEError, did_you_mean
 
 __all__ = ["check_prompts", "choose_prompt", "read_prompts"]
 
@@ -33,7 +33,7 @@ def choose_prompt(
     if name is None:
         return ""
     if not isinstance(name, str) or name not in prompts:
-        known = f"is not one of {', '.join(prompts)}{nearest(str(name), prompts)}" if prompts else "is unknown"
+        known = f"is not one of {', '.join(prompts)}{did_you_mean(str(name), prompts)}" if prompts else "is unknown"
         remedy = "" if prompts else ": this encoder has no named prompts; give the text itself as prompt"
         raise ConfigError(f"prompt_name {name!r} {known}{remedy}")
     return prompts[name]

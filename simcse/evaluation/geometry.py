@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from simcse.data.pairs import ScoredPairs
 from simcse.errors import DataError
-from simcse.evaluation.judge import Encode, PairJudge, embed
+from simcse.evaluation.pairs import Encode, PairEvaluator, embed
 
 __all__ = [
     "Geometry",
@@ -165,19 +165,19 @@ def evaluate_geometry(encode: Encode, pairs: ScoredPairs, *, threshold: float = 
             f"{pairs.name}: no pair is scored above {threshold:g} (the highest is {pairs.scores.max():g}); "
             "alignment needs such positives: expected scores from 0 to 5"
         )
-    judge = PairJudge(pairs)
-    if len(judge.sentences) < 2:
-        raise DataError(f"{pairs.name}: found {len(judge.sentences)} distinct sentences, expected at least 2")
-    vectors = embed(encode, judge.sentences, judge.where)  # (n, d)
-    [cosines] = judge.cosines_of(vectors)
+    evaluator = PairEvaluator(pairs)
+    if len(evaluator.sentences) < 2:
+        raise DataError(f"{pairs.name}: found {len(evaluator.sentences)} distinct sentences, expected at least 2")
+    vectors = embed(encode, evaluator.sentences, evaluator.where)  # (n, d)
+    [cosines] = evaluator.cosines_of(vectors)
     values = spectrum(vectors)
     return Geometry(
-        alignment=alignment(vectors[judge.left[0][positive]], vectors[judge.right[0][positive]]),
+        alignment=alignment(vectors[evaluator.left[0][positive]], vectors[evaluator.right[0][positive]]),
         uniformity=uniformity(vectors),
         mean_cosine=mean_cosine(vectors),
         effective_rank=effective_rank(values),
         n_positive=int(positive.sum()),
-        n_sentences=len(judge.sentences),
+        n_sentences=len(evaluator.sentences),
         name=pairs.name,
         singular_values=values.tolist(),
         histograms=cosine_histograms(cosines, pairs.scores),

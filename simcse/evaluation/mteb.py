@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simcse.errors import ConfigError, ModelError
-from simcse.evaluation.judge import Encode
+from simcse.evaluation.pairs import Encode
 
 __all__ = ["MtebEncoder"]
 

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from simcse.errors import ConfigError, DataError, ModelError, nearest
-from simcse.evaluation.judge import Encode
+from simcse.errors import ConfigError, DataError, ModelError, did_you_mean
+from simcse.evaluation.pairs import Encode
 from simcse.files import replaced_folder
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def fit(
         ModelError: a vector with NaN or infinity.
     """
     if kind not in MAPS:
-        raise ConfigError(f"--kind: found {kind!r}, expected {' or '.join(MAPS)}{nearest(kind, MAPS)}")
+        raise ConfigError(f"--kind: found {kind!r}, expected {' or '.join(MAPS)}{did_you_mean(kind, MAPS)}")
     if kind == "flow" and dimensions is not None:
         raise ConfigError(f"--dimensions {dimensions} is given for a flow, which keeps them all; leave it out")
     distinct = list(dict.fromkeys(texts))
@@ -225,6 +225,6 @@ def _as_array(raw: Any) -> NDArray[np.float32]:
 
 def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    # a vector of length zero stays one, for the judge to name
+    # a vector of length zero stays one, for the evaluator to name
     unit: NDArray[np.float32] = (vectors / np.where(lengths > 0, lengths, 1)).astype(np.float32)
     return unit

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from simcse.data.tables import delimited_rows, json_rows, named_rows, shown
 from simcse.errors import DataError
-from simcse.evaluation.judge import Encode, embed
+from simcse.evaluation.pairs import Encode, embed
 
 __all__ = ["Collection", "evaluate_retrieval", "load_beir", "load_query_pairs", "ranking_metrics"]
 

@@ -1,7 +1,8 @@
 """How sure a difference between two encoders is: intervals over pairs and over seeds.
 
 One run's score says little: seeds of the paper's own recipe spread by 0.2 to 1.7 points (standard deviation over 50).
-And a task's pairs are a sample too. So the same resampled pairs judge both encoders, and seeds are resampled with them.
+And a task's pairs are a sample too. So both encoders are evaluated on the same resampled pairs, and seeds are
+resampled with them.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from simcse.data.pairs import ScoredPairs
 from simcse.errors import ConfigError, DataError
-from simcse.evaluation.judge import Encode, PairJudge, check_gold, correlate
+from simcse.evaluation.pairs import Encode, PairEvaluator, check_gold, correlate
 
 __all__ = ["Comparison", "Difference", "Interval", "compare_encoders", "mean_interval", "resampled_spearman"]
 
@@ -89,8 +90,8 @@ class Difference:
         return self.b - self.a
 
     @property
-    def stands(self) -> bool:
-        """Whether the interval leaves out 0."""
+    def significant(self) -> bool:
+        """Whether the interval excludes 0."""
         return self.low > 0 or self.high < 0
 
 
@@ -116,12 +117,12 @@ class Comparison:
         return [*self.tasks, self.average] if len(self.tasks) > 1 else self.tasks
 
     @property
-    def stands(self) -> bool:
+    def significant(self) -> bool:
         """Whether the average differs by the bootstrap and, where there are seeds to tell, by Welch's interval too."""
-        return self.average.stands and (self.welch is None or self.welch[0] > 0 or self.welch[1] < 0)
+        return self.average.significant and (self.welch is None or self.welch[0] > 0 or self.welch[1] < 0)
 
     def in_words(self, name_a: str, name_b: str) -> str:
-        """A sentence or two on the average: which is better, by how much, and whether that stands."""
+        """A sentence or two on the average: which is better, by how much, and whether that is significant."""
         average, found = (
             self.average,
             f"{100 * self.confidence:g} % interval {_span(self.average.low, self.average.high)}",
@@ -129,17 +130,17 @@ class Comparison:
         better, worse = (name_b, name_a) if average.difference > 0 else (name_a, name_b)
         on = average.name if len(self.tasks) == 1 else f"the average of {len(self.tasks)} tasks"
         gap = f"on {on} {better} is {abs(average.difference):.2f} points above {worse}"
-        if self.stands:
-            words = f"The difference stands: {gap} ({found})."
-        elif average.stands and self.welch is not None:
+        if self.significant:
+            words = f"The difference is statistically significant: {gap} ({found})."
+        elif average.significant and self.welch is not None:
             words = (
-                f"The difference does not stand: {gap} ({found} over pairs and seeds), but seeds alone leave it open "
-                f"(Welch's interval {_span(*self.welch)}); run more seeds."
+                f"The difference is not statistically significant: {gap} ({found} over pairs and seeds), but seeds "
+                f"alone leave it open (Welch's interval {_span(*self.welch)}); run more seeds."
             )
         elif average.difference == 0:
             words = f"There is no difference on {on} ({found})."
         else:
-            words = f"The difference does not stand: {gap}, but 0 lies within the {found}."
+            words = f"The difference is not statistically significant: {gap}, but 0 lies within the {found}."
         if min(len(self.scores_a), len(self.scores_b)) == 1:
             words += (
                 f" Seeds: {len(self.scores_a)} against {len(self.scores_b)}. A single seed does not tell how "
@@ -157,7 +158,7 @@ def compare_encoders(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Comparison:
-    """Judge two sets of encoders, each one or several seeds of a method, on the same pairs.
+    """Evaluate two sets of encoders, each one or several seeds of a method, on the same pairs.
 
     Each resample draws the pairs of every sub-set with replacement, the same for all encoders, and the seeds of each
     side, the same for all tasks. Of k seeds it draws k - 1: that gives the mean the unbiased variance s^2 / k, where k
@@ -172,7 +173,7 @@ def compare_encoders(
 
     Raises:
         ConfigError: no encoder or task, confidence or resamples out of range.
-        DataError, ModelError: as `judge.embed` and `judge.correlate`; names task and row.
+        DataError, ModelError: as `pairs.embed` and `pairs.correlate`; names task and row.
     """
     check_confidence(confidence)
     if resamples < 100:
@@ -182,8 +183,8 @@ def compare_encoders(
     golds = {name: np.concatenate([subset.scores for subset in subsets]) for name, subsets in tasks.items()}
     for name, gold in golds.items():
         check_gold(gold, name)
-    judge = PairJudge(*(subset for subsets in tasks.values() for subset in subsets))
-    cosines = [_by_task(judge.cosines(encode), tasks) for encode in (*a, *b)]  # k_a + k_b of T arrays
+    evaluator = PairEvaluator(*(subset for subsets in tasks.values() for subset in subsets))
+    cosines = [_by_task(evaluator.cosines(encode), tasks) for encode in (*a, *b)]  # k_a + k_b of T arrays
     rng = np.random.default_rng(seed)
     k_a = len(a)
     picks_a, picks_b = _seed_draws(rng, resamples, k_a), _seed_draws(rng, resamples, len(b))

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from simcse.data.pairs import ScoredPairs
 from simcse.data.readers import read_scored_pairs
 from simcse.data.tables import check_file, delimited_rows, lines, shown
-from simcse.errors import ConfigError, DataError, nearest
-from simcse.evaluation.judge import Encode, PairJudge, PairScore, correlate
+from simcse.errors import ConfigError, DataError, did_you_mean
+from simcse.evaluation.pairs import Encode, PairEvaluator, PairScore, correlate
 
 __all__ = [
     "SEVEN",
@@ -122,7 +122,7 @@ def load_task(task: StsTask | str, data_dir: str | Path) -> list[ScoredPairs]:
     if isinstance(task, str):
         found = find_task(task)
         if found is None:
-            raise ConfigError(f"task {task!r} is not one of {', '.join(TASKS)}{nearest(task, TASKS)}")
+            raise ConfigError(f"task {task!r} is not one of {', '.join(TASKS)}{did_you_mean(task, TASKS)}")
         task = found
     folder = _folder(task, Path(data_dir))
     read = _read_semeval if task.is_semeval else _read_table
@@ -229,8 +229,8 @@ def score_sts(
     """`evaluate_sts` for sub-sets that are read already, by task name."""
     if aggregation not in get_args(Aggregation):
         raise ConfigError(f"aggregation {aggregation!r} is not one of {', '.join(get_args(Aggregation))}")
-    judge = PairJudge(*(subset for subsets in loaded.values() for subset in subsets))
-    cosines = iter(judge.cosines(encode))
+    evaluator = PairEvaluator(*(subset for subsets in loaded.values() for subset in subsets))
+    cosines = iter(evaluator.cosines(encode))
     scores = {}
     for asked, subsets in loaded.items():
         task = find_task(asked)

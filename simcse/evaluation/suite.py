@@ -12,10 +12,10 @@ from typing import Any
 from simcse.data.pairs import ScoredPairs
 from simcse.data.readers import read_scored_pairs
 from simcse.data.tables import check_file, delimited_rows, format_of, named_rows
-from simcse.errors import ConfigError, DataError, nearest
+from simcse.errors import ConfigError, DataError, did_you_mean
 from simcse.evaluation import retrieval, sts, transfer
 from simcse.evaluation.geometry import evaluate_geometry
-from simcse.evaluation.judge import Encode, Once, Timed, check_gold, evaluate_pairs
+from simcse.evaluation.pairs import CachedEncoder, Encode, TimedEncoder, check_gold, evaluate_pairs
 from simcse.evaluation.report import Report, TaskResult
 
 __all__ = ["GROUPS", "evaluate", "task_names"]
@@ -73,8 +73,8 @@ def evaluate(
         ModelError: a vector that is NaN, infinite or zero; names task and row.
     """
     plan = _read(tasks, None if data_dir is None else Path(data_dir))
-    timed = Timed(encode)
-    once = Once(timed)  # tasks share sentences; the documents of a corpus are too many to be kept
+    timed = TimedEncoder(encode)
+    once = CachedEncoder(timed)  # tasks share sentences; the documents of a corpus are too many to be kept
     results: list[TaskResult] = []
     if plan.sts:
         on_task(", ".join(plan.sts))
@@ -128,7 +128,7 @@ def _read(tasks: Sequence[str], data_dir: Path | None) -> Plan:
             _read_own(plan, own)
         else:
             raise ConfigError(
-                f"--tasks {name}: no such task or file{nearest(name, task_names())}; "
+                f"--tasks {name}: no such task or file{did_you_mean(name, task_names())}; "
                 f"known are {', '.join(task_names())}, a file, a BEIR folder"
             )
     for pairs in itertools.chain(*plan.sts.values(), plan.pairs):
@@ -200,6 +200,6 @@ def _retrieval_result(encode: Encode, collection: retrieval.Collection) -> TaskR
     )  # fmt: skip
 
 
-def _speed(timed: Timed) -> dict[str, float]:
+def _speed(timed: TimedEncoder) -> dict[str, float]:
     rate = timed.encoded / max(timed.seconds, 1e-9)
     return {"sentences": timed.encoded, "seconds": timed.seconds, "sentences_per_second": rate}

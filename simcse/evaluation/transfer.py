@@ -26,8 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simcse.data.tables import check_file, delimited_rows, lines, shown
-from simcse.errors import ConfigError, DataError, nearest
-from simcse.evaluation.judge import Encode, embed
+from simcse.errors import ConfigError, DataError, did_you_mean
+from simcse.evaluation.pairs import Encode, embed
 from simcse.evaluation.sts import needed_by
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def load_transfer(name: str, data_dir: str | Path) -> TransferSet:
         DataError: a file is missing (named) or damaged, or holds a label that is none of the task's.
     """
     if name.upper() not in TASKS:
-        raise ConfigError(f"task {name!r} is not one of {', '.join(TASKS)}{nearest(name.upper(), TASKS)}")
+        raise ConfigError(f"task {name!r} is not one of {', '.join(TASKS)}{did_you_mean(name.upper(), TASKS)}")
     task = TASKS[name.upper()]
     root = Path(data_dir)
     folder = next((f for f in (root / task.folder, root / "senteval" / task.folder) if f.is_dir()), root / task.folder)

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
-from simcse.errors import ConfigError, nearest
+from simcse.errors import ConfigError, did_you_mean
 from simcse.objectives.candidates import (
     CANDIDATES,
     AllViewsCandidates,
@@ -96,7 +96,7 @@ def build_objective(name: str, **options: Any) -> Objective:
         ConfigError: an unknown name or option, or a value out of range.
     """
     if name not in OBJECTIVES:
-        expected = f"expected one of {', '.join(OBJECTIVES)}{nearest(name, OBJECTIVES)}"
+        expected = f"expected one of {', '.join(OBJECTIVES)}{did_you_mean(name, OBJECTIVES)}"
         raise ConfigError(f"--objective is {name!r}, {expected}")
     known = sorted(inspect.signature(OBJECTIVES[name]).parameters)
     if unknown := sorted(set(options) - set(known)):

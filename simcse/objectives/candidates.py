@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from simcse.errors import ConfigError, nearest
+from simcse.errors import ConfigError, did_you_mean
 from simcse.objectives.logits import ContrastiveLogits
 
 __all__ = [
@@ -200,7 +200,9 @@ def build_candidates(name: str, **options: Any) -> BatchCandidates:
         ConfigError: an unknown name or option, or a value out of range.
     """
     if name not in CANDIDATES:
-        raise ConfigError(f"--candidates {name!r} is not one of {', '.join(CANDIDATES)}{nearest(name, CANDIDATES)}")
+        raise ConfigError(
+            f"--candidates {name!r} is not one of {', '.join(CANDIDATES)}{did_you_mean(name, CANDIDATES)}"
+        )
     known = inspect.signature(CANDIDATES[name]).parameters
     if unknown := sorted(set(options) - set(known)):
         raise ConfigError(f"candidates {name}: unknown option {unknown[0]!r}; known: {', '.join(known)}")

@@ -18,11 +18,11 @@ from simcse.data.readers import read_texts, read_training
 from simcse.encoder.backends.allocator import keep_freed_memory
 from simcse.encoder.device import has_native_bf16, pick_device
 from simcse.encoder.model import SentenceEncoder
-from simcse.errors import ConfigError, DataError, nearest
+from simcse.errors import ConfigError, DataError, did_you_mean
 from simcse.objectives import BatchCandidates, build_candidates, build_objective
 from simcse.training.config import DataConfig, TrainConfig
 from simcse.training.distributed import first_process_first, local_world, rank, world
-from simcse.training.judge import Judge, RetrievalDev, ScoredDev
+from simcse.training.evaluators import Evaluator, RetrievalEvaluator, ScoredPairsEvaluator
 from simcse.training.loss import ContrastiveLoss
 from simcse.training.model import ContrastiveModel
 from simcse.training.momentum import MomentumQueue
@@ -31,7 +31,7 @@ from simcse.training.run_dir import RunDir
 from simcse.training.trainer import Schedule, Trainer, weight_groups
 from simcse.training.watch import check_dropout
 
-__all__ = ["build_accelerator", "build_judge", "build_loss", "build_model", "build_trainer"]
+__all__ = ["build_accelerator", "build_evaluator", "build_loss", "build_model", "build_trainer"]
 
 MIXED = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
@@ -40,7 +40,7 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
     """Processes, device, precision, trackers; and all cores of this machine, shared between its processes.
 
     Raises:
-        ConfigError: the batch does not divide by the processes, or a precision or tracker is not to be had here.
+        ConfigError: the batch does not divide by the processes, or a precision or tracker is not available here.
     """
     if config.data.train == "":
         raise ConfigError("--data.train is empty: name a training file (txt, csv, tsv, jsonl, parquet) or a hub id")
@@ -48,7 +48,7 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
     for name in config.trackers:
         if name not in known:
             raise ConfigError(
-                f"--trackers: {name!r} is not installed or unknown{nearest(name, known)}; "
+                f"--trackers: {name!r} is not installed or unknown{did_you_mean(name, known)}; "
                 f"here are: {', '.join(sorted(known)) or 'none'}; pip install {name}"
             )
     if config.precision == "fp16" and not torch.accelerator.is_available():
@@ -178,19 +178,19 @@ def build_loss(config: TrainConfig) -> ContrastiveLoss:
     )
 
 
-def build_judge(data: DataConfig) -> Judge | None:
+def build_evaluator(data: DataConfig) -> Evaluator | None:
     """Scored pairs, or retrieval where there is a corpus; None without a dev file."""
     if data.dev is None:
         return None
     if data.dev_corpus is None:
-        return ScoredDev(read_scored_pairs(data.dev))
+        return ScoredPairsEvaluator(read_scored_pairs(data.dev))
     pairs = read_training(data.dev)
     if pairs.column_names != ["anchor", "positive"]:
         raise DataError(
             f"{data.dev}: found {len(pairs.column_names)} columns, expected 2 (query, document) with --data.dev_corpus"
         )
     corpus = list(read_texts(data.dev_corpus))
-    return RetrievalDev(pairs["anchor"][:], pairs["positive"][:], corpus, Path(data.dev).name)
+    return RetrievalEvaluator(pairs["anchor"][:], pairs["positive"][:], corpus, Path(data.dev).name)
 
 
 def build_trainer(config: TrainConfig, accelerator: Accelerator) -> Trainer:
@@ -208,7 +208,7 @@ def _build_trainer(config: TrainConfig, accelerator: Accelerator, run: RunDir) -
     criterion = build_loss(config)  # wrong options before the weights are read
     model = build_model(config, run)
     batches = build_batches(config, model.encoder, accelerator.device)
-    judge = build_judge(config.data)
+    evaluator = build_evaluator(config.data)
     data = data_facts(config.data, batches.dataset)
     run.check_data(data, asdict(config.data))
     model.to(accelerator.device)
@@ -229,7 +229,7 @@ def _build_trainer(config: TrainConfig, accelerator: Accelerator, run: RunDir) -
         log_every=config.log_every,
         seed=config.seed,
     )
-    trainer = Trainer(accelerator, prepared, optimizer, batches, criterion, judge, run, schedule)
+    trainer = Trainer(accelerator, prepared, optimizer, batches, criterion, evaluator, run, schedule)
     run.open(data)
     if run.start is not None:
         trainer.resume()

@@ -59,7 +59,7 @@ class DataConfig:
     """What to do with a row that has an empty field."""
 
     dev: str | None = None
-    """File to judge by: (a, b, score), such as STS-B's sts-dev.csv; (query, document) with dev_corpus."""
+    """File to evaluate by: (a, b, score), such as STS-B's sts-dev.csv; (query, document) with dev_corpus."""
 
     dev_corpus: str | None = None
     """Documents among which each query of dev must find its own; with it the score is MRR@10 instead of Spearman."""
@@ -126,7 +126,7 @@ class TrainConfig:
     """Stop after this many steps, and decay the rate over them; null: after the epochs."""
 
     max_length: int = 32
-    """Tokens kept of each training text; judging and the saved encoder are not cut to it (paper: 32)."""
+    """Tokens kept of each training text; evaluation and the saved encoder are not cut to it (paper: 32)."""
 
     candidates: str = "in_batch"
     """What an anchor is compared with: in_batch (InfoNCE), all_views (NT-Xent) or symmetric; docs/objectives.md."""
@@ -153,7 +153,7 @@ class TrainConfig:
     """Of activations; weights stay fp32. auto: bf16 where the device computes in it, else fp32 (paper: fp16)."""
 
     eval_every: int = 125
-    """Steps between judgements on dev; best/ is the best of them (the authors' scripts: 125; the paper: 250)."""
+    """Steps between evaluations on dev; best/ is the best of them (the authors' scripts: 125; the paper: 250)."""
 
     save_every: int = 500
     """Most steps between saves of last/, from which a run can be resumed; each evaluation and a signal save it, too."""

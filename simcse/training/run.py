@@ -1,4 +1,4 @@
-"""A run from start to report: judge, train, judge again; and several of them, one a seed."""
+"""A run from start to report: evaluate, train, evaluate again; and several of them, one a seed."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def train_one(config: TrainConfig, accelerator: Accelerator) -> dict[str, Any]:
 def run_to_report(
     config: TrainConfig, accelerator: Accelerator, trainer: Trainer, signals: StopSignals
 ) -> dict[str, Any]:
-    """Judge, train, judge, report."""
+    """Evaluate, train, evaluate, report."""
     if accelerator.is_main_process:
         tell_start(config, trainer)
         tell_lengths(config, trainer)
@@ -120,12 +120,14 @@ def make_report(config: TrainConfig, trainer: Trainer) -> dict[str, Any]:
         "geometry": {key: best[key] for key in GEOMETRY if key in best},
         "versions": versions() | {"accelerate": version("accelerate")},
     }
-    if trainer.judge:
+    if trainer.evaluator:
         scores = {key: value for key, value in best.items() if key not in GEOMETRY}
         report["dev"] = Path(str(config.data.dev)).name
-        report["tasks"][report["dev"]] = {**scores, "n": trainer.judge.n}
-        report["protocol"] = {"selection": f"best of every {config.eval_every} steps, by {trainer.judge.metric} on dev"}
-        report |= {"before": trainer.run.first_judgement(), "best_step": trainer.best.get("step")}
+        report["tasks"][report["dev"]] = {**scores, "n": trainer.evaluator.n}
+        report["protocol"] = {
+            "selection": f"best of every {config.eval_every} steps, by {trainer.evaluator.metric} on dev"
+        }
+        report |= {"before": trainer.run.first_evaluation(), "best_step": trainer.best.get("step")}
     if config.data.test:
         encoder = SentenceEncoder.from_pretrained(trainer.run.best, dtype="fp32")
         tested = evaluate(encoder.encode, SEVEN, config.data.test).to_dict()

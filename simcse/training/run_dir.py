@@ -58,7 +58,7 @@ class RunDir:
 
     @property
     def best(self) -> Path:
-        """The encoder of the best judgement."""
+        """The encoder of the best evaluation."""
         return self.folder / "best"
 
     @property
@@ -131,7 +131,7 @@ class RunDir:
             with naming_target(file), file.open("a", encoding="utf-8") as lines:
                 lines.write(json.dumps(record) + "\n")
 
-    def first_judgement(self) -> dict[str, float]:
+    def first_evaluation(self) -> dict[str, float]:
         """The scores before the first step, from the log; empty if there were none."""
         for record in self._logged(0):
             if "dev" in record:

@@ -1,4 +1,4 @@
-"""One visible loop: batch, loss, backward, step, maybe judge, maybe save."""
+"""One visible loop: batch, loss, backward, step, maybe evaluate, maybe save."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from torch import Tensor
 
 from simcse.data.collate import Batch, Batches
 from simcse.training.distributed import greatest, mean_over_processes, rank, world
+from simcse.training.evaluators import Evaluator
 from simcse.training.interrupt import Interrupted
-from simcse.training.judge import Judge
 from simcse.training.large_batch import cached_backward
 from simcse.training.loss import ContrastiveLoss
 from simcse.training.model import ContrastiveModel
@@ -68,12 +68,12 @@ class Trainer:
         optimizer: likewise.
         batches: this process's share of every step.
         criterion: from the views of a batch to the loss.
-        judge: scores the encoder on the first process, or None.
+        evaluator: scores the encoder on the first process, or None.
         run: the folder.
         schedule: how far, how fast, how often.
         step: steps done.
-        best: the best judgement so far, with its step.
-        due: whether this step's judgement and save are still to be done.
+        best: the best evaluation so far, with its step.
+        due: whether this step's evaluation and save are still to be done.
     """
 
     accelerator: Accelerator
@@ -81,7 +81,7 @@ class Trainer:
     optimizer: Any
     batches: Batches
     criterion: ContrastiveLoss
-    judge: Judge | None
+    evaluator: Evaluator | None
     run: RunDir
     schedule: Schedule
     step: int = 0
@@ -148,25 +148,25 @@ class Trainer:
         return loss.detach()
 
     def evaluate(self) -> None:
-        """Judge on the first process; keep best/.
+        """Evaluate on the first process; keep best/.
 
         Raises:
             ModelError: a weight is NaN or infinite.
         """
-        if self.judge and self.step:
+        if self.evaluator and self.step:
             check_finite(self._plain, self.step, self.run.last)
-        if self.judge and self.run.writes:
-            result = self.judge(self._plain.encoder.encode)
+        if self.evaluator and self.run.writes:
+            result = self.evaluator(self._plain.encoder.encode)
             self.run.log({"step": self.step, "dev": result})
             self.accelerator.log({f"dev/{key}": value for key, value in result.items()}, step=self.step)
             # step 0 is what training must beat, but no trained encoder: it is never kept as best/
-            if self.step and result[self.judge.metric] > self.best.get(self.judge.metric, -np.inf):
+            if self.step and result[self.evaluator.metric] > self.best.get(self.evaluator.metric, -np.inf):
                 self.best = {"step": self.step, **result}
                 self.run.save_best(self._plain.encoder.write)
         self.accelerator.wait_for_everyone()
 
     def resume(self) -> None:
-        """Take up optimizer, head, step and best judgement from the folder that the run goes on from."""
+        """Take up optimizer, head, step and best evaluation from the folder that the run goes on from."""
         state = self.run.load_state()
         self.optimizer.load_state_dict(state["optimizer"])
         if self._plain.head is not None:
@@ -182,7 +182,7 @@ class Trainer:
     @property
     def _looks(self) -> list[int]:
         """How often to look: at the encoder, and at what is worth keeping."""
-        return [self.schedule.save_every, *([self.schedule.eval_every] if self.judge else [])]
+        return [self.schedule.save_every, *([self.schedule.eval_every] if self.evaluator else [])]
 
     @property
     def _plain(self) -> ContrastiveModel:
@@ -208,13 +208,13 @@ class Trainer:
         return record
 
     def _evaluate_and_save(self) -> None:
-        """What is to be done at this step; last/ knows of the newest judgement."""
+        """What is to be done at this step; last/ knows of the newest evaluation."""
         last = self.step == self.schedule.steps
-        if self.judge and (last or self.step % self.schedule.eval_every == 0):
+        if self.evaluator and (last or self.step % self.schedule.eval_every == 0):
             self.evaluate()
         self.due = False
         self._save()
-        if last and self.judge is None:  # nothing was judged, so the last encoder is the best one known
+        if last and self.evaluator is None:  # nothing was evaluated, so the last encoder is the best one known
             self.run.save_best(self._plain.encoder.write)
         self.accelerator.wait_for_everyone()
 

@@ -41,7 +41,7 @@ def check_finite(model: nn.Module, step: int, kept: Path) -> None:
     """Raise a ModelError if a weight is NaN or infinite: such weights are never saved.
 
     Args:
-        model: what is about to be judged or saved.
+        model: what is about to be evaluated or saved.
         step: steps done.
         kept: last/, whose state stays as it is.
     """

@@ -74,7 +74,7 @@ def test_clean_data_are_left_in_peace(tmp_path: Path, data_dir: Path) -> None:
     path = tmp_path / "clean.txt"
     path.write_text("one sentence\nanother sentence\n  indented\tand tabbed\n", encoding="utf-8")
     assert inspect(path).warnings == []
-    assert "nothing to complain about" in render(inspect(path))
+    assert "no issues found" in render(inspect(path))
 
 
 def test_what_training_stops_at_stops_here_too(tmp_path: Path) -> None:

@@ -277,11 +277,9 @@ def test_padding_that_leaks_in_training(tmp_path: Path, sentences: list[str]) ->
     build(tmp_path, "convbert")
     encoder = load(tmp_path)
     rows = encoder.tokenize()(sentences[:9])[0]
-    for first_only in (False, True):
-        states = own_states(encoder.backbone, TokenBatch.from_lists(rows), (0, -1), first_only=first_only)
-        alone = [
-            own_states(encoder.backbone, TokenBatch.from_lists([row]), (0, -1), first_only=first_only) for row in rows
-        ]
+    for cls_only in (False, True):
+        states = own_states(encoder.backbone, TokenBatch.from_lists(rows), (0, -1), cls_only=cls_only)
+        alone = [own_states(encoder.backbone, TokenBatch.from_lists([row]), (0, -1), cls_only=cls_only) for row in rows]
         for layer in (0, 1):
             torch.testing.assert_close(states[layer], torch.cat([x[layer] for x in alone]), atol=1e-5, rtol=0)
     states[-1].sum().backward()

@@ -191,7 +191,7 @@ def test_names_that_lead_nowhere(tmp_path: Path) -> None:
         str(file): "a file, not a model folder",
         "package:no_such_package": "pip install no-such-package",
         "package:json": "carries no model folder",
-        "some/hub-id": "not to be had from the hub",
+        "some/hub-id": "not found on the hub",
     }.items():
         with pytest.raises(ModelError, match=message):
             resolve(name)

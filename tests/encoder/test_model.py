@@ -105,7 +105,7 @@ def test_wrong_input(encoder: SentenceEncoder, tiny_bert: Path) -> None:
         SentenceEncoder.from_pretrained(tiny_bert, max_length=65)
     with pytest.raises(ConfigError, match=r"dtype 'fp64' is not one of"):
         SentenceEncoder.from_pretrained(tiny_bert, dtype="fp64")
-    with pytest.raises(ConfigError, match="device 'gpu' is not to be had here"):
+    with pytest.raises(ConfigError, match="device 'gpu' is not available here"):
         SentenceEncoder.from_pretrained(tiny_bert, device="gpu")
 
 

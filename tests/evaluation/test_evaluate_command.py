@@ -34,7 +34,7 @@ def script() -> ModuleType:
     return module
 
 
-def test_a_model_is_judged_and_reported(
+def test_a_model_is_evaluated_and_reported(
     script: ModuleType, tiny_bert: Path, senteval: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     own = tmp_path / "own.csv"
@@ -80,7 +80,7 @@ def whitened(tiny_bert: Path, sentences: list[str], tmp_path: Path) -> Path:
     return tmp_path / "whitened"
 
 
-def test_a_fitted_map_is_judged_with_its_encoder(
+def test_a_fitted_map_is_evaluated_with_its_encoder(
     script: ModuleType, tiny_bert: Path, whitened: Path, senteval: Path, tmp_path: Path
 ) -> None:
     """The same score as by hand: encode, whiten, correlate."""
@@ -117,7 +117,7 @@ def test_a_map_is_not_put_on_another_encoder(
     assert "gone" in message
 
 
-def test_a_run_is_judged_by_its_best(
+def test_a_run_is_evaluated_by_its_best(
     script: ModuleType, tiny_bert: Path, senteval: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("one", "five/seed-1", "five/seed-2"):

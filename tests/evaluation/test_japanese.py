@@ -58,7 +58,7 @@ def test_words_are_found_without_spaces(japanese_encoder: Path) -> None:
     assert len(ids) < 2 + len("公園で犬が眠っています。")  # pieces longer than a character
 
 
-def test_jsts_is_judged_by_name(japanese_encoder: Path, tmp_path: Path) -> None:
+def test_jsts_is_evaluated_by_name(japanese_encoder: Path, tmp_path: Path) -> None:
     """Gold = how many of place, who and act agree: even random weights see shared pieces."""
     from simcse import SentenceEncoder
 

@@ -1,4 +1,4 @@
-"""mteb on tasks built here: its scores are those of our own judge and of trec_eval's definitions."""
+"""mteb on tasks built here: its scores are those of our own evaluation and of trec_eval's definitions."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 
 from simcse.data.pairs import ScoredPairs
 from simcse.errors import ModelError
-from simcse.evaluation.judge import evaluate_pairs
 from simcse.evaluation.mteb import MtebEncoder
+from simcse.evaluation.pairs import evaluate_pairs
 from simcse.evaluation.retrieval import Collection, evaluate_retrieval
 
 pytestmark = [
@@ -45,7 +45,7 @@ def sts_task() -> object:
     return LocalSTS()
 
 
-def test_mtebs_score_is_our_judges(word_vectors: Callable) -> None:
+def test_mtebs_score_is_ours(word_vectors: Callable) -> None:
     import mteb
 
     encoder = MtebEncoder(word_vectors, name="runs/x/best", revision="0123")

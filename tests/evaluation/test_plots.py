@@ -65,7 +65,7 @@ def test_seeds_of_a_run_share_a_colour_and_one_name(tmp_path: Path) -> None:
         write_log(tmp_path / "run" / f"seed-{seed}", dev=False)
     run = read_run(tmp_path / "run")
     assert len(run.logs) == 2
-    [loss] = learning_curves([run]).axes  # nothing was judged: no second panel
+    [loss] = learning_curves([run]).axes  # nothing was evaluated: no second panel
     assert len({line.get_color() for line in loss.lines}) == 1
 
 
@@ -198,7 +198,7 @@ def test_bad_logs_are_named(tmp_path: Path) -> None:
     log = write_log(tmp_path / "a") / "log.jsonl"
     whole = log.read_text()
     log.write_text(whole + '{"step": 4')  # killed within a line: the rest is good
-    assert read_run(tmp_path / "a").logs[0].judged == [0, 10, 20, 30]
+    assert read_run(tmp_path / "a").logs[0].evaluated == [0, 10, 20, 30]
     log.write_text("nonsense\n" + whole)
     with pytest.raises(DataError, match=r"log\.jsonl:1: no JSON object"):
         read_run(tmp_path / "a")
@@ -213,5 +213,5 @@ def test_bad_logs_are_named(tmp_path: Path) -> None:
     log.write_text("")
     with pytest.raises(DataError, match="nothing is logged yet"):
         read_run(tmp_path / "a")
-    with pytest.raises(DataError, match="fewer than 2 judgements"):
+    with pytest.raises(DataError, match="fewer than 2 evaluations"):
         trajectory([read_run(write_log(tmp_path / "b", dev=False))])

@@ -70,16 +70,16 @@ def test_one_seed_has_no_interval() -> None:
     assert all(map(math.isnan, (found.std, found.low, found.high)))
 
 
-def test_a_clear_difference_stands_and_its_sign_is_second_minus_first() -> None:
+def test_a_clear_difference_is_significant_and_its_sign_is_second_minus_first() -> None:
     task = pairs(300)
     found = compare_encoders([angles(task.scores, 0.5, 1)], [angles(task.scores, 0.1, 2)], {"task": [task]})
     [one] = found.tasks
     assert one.difference == pytest.approx(one.b - one.a)
     assert one.low < one.difference < one.high
     assert one.low > 0
-    assert found.stands
+    assert found.significant
     words = found.in_words("rough", "fine")
-    assert words.startswith("The difference stands: on task fine is")
+    assert words.startswith("The difference is statistically significant: on task fine is")
     assert "single seed" in words
 
 
@@ -88,7 +88,7 @@ def test_an_encoder_does_not_differ_from_itself() -> None:
     encode = angles(task.scores, 0.3, 1)
     found = compare_encoders([encode], [encode], {"task": [task]})
     assert (found.average.low, found.average.high) == (0, 0)
-    assert not found.stands
+    assert not found.significant
     assert found.in_words("a", "b").startswith("There is no difference on task")
 
 
@@ -112,8 +112,8 @@ def test_seeds_widen_the_interval_by_their_own_spread() -> None:
     assert found.welch is not None
     expected = stats.ttest_ind(found.scores_b[:, 0], found.scores_a[:, 0], equal_var=False).confidence_interval(0.95)
     assert found.welch == pytest.approx((expected.low, expected.high))
-    assert not found.stands
-    assert "does not stand" in found.in_words("a", "b")
+    assert not found.significant
+    assert "is not statistically significant" in found.in_words("a", "b")
     alone = compare_encoders(a[:1], b[:1], {"task": [task]}).average
     assert found.average.high - found.average.low > 3 * (alone.high - alone.low)
 

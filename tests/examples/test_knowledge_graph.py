@@ -220,7 +220,7 @@ def test_filtered_ranks_by_hand(study, folder: Path) -> None:
         others = [c for c in range(12) if c != t and (h, r, c) not in everything]
         better, equal = (sum(test(scores[c], scores[t]) for c in others) for test in (float.__gt__, float.__eq__))
         ranks.append(1 + better + equal / 2)
-    result = train.judge(model, found, "train", batch_size=10)
+    result = train.evaluate(model, found, "train", batch_size=10)
     assert result["mrr"] == pytest.approx(sum(1 / rank for rank in ranks) / len(ranks))
     for k in (1, 3, 10):
         assert result[f"hits@{k}"] == pytest.approx(sum(rank <= k for rank in ranks) / len(ranks))
@@ -258,7 +258,7 @@ def test_every_model_learns_a_graph_of_its_kind(
         write(tmp_path / f"{split}.txt", triples)
     found = graph.read_graph(str(tmp_path))
     config = train.KGConfig(data=str(tmp_path), model=name, size=16, dropout=0.0, batch_size=16, lr=0.3, epochs=60)
-    assert train.judge(train.train(config, found), found, "train")["mrr"] > 0.9
+    assert train.evaluate(train.train(config, found), found, "train")["mrr"] > 0.9
 
 
 @pytest.mark.parametrize(

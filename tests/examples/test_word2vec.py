@@ -20,14 +20,14 @@ ANIMALS, FOODS = ["cat", "dog", "cow", "pig"], ["pie", "rice", "soup", "cake"]
 def study(monkeypatch: pytest.MonkeyPatch):
     """The modules of the study, imported as its scripts import each other."""
     monkeypatch.syspath_prepend(STUDY)
-    for name in ("cbow", "judge", "speed"):
+    for name in ("cbow", "evaluate_vectors", "speed"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     import cbow
-    import judge
+    import evaluate_vectors
     import speed
 
-    yield cbow, judge, speed
-    for name in ("cbow", "judge", "speed"):
+    yield cbow, evaluate_vectors, speed
+    for name in ("cbow", "evaluate_vectors", "speed"):
         sys.modules.pop(name, None)
 
 
@@ -45,11 +45,11 @@ def corpus(tmp_path: Path) -> Path:
 
 
 def test_words_of_a_kind_end_up_together(study, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    cbow, judge, _ = study
+    cbow, evaluate_vectors, _ = study
     vectors = tmp_path / "vectors.npz"
     options = ["--size", "16", "--window", "2", "--epochs", "4", "--batch_size", "64", "--lr", "0.02"]
     cbow.main(["--data", str(corpus), "--output", str(vectors), *options])
-    words = judge.load(str(vectors))
+    words = evaluate_vectors.load(str(vectors))
     for kind in (ANIMALS, FOODS):
         for word in kind:
             found = words.nearest(words.vectors[words.ids[word]], 3, {word})
@@ -57,21 +57,24 @@ def test_words_of_a_kind_end_up_together(study, corpus: Path, tmp_path: Path, ca
 
     pairs = tmp_path / "pairs.txt"
     pairs.write_text("Cat\tdog\t9\npie\tcake\t9\ncow\tsoup\t1\npig\trice\t1\nqueen\tking\t5\n", encoding="utf-8")
-    value, known, total = judge.similarity(words, str(pairs))
+    value, known, total = evaluate_vectors.similarity(words, str(pairs))
     assert (known, total) == (4, 5)
     assert value > 80
-    judge.main(["--vectors", str(vectors), "--nearest", "cat", "--similarity", str(pairs)])
+    evaluate_vectors.main(["--vectors", str(vectors), "--nearest", "cat", "--similarity", str(pairs)])
     assert "pairs.txt: Spearman" in capsys.readouterr().out
 
 
 def test_analogies_leave_the_question_out(study, tmp_path: Path) -> None:
     """b - a + c is nearest to c itself here; the answer is the nearest of the other words."""
-    _, judge, _ = study
+    _, evaluate_vectors, _ = study
     names = ["man", "king", "woman", "queen", "far"]
     vectors = np.array([[1, 0, 0], [1, 0, 0.3], [0, 1, 0], [0, 1, 0.3], [0, 0, -1]])
     questions = tmp_path / "questions.txt"
     questions.write_text(": family\nman king woman queen\nman king boy prince\n: other\nking man queen far\n")
-    assert judge.analogies(judge.Words(names, vectors), str(questions)) == {"family": (1, 1, 2), "other": (0, 1, 1)}
+    assert evaluate_vectors.analogies(evaluate_vectors.Words(names, vectors), str(questions)) == {
+        "family": (1, 1, 2),
+        "other": (0, 1, 1),
+    }
 
 
 def test_windows_are_all_words_with_both_sides(study) -> None:
@@ -118,22 +121,26 @@ def test_the_textbook_learns(study, corpus: Path) -> None:
     [
         ("cbow", ["--data", "none.txt"], "error: none.txt: no such file; --data takes a text file"),
         ("cbow", ["--data", "TEXT", "--window", "9999"], "error: --window is 9999, expected 1 to"),
-        ("judge", ["--vectors", "none.npz"], "error: none.npz: no such file; --vectors takes what cbow.py wrote"),
+        (
+            "evaluate_vectors",
+            ["--vectors", "none.npz"],
+            "error: none.npz: no such file; --vectors takes what cbow.py wrote",
+        ),
     ],
 )
 def test_mistakes_are_told_in_one_line(
     study, corpus: Path, capsys: pytest.CaptureFixture, script: str, arguments: list[str], message: str
 ) -> None:
     arguments = [str(corpus) if argument == "TEXT" else argument for argument in arguments]
-    assert run({"cbow": study[0], "judge": study[1]}[script].main, arguments) in (1, 2)
+    assert run({"cbow": study[0], "evaluate_vectors": study[1]}[script].main, arguments) in (1, 2)
     assert capsys.readouterr().err.startswith(message)
 
 
 def test_a_wrong_line_of_ratings_is_named(study, tmp_path: Path) -> None:
     from simcse.errors import DataError
 
-    _, judge, _ = study
+    _, evaluate_vectors, _ = study
     path = tmp_path / "pairs.txt"
     path.write_text("a\tb\t1\na b 2\n")
     with pytest.raises(DataError, match=r"pairs\.txt:2: found 'a b 2', expected word<TAB>word<TAB>number"):
-        judge.similarity(judge.Words(["a", "b"], np.eye(2)), str(path))
+        evaluate_vectors.similarity(evaluate_vectors.Words(["a", "b"], np.eye(2)), str(path))

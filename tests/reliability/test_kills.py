@@ -28,7 +28,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
 
 @pytest.fixture(scope="module")
 def options(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
-    """A run with a judgement every 7 and a save every 5 steps, dropout on."""
+    """A run with an evaluation every 7 and a save every 5 steps, dropout on."""
     folder = tmp_path_factory.mktemp("data")
     rng = random.Random(0)
     (folder / "text.txt").write_text("".join(f"{' '.join(rng.sample(WORDS, 6))}\n" for _ in range(256)))

@@ -1,4 +1,4 @@
-"""The index ranks as the judge does: the same documents score the same nDCG@10."""
+"""The index ranks as the evaluator does: the same documents score the same nDCG@10."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def collection():
 
 
 @pytest.mark.parametrize(("kind", "most"), [("flat", 1e-9), ("auto", 0.02), ("ivf-pq", 0.02)])
-def test_it_scores_as_the_judge_does(collection, encoder, monkeypatch, kind, most):
+def test_it_scores_as_the_evaluator_does(collection, encoder, monkeypatch, kind, most):
     monkeypatch.setattr(plan, "FLAT_BELOW", 1000)
     index = SearchIndex.build(
         list(collection.documents.values()), encoder.encode, ids=list(collection.documents), kind=kind
     )
     found = index.search(list(collection.queries.values()), 10)
     rankings = {query: [hit.id for hit in hits] for query, hits in zip(collection.queries, found, strict=True)}
-    judged = evaluate_retrieval(encoder.encode, collection)["ndcg@10"]
-    assert 0.5 < judged < 1
-    assert abs(ranking_metrics(rankings, collection.relevant)["ndcg@10"] - judged) <= most
+    evaluated = evaluate_retrieval(encoder.encode, collection)["ndcg@10"]
+    assert 0.5 < evaluated < 1
+    assert abs(ranking_metrics(rankings, collection.relevant)["ndcg@10"] - evaluated) <= most
     assert (index.info["plan"]["factory"] is None) == (kind == "flat")

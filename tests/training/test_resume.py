@@ -158,7 +158,7 @@ def test_a_log_with_damage(again: tuple[Path, Path, TrainConfig]) -> None:
 
 
 def test_it_says_where_it_begins(config: TrainConfig, capsys: pytest.CaptureFixture[str]) -> None:
-    """`save_every` is longer than the run: last/ is saved at each judgement."""
+    """`save_every` is longer than the run: last/ is saved at each evaluation."""
     config = replace(config, save_every=500, resume="auto")
     train(config)
     assert f"nothing to resume in {config.output_dir}: starting at step 1\n" in capsys.readouterr().err

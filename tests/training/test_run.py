@@ -35,7 +35,7 @@ def test_a_run_learns_and_leaves_everything(config: TrainConfig) -> None:
     assert sum(losses[-3:]) < 0.7 * sum(losses[:3])
     assert yaml.safe_load((folder / "config.yaml").read_text()) == config.as_dict()
     from simcse.data.pairs import read_scored_pairs
-    from simcse.evaluation.judge import evaluate_pairs
+    from simcse.evaluation.pairs import evaluate_pairs
 
     best = SentenceEncoder.from_pretrained(folder / "best", device="cpu", dtype="fp32")
     again = evaluate_pairs(best.encode, read_scored_pairs(str(config.data.dev)))
@@ -64,7 +64,7 @@ class KilledError(Exception):
 def test_a_killed_run_goes_on_to_the_bit(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch, projection: str, queue: int, killed_at: int, first: int
 ) -> None:
-    """Dropout on. Killed behind step 5 it goes on from the save at step 4, behind step 7 from the judgement at 6."""
+    """Dropout on. Killed behind step 5 it goes on from the save at step 4, behind step 7 from the evaluation at 6."""
     config = replace(config, model=replace(config.model, projection=projection, queue_size=queue))
     whole = replace(config, output_dir=config.output_dir + "-whole")
     train(whole)
@@ -131,7 +131,7 @@ def test_triplets_and_an_always_head(config: TrainConfig, files: Path) -> None:
     assert SentenceEncoder.from_pretrained(Path(config.output_dir) / "best").projection is not None
 
 
-def test_retrieval_judge(config: TrainConfig, files: Path) -> None:
+def test_retrieval_evaluator(config: TrainConfig, files: Path) -> None:
     data = replace(config.data, dev=str(files / "queries.csv"), dev_corpus=str(files / "corpus.txt"))
     report = train(replace(config, data=data))
     scores = report["tasks"]["queries.csv"]
@@ -227,7 +227,7 @@ def test_values_out_of_range(change: dict[str, object], message: str) -> None:
         TrainConfig(**change)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("dev", [True, False], ids=["judged", "not judged"])
+@pytest.mark.parametrize("dev", [True, False], ids=["evaluated", "not evaluated"])
 def test_weights_that_are_no_numbers_are_never_saved(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch, dev: bool
 ) -> None:

@@ -131,24 +131,24 @@ class PackedForward:
         self.layers = [Layer(block, parts.heads, prepack) for block in parts.blocks]
 
     @torch.no_grad()
-    def __call__(self, batch: TokenBatch, layers: Sequence[int], *, first_only: bool = False) -> list[Tensor]:
+    def __call__(self, batch: TokenBatch, layers: Sequence[int], *, cls_only: bool = False) -> list[Tensor]:
         """States of the given layers; see `backbone.token_states`."""
         if self.kernel is not None:
-            states = self.kernel(batch, first_only=first_only)
+            states = self.kernel(batch, cls_only=cls_only)
         else:
-            states = self.by_torch(self.embed(batch), batch, first_only)
-        last = len(states) - 1 if first_only else -1
+            states = self.by_torch(self.embed(batch), batch, cls_only)
+        last = len(states) - 1 if cls_only else -1
         chosen = [layer % len(states) for layer in layers]
         return [states[layer] if layer == last else states[layer][: len(batch.ids)] for layer in chosen]
 
-    def by_torch(self, embedded: Tensor, batch: TokenBatch, first_only: bool) -> list[Tensor]:
-        """States of all layers; with `first_only` the last are those of first tokens alone."""
+    def by_torch(self, embedded: Tensor, batch: TokenBatch, cls_only: bool) -> list[Tensor]:
+        """States of all layers; with `cls_only` the last are those of first tokens alone."""
         for careful in (False, True):
             attend = PackedAttention(batch.lengths, self.parts.heads, embedded, careful=careful)
             states = [embedded]
-            for layer in self.layers[: -1 if first_only else None]:
+            for layer in self.layers[: -1 if cls_only else None]:
                 states.append(layer(states[-1], attend))
-            if first_only:
+            if cls_only:
                 states.append(self.layers[-1].first(states[-1], attend, batch.starts))
             if attend.sums_in_range():
                 break

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from simcse.data.parquet import opened_parquet
-from simcse.errors import ConfigError, DataError, nearest
+from simcse.errors import ConfigError, DataError, did_you_mean
 from simcse.files import replaced_folder
 
 __all__ = ["EncodeRows", "encode_parquet"]
@@ -136,7 +136,7 @@ def _checked(files: Sequence[Path], column: str | None) -> tuple[str, int]:
         names = about.schema_arrow.names
         column = column or ("text" if "text" in names else names[0] if len(names) == 1 else None)
         if column is None or column not in names:
-            hint = nearest(column, names) if column else ""
+            hint = did_you_mean(column, names) if column else ""
             raise DataError(
                 f"{file}: found columns {', '.join(names)}, expected {column or 'text'}{hint}; see --column"
             )

@@ -27,8 +27,8 @@ class Log:
     steps: list[int] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     """Mean loss since the line before."""
-    judged: list[int] = field(default_factory=list)
-    """Steps of the judgements."""
+    evaluated: list[int] = field(default_factory=list)
+    """Steps of the evaluations."""
     dev: list[dict[str, float]] = field(default_factory=list)
     """Their results; the first metric is the one that best/ was chosen by."""
 
@@ -77,7 +77,7 @@ def _read_log(file: Path) -> Log:
             log.steps.append(step)
             log.losses.append(math.nan if loss is None else loss)
         if "dev" in record and (not log.dev or log.metric in dev):
-            log.judged.append(step)
+            log.evaluated.append(step)
             log.dev.append(dev)
     if not (log.steps or log.dev):
         raise DataError(f"{file}: nothing is logged yet; wait for --log_every steps")
@@ -90,9 +90,9 @@ def _is_number(value: Any) -> bool:
 
 @styled
 def learning_curves(runs: Sequence[Run]) -> Figure:
-    """Loss and the deciding metric over steps; seeds of a run share its colour, and the best judgement has a dot."""
-    judged = any(log.dev for run in runs for log in run.logs)
-    figure, axes = new_figure(7.2 if judged else 4.2, 2.9, columns=1 + judged, squeeze=False)
+    """Loss and the deciding metric over steps; seeds of a run share its colour, and the best evaluation has a dot."""
+    evaluated = any(log.dev for run in runs for log in run.logs)
+    figure, axes = new_figure(7.2 if evaluated else 4.2, 2.9, columns=1 + evaluated, squeeze=False)
     for run, colour in zip(runs, _cycled(COLOURS, len(runs)), strict=True):
         alpha = 1.0 if len(run.logs) == 1 else 0.6
         for seed, log in enumerate(run.logs):
@@ -100,11 +100,11 @@ def learning_curves(runs: Sequence[Run]) -> Figure:
             axes[0, 0].plot(log.steps, log.losses, **style)
             if log.dev:
                 scores = [result[log.metric] for result in log.dev]
-                axes[0, 1].plot(log.judged, scores, **style)
+                axes[0, 1].plot(log.evaluated, scores, **style)
                 best = max(range(len(scores)), key=scores.__getitem__)
-                axes[0, 1].plot(log.judged[best], scores[best], "o", color=colour, ms=5, mec="white", mew=0.8)
+                axes[0, 1].plot(log.evaluated[best], scores[best], "o", color=colour, ms=5, mec="white", mew=0.8)
     axes[0, 0].set(xlabel="step", ylabel="loss (nats)", title="Training")
-    if judged:
+    if evaluated:
         metrics = {UNITS.get(log.metric, log.metric) for run in runs for log in run.logs if log.dev}
         axes[0, 1].set(xlabel="step", ylabel=" or ".join(sorted(metrics)), title="Development set (dot: best)")
     if len(runs) > 1:
@@ -115,10 +115,10 @@ def learning_curves(runs: Sequence[Run]) -> Figure:
 
 @styled
 def trajectory(runs: Sequence[Run]) -> Figure:
-    """Alignment against uniformity at each judgement, a curve a run, coloured by the score; lower is better for both.
+    """Alignment against uniformity at each evaluation, a curve a run, coloured by the score; lower is better for both.
 
     Raises:
-        DataError: no run was judged more than once with alignment and uniformity.
+        DataError: no run was evaluated more than once with alignment and uniformity.
     """
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
@@ -126,7 +126,7 @@ def trajectory(runs: Sequence[Run]) -> Figure:
     paths = [(run.name, *_path(log)) for run in runs for log in run.logs if len(_path(log)[0]) > 1]
     if not paths:
         raise DataError(
-            f"{', '.join(run.name for run in runs)}: fewer than 2 judgements with alignment and uniformity; "
+            f"{', '.join(run.name for run in runs)}: fewer than 2 evaluations with alignment and uniformity; "
             "train with --data.dev and, as in the paper, --eval_every 10"
         )
     every = [score for *_, scores in paths for score in scores]
@@ -148,7 +148,7 @@ def trajectory(runs: Sequence[Run]) -> Figure:
 
 
 def _path(log: Log) -> tuple[list[float], list[float], list[float]]:
-    """Uniformity, alignment and score at each judgement that has them."""
+    """Uniformity, alignment and score at each evaluation that has them."""
     known = [result for result in log.dev if {"alignment", "uniformity"} <= set(result)]
     return (
         [result["uniformity"] for result in known],

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from simcse.errors import ConfigError, nearest
+from simcse.errors import ConfigError, did_you_mean
 from simcse.files import replaced_file
 
 if TYPE_CHECKING:
@@ -88,7 +88,9 @@ def save(figure: Figure, path: str | Path, formats: Sequence[str] = FORMATS) -> 
     """
     for kind in formats:
         if kind not in FORMATS:
-            raise ConfigError(f"--formats: found {kind!r}, expected {' or '.join(FORMATS)}{nearest(kind, FORMATS)}")
+            raise ConfigError(
+                f"--formats: found {kind!r}, expected {' or '.join(FORMATS)}{did_you_mean(kind, FORMATS)}"
+            )
     written = []
     for kind in formats:
         target = Path(f"{path}.{kind}")

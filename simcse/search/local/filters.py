@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from simcse.data.tables import shown
-from simcse.errors import SearchError, nearest
+from simcse.errors import SearchError, did_you_mean
 from simcse.search.rows import is_utf8
 
 __all__ = ["Condition", "FilterError", "Scalar", "condition", "conditions", "kind_of", "text_of"]
@@ -56,7 +56,9 @@ def conditions(where: Any, known: Sequence[str]) -> list[Condition]:
     for field, wanted in where.items():
         if field not in known:
             listed = ", ".join(known) if known else "none: no row has metadata"
-            raise FilterError(f"filter on unknown field {field!r}{nearest(str(field), known)}; fields are {listed}")
+            raise FilterError(
+                f"filter on unknown field {field!r}{did_you_mean(str(field), known)}; fields are {listed}"
+            )
         if not isinstance(wanted, Mapping):
             options = list(wanted) if isinstance(wanted, (list, tuple, set, frozenset)) else [wanted]
             found.append((field, "=", [_scalar(field, option) for option in options]))

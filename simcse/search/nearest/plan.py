@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from simcse.errors import ConfigError, nearest
+from simcse.errors import ConfigError, did_you_mean
 from simcse.search.fingerprint import Matrix
 from simcse.search.nearest.ann import Ann, new_faiss_index
 from simcse.search.nearest.tuning import QUERIES, Recall, Trial
@@ -85,7 +85,7 @@ def check_kind(kind: object, dimension: int) -> None:
     if isinstance(kind, str) and kind in KINDS:
         return
     if not isinstance(kind, str) or not kind.isascii() or not any(c.isdigit() or c.isupper() for c in kind):
-        close = nearest(kind, KINDS) if isinstance(kind, str) else ""
+        close = did_you_mean(kind, KINDS) if isinstance(kind, str) else ""
         raise ConfigError(
             f"kind: found {kind!r}{close}, expected one of {', '.join(KINDS)}, or a factory string of faiss"
         )

@@ -1,4 +1,4 @@
-"""8-bit products: near the exact vectors, the same in any company, and never of old weights."""
+"""8-bit products: near the exact vectors, batch invariant, and never of old weights."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_near_the_exact_vectors(minilm: Path, sentences: list[str]) -> None:
 
 
 @exact8
-def test_the_same_vector_in_any_company(tiny_bert: Path, sentences: list[str]) -> None:
+def test_vectors_are_batch_invariant(tiny_bert: Path, sentences: list[str]) -> None:
     encoder = SentenceEncoder.from_pretrained(tiny_bert, pooling="mean", device="cpu", dtype="int8")
     together = encoder.encode(sentences * 20)
     alone = np.stack([encoder.encode(text) for text in sentences[:8]])

@@ -38,19 +38,19 @@ def forwards(backbone: nn.Module) -> list[PackedForward]:
     return [forward for forward in found if forward is not None]
 
 
-@pytest.mark.parametrize("first_only", [False, True])
+@pytest.mark.parametrize("cls_only", [False, True])
 @pytest.mark.parametrize("layers", LAYERS)
 @pytest.mark.parametrize("fixture", ["tiny_bert", "tiny_roberta"])
 def test_equal_to_the_backbones_own_in_fp32(
-    fixture: str, layers: tuple[int, ...], first_only: bool, request: pytest.FixtureRequest
+    fixture: str, layers: tuple[int, ...], cls_only: bool, request: pytest.FixtureRequest
 ) -> None:
     backbone = load(request.getfixturevalue(fixture)).backbone
     for lengths in ([7], [3, 3, 3], [12, 12, 5, 5, 5, 31, 1], [60, 2]):
         batch = batch_of(lengths, backbone.config.vocab_size, lowest=0)  # 0 is padding: RoBERTa counts it not
         with torch.no_grad():
-            expected = own_states(backbone, batch, layers, first_only=first_only)
+            expected = own_states(backbone, batch, layers, cls_only=cls_only)
             for compute in (*forwards(backbone), lambda *a, **k: token_states(backbone, *a, **k)):
-                got = compute(batch, layers, first_only=first_only)
+                got = compute(batch, layers, cls_only=cls_only)
                 torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
 
 

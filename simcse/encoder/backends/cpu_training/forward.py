@@ -39,9 +39,7 @@ def compute_dtype(weight: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
 
 
-def training_states(
-    backbone: Any, batch: TokenBatch, layers: Sequence[int], *, first_only: bool = False
-) -> list[Tensor]:
+def training_states(backbone: Any, batch: TokenBatch, layers: Sequence[int], *, cls_only: bool = False) -> list[Tensor]:
     """States of the given layers in training mode; 0 is the embedding output, -1 the last layer.
 
     The random numbers of dropout are drawn in the same order with and without gradients, so that a pass under the same
@@ -51,10 +49,10 @@ def training_states(
         backbone: one for which `trains_fused` holds.
         batch: S sequences, T tokens.
         layers: which states.
-        first_only: the last layer's states are needed for first tokens alone; most of that layer is then left out.
+        cls_only: the last layer's states are needed for first tokens alone; most of that layer is then left out.
 
     Returns:
-        (T, D) each; for the last layer with `first_only`, (S, D).
+        (T, D) each; for the last layer with `cls_only`, (S, D).
     """
     parts = read_parts(backbone)
     assert parts is not None, "ask trains_fused first"
@@ -68,13 +66,13 @@ def training_states(
         plan = plan_heads(batch, len(hidden), parts.heads, width, rate, dtype)
         for number, (block, module) in enumerate(zip(parts.blocks, backbone.encoder.layer, strict=True), 1):
             asking = None
-            if first_only and number == last:
+            if cls_only and number == last:
                 asking = batch.starts
                 plan = plan_heads(batch, len(hidden), parts.heads, width, rate, dtype, first=True)
             if number <= max(wanted):
                 hidden = layer_forward(block, module, hidden, plan, asking)  # (T', D) or (S, D)
                 states.append(hidden)
-    return [states[layer] if first_only and layer == last else states[layer][: len(batch.ids)] for layer in wanted]
+    return [states[layer] if cls_only and layer == last else states[layer][: len(batch.ids)] for layer in wanted]
 
 
 def embed(parts: Parts, dropout: nn.Dropout, batch: TokenBatch, dtype: torch.dtype) -> Tensor:

@@ -139,8 +139,8 @@ class AmxLayers:
         each: Sequence[Integers | None] = halves or [None] * len(parts.blocks)
         self.layers = [self.layer(block, parts.heads, half) for block, half in zip(parts.blocks, each, strict=True)]
 
-    def __call__(self, batch: TokenBatch, *, first_only: bool = False) -> list[Tensor]:
-        """(T, D) embeddings and states after each layer; with `first_only` the last are (S, D), of first tokens alone.
+    def __call__(self, batch: TokenBatch, *, cls_only: bool = False) -> list[Tensor]:
+        """(T, D) embeddings and states after each layer; with `cls_only` the last are (S, D), of first tokens alone.
 
         Raises:
             IndexError: a token id or a position is beyond its table.
@@ -150,7 +150,7 @@ class AmxLayers:
         scratch = torch.empty(scratch_bytes, dtype=torch.uint8)
         states = [self.embed(batch)]
         for layer in self.layers:
-            alone = first_only and layer is self.layers[-1]
+            alone = cls_only and layer is self.layers[-1]
             out = states[0].new_empty(len(batch) if alone else len(batch.ids), self.table.width)
             self.library.run_layer(
                 ctypes.byref(layer), states[-1].data_ptr(), out.data_ptr(), sizes.ctypes.data, len(sizes),

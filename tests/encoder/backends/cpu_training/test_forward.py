@@ -87,8 +87,8 @@ def test_any_choice_of_layers(tiny_bert: Path, layers: tuple[int, ...]) -> None:
 
 def test_first_tokens_alone(tiny_bert: Path) -> None:
     backbone, batch = load(tiny_bert), batch_of(4, 9, 2, 33, views=2)
-    states, grads = pass_through(backbone, training_states, batch, (-1,), first_only=True)
-    expected, expected_grads = pass_through(backbone, own_states, batch, (-1,), first_only=True)
+    states, grads = pass_through(backbone, training_states, batch, (-1,), cls_only=True)
+    expected, expected_grads = pass_through(backbone, own_states, batch, (-1,), cls_only=True)
     assert states[0].shape == (8, 32)
     torch.testing.assert_close(states[0], expected[0], rtol=1e-5, atol=1e-5)
     assert_close(grads, expected_grads, 1e-5)
@@ -197,18 +197,18 @@ def test_gradients_by_finite_differences() -> None:
 
 
 @pytest.mark.parametrize("bf16", [False, True])
-@pytest.mark.parametrize("first_only", [False, True])
-def test_the_same_state_of_the_generator_gives_the_same_pass(tiny_bert: Path, bf16: bool, first_only: bool) -> None:
+@pytest.mark.parametrize("cls_only", [False, True])
+def test_the_same_state_of_the_generator_gives_the_same_pass(tiny_bert: Path, bf16: bool, cls_only: bool) -> None:
     """With and without gradients, as the two passes of GradCache need it; another state gives another one."""
     backbone, batch = load(tiny_bert, dropout=0.1), batch_of(4, 9, 2, 40, views=2)
     torch.manual_seed(0)
     state = torch.get_rng_state()
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        [with_grad] = token_states(backbone, batch, (-1,), first_only=first_only)
-        [other] = token_states(backbone, batch, (-1,), first_only=first_only)
+        [with_grad] = token_states(backbone, batch, (-1,), cls_only=cls_only)
+        [other] = token_states(backbone, batch, (-1,), cls_only=cls_only)
         torch.set_rng_state(state)
         with torch.no_grad():
-            [without] = token_states(backbone, batch, (-1,), first_only=first_only)
+            [without] = token_states(backbone, batch, (-1,), cls_only=cls_only)
     assert with_grad.requires_grad
     assert not without.requires_grad
     assert torch.equal(with_grad, without)

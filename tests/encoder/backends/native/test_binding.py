@@ -51,11 +51,11 @@ def batch_of(lengths: list[int], seed: int = 0) -> TokenBatch:
     return TokenBatch.from_lists([rng.integers(1, 50, length).tolist() for length in lengths])
 
 
-def by_kernel(backbone: BertModel, batch: TokenBatch, *, first_only: bool = False) -> Tensor:
+def by_kernel(backbone: BertModel, batch: TokenBatch, *, cls_only: bool = False) -> Tensor:
     forward = pack(backbone, tiles=True)
     assert forward is not None
     assert forward.kernel is not None
-    return forward(batch, (-1,), first_only=first_only)[0]
+    return forward(batch, (-1,), cls_only=cls_only)[0]
 
 
 def exact(backbone: BertModel, batch: TokenBatch) -> Tensor:
@@ -73,7 +73,7 @@ def test_close_to_the_exact_states(shape: tuple[int, int, int], lengths: list[in
     backbone, batch = backbone_of(shape), batch_of(lengths)
     expected, got = exact(backbone, batch), by_kernel(backbone, batch)
     assert torch.cosine_similarity(got.float(), expected, dim=-1).min() > 0.9995
-    assert torch.equal(by_kernel(backbone, batch, first_only=True), got[batch.starts])
+    assert torch.equal(by_kernel(backbone, batch, cls_only=True), got[batch.starts])
 
 
 @tiles

@@ -13,7 +13,7 @@ from scipy import stats
 
 from simcse.data.pairs import ScoredPairs
 from simcse.errors import DataError, ModelError
-from simcse.evaluation.judge import Once, PairJudge, Timed, correlate, embed, evaluate_pairs
+from simcse.evaluation.pairs import CachedEncoder, PairEvaluator, TimedEncoder, correlate, embed, evaluate_pairs
 
 
 def word_vectors(texts: list[str], width: int = 16) -> np.ndarray:
@@ -41,7 +41,7 @@ def test_scores_equal_a_naive_loop() -> None:
     assert score.n == 3
     assert score.spearman == pytest.approx(100 * stats.spearmanr(cosines, THREE.scores).statistic)
     assert score.pearson == pytest.approx(100 * np.corrcoef(cosines, THREE.scores)[0, 1], abs=1e-4)
-    assert PairJudge(THREE)(word_vectors) == {"spearman": score.spearman, "pearson": score.pearson}
+    assert PairEvaluator(THREE)(word_vectors) == {"spearman": score.spearman, "pearson": score.pearson}
 
 
 def test_each_distinct_sentence_is_encoded_once_over_all_sets() -> None:
@@ -52,7 +52,7 @@ def test_each_distinct_sentence_is_encoded_once_over_all_sets() -> None:
         return word_vectors(texts)
 
     other = pairs(["x y", "new one"], ["a b c", "x y"], [1, 2], "other")
-    PairJudge(THREE, other).cosines(encode)
+    PairEvaluator(THREE, other).cosines(encode)
     assert len(asked) == len(set(asked))
     assert set(asked) == {*THREE.a, *THREE.b, *other.a, *other.b}
 
@@ -64,10 +64,10 @@ def test_equal_pairs_have_one_cosine_wherever_and_whichever_way_round(width: int
     texts = [f"t{i}" for i in range(60)]
     same = pairs(texts, texts, list(range(60)), "same")
     one = pairs(["t1", "t2"] * 30 + ["t7"], ["t2", "t1"] * 30 + ["t9"], [*range(60), 1.5], "one")
-    cosines = PairJudge(same, one).cosines(lambda texts: rng.normal(size=(len(texts), width)))
+    cosines = PairEvaluator(same, one).cosines(lambda texts: rng.normal(size=(len(texts), width)))
     assert cosines[0].tolist() == [1.0] * 60
     assert len(set(cosines[1][:60].tolist())) == 1
-    [again] = PairJudge(pairs(["t2", "t1"], ["t1", "t1"], [1, 2])).cosines_of(np.eye(2, width, dtype=np.float32))
+    [again] = PairEvaluator(pairs(["t2", "t1"], ["t1", "t1"], [1, 2])).cosines_of(np.eye(2, width, dtype=np.float32))
     assert again.tolist() == [0, 1]
 
 
@@ -105,7 +105,7 @@ def test_a_wrong_shape_is_told() -> None:
         with pytest.raises(ModelError, match=r"the encoder gave shape .* for 5 texts, expected \(5, d\)"):
             evaluate_pairs(encode, THREE)
         with pytest.raises(ModelError, match=r"the encoder gave shape"):
-            Once(encode)(["a", "b"])
+            CachedEncoder(encode)(["a", "b"])
 
 
 def test_what_is_no_array_of_numbers_is_told() -> None:
@@ -115,9 +115,9 @@ def test_what_is_no_array_of_numbers_is_told() -> None:
         (lambda texts: [[0.1] * (1 + i) for i, _ in enumerate(texts)], "rows of different lengths"),
         (lambda texts: [[text, text] for text in texts], "values of type str160, expected numbers"),
     ]:
-        for judged in (encode, Once(encode)):
+        for evaluated in (encode, CachedEncoder(encode)):
             with pytest.raises(ModelError, match=rf"the encoder gave {what}"):
-                evaluate_pairs(judged, THREE)
+                evaluate_pairs(evaluated, THREE)
 
 
 def test_a_list_of_tensors_is_taken() -> None:
@@ -154,8 +154,8 @@ def test_once_remembers_across_calls() -> None:
         asked.extend(texts)
         return word_vectors(texts)
 
-    timed = Timed(encode)
-    once = Once(timed)
+    timed = TimedEncoder(encode)
+    once = CachedEncoder(timed)
     first = once(["b", "a", "b"])
     np.testing.assert_array_equal(first, word_vectors(["b", "a", "b"]))
     np.testing.assert_array_equal(once(["c", "a"]), word_vectors(["c", "a"]))

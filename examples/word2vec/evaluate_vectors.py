@@ -1,6 +1,6 @@
 """What word vectors know: nearest words, analogies, and Spearman with people's ratings of word pairs.
 
-    python examples/word2vec/judge.py --vectors vectors.npz --nearest you year car toyota \\
+    python examples/word2vec/evaluate_vectors.py --vectors vectors.npz --nearest you year car toyota \\
         --similarity EN-SIMLEX-999.txt EN-MEN-TR-3k.txt EN-RG-65.txt --analogies questions-words.txt
 """
 
@@ -84,7 +84,7 @@ def analogies(words: Words, path: str) -> dict[str, tuple[int, int, int]]:
 
 
 def main(argv: list[str]) -> None:
-    parser = Parser(description="Judge word vectors.")
+    parser = Parser(description="Evaluate word vectors.")
     parser.add_argument("--vectors", default="vectors.npz", help="what cbow.py wrote")
     parser.add_argument("--similarity", nargs="+", default=[], help="files of word<TAB>word<TAB>rating")
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""Judges that score the encoder again and again while it trains. The first metric decides what is best."""
+"""Evaluators that score the encoder again and again while it trains. The first metric decides what is best."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Protocol
 from simcse.data.pairs import ScoredPairs
 from simcse.errors import DataError
 from simcse.evaluation.geometry import alignment, uniformity
-from simcse.evaluation.judge import Encode, Once, PairJudge, correlate, embed
+from simcse.evaluation.pairs import CachedEncoder, Encode, PairEvaluator, correlate, embed
 from simcse.evaluation.retrieval import Collection, evaluate_retrieval
 
-__all__ = ["Judge", "RetrievalDev", "ScoredDev"]
+__all__ = ["Evaluator", "RetrievalEvaluator", "ScoredPairsEvaluator"]
 
 
-class Judge(Protocol):
-    """`judge(encode)` -> metrics; a higher `metric` is better."""
+class Evaluator(Protocol):
+    """`evaluator(encode)` -> metrics; a higher `metric` is better."""
 
     metric: str
     n: int
@@ -22,7 +22,7 @@ class Judge(Protocol):
     def __call__(self, encode: Encode) -> dict[str, float]: ...
 
 
-class ScoredDev:
+class ScoredPairsEvaluator:
     """Spearman and Pearson x 100 on scored pairs, and alignment and uniformity on the same sentences.
 
     Alignment takes the pairs whose gold score is above 4/5 of the highest one: above 4 on STS-B (paper, section 6).
@@ -31,7 +31,7 @@ class ScoredDev:
     metric = "spearman"
 
     def __init__(self, pairs: ScoredPairs) -> None:
-        self._pairs = PairJudge(pairs)
+        self._pairs = PairEvaluator(pairs)
         self._gold, self._name = pairs.scores, pairs.name
         self.n = len(pairs)
 
@@ -49,7 +49,7 @@ class ScoredDev:
         }
 
 
-class RetrievalDev:
+class RetrievalEvaluator:
     """MRR@10, recall@1 and recall@10 of finding each query's own document among all, and alignment and uniformity.
 
     Args:
@@ -82,7 +82,7 @@ class RetrievalDev:
 
     def __call__(self, encode: Encode) -> dict[str, float]:
         """Score the encoder."""
-        once = Once(encode)
+        once = CachedEncoder(encode)
         found = evaluate_retrieval(once, self._collection)
         queries, documents = (embed(once, texts, str) for texts in (self._queries, self._documents))
         return {

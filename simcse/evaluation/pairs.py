@@ -14,7 +14,17 @@ from simcse.data.pairs import ScoredPairs
 from simcse.data.tables import shown
 from simcse.errors import DataError, ModelError
 
-__all__ = ["Encode", "Once", "PairJudge", "PairScore", "Timed", "check_gold", "correlate", "embed", "evaluate_pairs"]
+__all__ = [
+    "CachedEncoder",
+    "Encode",
+    "PairEvaluator",
+    "PairScore",
+    "TimedEncoder",
+    "check_gold",
+    "correlate",
+    "embed",
+    "evaluate_pairs",
+]
 
 Encode = Callable[[list[str]], Any]
 """Texts to vectors: `encode(list of n) -> (n, d)` array or tensor, normalised or not."""
@@ -93,7 +103,7 @@ class PairScore:
     """Pairs."""
 
 
-class PairJudge:
+class PairEvaluator:
     """Scores encoders on the same pairs again and again, as a training loop does: sentences are made distinct once.
 
     Args:
@@ -106,7 +116,7 @@ class PairJudge:
 
     def __init__(self, *pairs: ScoredPairs) -> None:
         if not pairs:
-            raise ValueError("no pairs to judge on")
+            raise ValueError("no pairs to evaluate on")
         self.pairs = pairs
         rows: dict[str, int] = {}
         self.left = [np.array([rows.setdefault(text, len(rows)) for text in part.a], dtype=np.int64) for part in pairs]
@@ -157,11 +167,11 @@ def evaluate_pairs(encode: Encode, pairs: ScoredPairs) -> PairScore:
     Raises:
         DataError, ModelError: as `embed` and `correlate`.
     """
-    [cosines] = PairJudge(pairs).cosines(encode)
+    [cosines] = PairEvaluator(pairs).cosines(encode)
     return PairScore(*correlate(cosines, pairs.scores, pairs.name), n=len(pairs))
 
 
-class Timed:
+class TimedEncoder:
     """An encoder with a clock.
 
     Attributes:
@@ -182,7 +192,7 @@ class Timed:
         return vectors
 
 
-class Once:
+class CachedEncoder:
     """An encoder that remembers: whatever asks for it, a distinct text is encoded once. All vectors stay in memory."""
 
     def __init__(self, encode: Encode) -> None:
