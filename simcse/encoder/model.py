@@ -19,6 +19,7 @@ from simcse.encoder.backbone import TokenStates, longest_input, token_states, us
 from simcse.encoder.backends.allocator import prefer_large_pages
 from simcse.encoder.backends.int8 import check_int8
 from simcse.encoder.backends.torch_packed import PackedForward
+from simcse.encoder.bulk import npy
 from simcse.encoder.device import pick_device, pick_dtype
 from simcse.encoder.formats import Layout, read_layout, resolve
 from simcse.encoder.loading import load_backbone, load_tokenizer, quiet_transformers
@@ -214,8 +215,8 @@ class SentenceEncoder(nn.Module):
         return vectors[0] if isinstance(texts, str) else vectors
 
     def encode_to(self, path: str | Path, texts: Iterable[str], *, resume: bool = True, **options: Any) -> int:
-        """Encode any number of texts into an `.npy` file, in constant memory; see `inference.encode_to`."""
-        return inference.encode_to(self, path, texts, resume=resume, **options)
+        """Encode any number of texts into an `.npy` file, in constant memory; see `bulk.npy.encode_to`."""
+        return npy.encode_to(self, path, texts, resume=resume, **options)
 
     def resolve_prompt(self, prompt: str | None = None, prompt_name: str | None = None) -> str:
         """What `encode` puts before each text when it is given these; "" for nothing.

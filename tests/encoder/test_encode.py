@@ -1,4 +1,4 @@
-"""Encoding many texts, and streaming them to a file: killed at any moment, resumed, never mixed."""
+"""Encoding many texts."""
 
 from __future__ import annotations
 
@@ -16,12 +16,6 @@ from simcse.encoder import encode as inference
 @pytest.fixture(scope="module")
 def encoder(tiny_bert: Path) -> SentenceEncoder:
     return SentenceEncoder.from_pretrained(tiny_bert, pooling="mean", device="cpu", dtype="fp32")
-
-
-@pytest.fixture
-def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inference, "TEXTS_PER_CHUNK", 10)
-    monkeypatch.setattr(inference, "TEXTS_INLINE", 3)
 
 
 @pytest.fixture(params=[1, 2])
@@ -62,65 +56,3 @@ def test_a_vector_that_is_not_finite_is_named(tiny_bert: Path, sentences: list[s
     texts.insert(5, "the piano")
     with pytest.raises(ModelError, match=r"the vector of text 5 \('the piano'\) is not finite, as are 0 others"):
         encoder.encode(texts)
-
-
-@pytest.mark.usefixtures("small_chunks")
-def test_a_file_equals_encode(encoder: SentenceEncoder, sentences: list[str], tmp_path: Path) -> None:
-    path = tmp_path / "deep" / "vectors.npy"
-    assert encoder.encode_to(path, iter(sentences)) == len(sentences)
-    stored = np.load(path, mmap_mode="r")
-    assert stored.dtype == np.float32
-    np.testing.assert_allclose(stored, encoder.encode(sentences), atol=1e-6)
-    assert [file.name for file in path.parent.iterdir()] == ["vectors.npy"]
-    assert encoder.encode_to(tmp_path / "none.npy", []) == 0
-    assert np.load(tmp_path / "none.npy").shape == (0, 32)
-
-
-@pytest.mark.usefixtures("small_chunks")
-@pytest.mark.parametrize("killed_at", [3, 10, 35])
-def test_a_killed_call_goes_on(encoder: SentenceEncoder, sentences: list[str], tmp_path: Path, killed_at: int) -> None:
-    def cut_off() -> Iterator[str]:
-        yield from sentences[:killed_at]
-        raise KeyboardInterrupt
-
-    path = tmp_path / "vectors.npy"
-    with pytest.raises(KeyboardInterrupt):
-        encoder.encode_to(path, cut_off())
-    assert not path.exists()
-    partial = path.with_name("vectors.npy.partial")
-    with partial.open("ab") as file:
-        file.write(b"half a row")  # what a kill in the middle of a write leaves
-    encoded: list[int] = []
-    original = inference.encode
-
-    def counting(encoder: SentenceEncoder, texts: list[str], *args: object, **options: object) -> np.ndarray:
-        encoded.append(len(texts))
-        return original(encoder, texts, *args, **options)  # type: ignore[arg-type]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inference, "encode", counting)
-        encoder.encode_to(path, sentences)
-    assert sum(encoded) == len(sentences) - killed_at // 10 * 10
-    np.testing.assert_allclose(np.load(path), encoder.encode(sentences), atol=1e-6)
-
-
-@pytest.mark.usefixtures("small_chunks")
-def test_never_mixed_with_other_texts_or_weights(
-    encoder: SentenceEncoder, tiny_roberta: Path, sentences: list[str], tmp_path: Path
-) -> None:
-    def cut_off() -> Iterator[str]:
-        yield from sentences[:25]
-        raise KeyboardInterrupt
-
-    path = tmp_path / "vectors.npy"
-    with pytest.raises(KeyboardInterrupt):
-        encoder.encode_to(path, cut_off())
-    with pytest.raises(ConfigError, match="begun on other texts"):
-        encoder.encode_to(path, ["another", *sentences])
-    with pytest.raises(ConfigError, match="begun on other texts"):
-        encoder.encode_to(path, sentences[:5])
-    other = SentenceEncoder.from_pretrained(tiny_roberta, pooling="mean", device="cpu", dtype="fp32")
-    with pytest.raises(ConfigError, match="finish with the first, or start anew with resume=False"):
-        other.encode_to(path, sentences)
-    assert other.encode_to(path, sentences, resume=False) == len(sentences)
-    np.testing.assert_allclose(np.load(path), other.encode(sentences), atol=1e-6)

@@ -19,7 +19,7 @@ import train
 from simcse import SentenceEncoder
 from simcse.cli import main
 from simcse.console import run
-from simcse.encoder import encode as inference
+from simcse.encoder.bulk import npy
 from simcse.errors import ConfigError
 
 Mount = Callable[[str], Path]
@@ -116,7 +116,7 @@ def test_a_full_disk_costs_no_vector(
     mount: Mount, inputs: Path, tiny_bert: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """400 rows of 32 float32 take 51,328 bytes: a disk of 32 KiB holds a part, a larger one the rest."""
-    monkeypatch.setattr(inference, "TEXTS_PER_CHUNK", 64)
+    monkeypatch.setattr(npy, "TEXTS_PER_CHUNK", 64)
     target = mount("size=32k") / "v.npy"
     assert started("encode", target, inputs, tiny_bert) == 1
     assert f"error: {target}: No space left on device; free some space" in capsys.readouterr().err

@@ -1,0 +1,168 @@
+"""Encoding any number of texts into an `.npy` file, in constant memory; a killed call goes on where it was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from simcse.display.progress import progress
+from simcse.encoder.encode import TEXTS_PER_CHUNK, encode
+from simcse.errors import ConfigError, DataError
+from simcse.files import check_writable, moved, naming_target, replaced_file
+
+if TYPE_CHECKING:
+    from simcse.encoder.model import SentenceEncoder
+
+__all__ = ["encode_to"]
+
+HEADER = 128  # bytes: an .npy header padded to a fixed size, so that the row count can be filled in at the end
+
+
+@dataclass
+class _Progress:
+    """How far an unfinished `encode_to` came; lies beside the vectors and is replaced as a whole after each chunk."""
+
+    encoder: str  # its fingerprint, and the options that change a vector
+    dimension: int
+    rows: int = 0
+    texts: str = ""  # running hash of the texts behind these rows
+
+
+def encode_to(
+    encoder: SentenceEncoder,
+    path: str | Path,
+    texts: Iterable[str],
+    *,
+    resume: bool = True,
+    prompt: str | None = None,
+    prompt_name: str | None = None,
+    normalize: bool = True,
+    batch_size: int | None = None,
+    max_length: int | None = None,
+    total: int | None = None,
+    show_progress: bool = False,
+) -> int:
+    """Encode any number of texts into an `.npy` file of float32 (n, d), in constant memory.
+
+    Until it is done the rows lie in `PATH.partial`; a killed call goes on there when called again with the same texts.
+
+    Args:
+        encoder: what encodes.
+        path: the file, which appears when all is done.
+        texts: any iterable, read once.
+        resume: go on from an unfinished call, skipping the texts already encoded; False starts anew.
+        prompt: put before each text, as in `SentenceEncoder.encode`.
+        prompt_name: a key of `encoder.prompts`.
+        normalize: to unit length.
+        batch_size: the most texts in a batch; default: as many as the token budget holds.
+        max_length: tokens kept of each text.
+        total: expected number of texts, for the progress bar.
+        show_progress: a bar on stderr.
+
+    Returns:
+        n, the number of rows.
+
+    Raises:
+        DataError: `texts` is no iterable, or an element of it no string.
+        ConfigError: an unfinished file is of another encoder, other options or other texts, or damaged.
+        OSError: the file cannot be written; the rows that were stay in `PATH.partial`, and the next call goes on there.
+    """
+    if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
+        raise DataError(f"texts is of type {type(texts).__name__}, expected an iterable of texts")
+    path = Path(path)
+    partial, state_file = path.with_name(path.name + ".partial"), path.with_name(path.name + ".partial.json")
+    check_writable(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tokenize = encoder.tokenize(max_length, encoder.resolve_prompt(prompt, prompt_name))
+    behind = f", prompt {tokenize.prompt!r}" if tokenize.prompt else ""
+    about = f"{encoder.fingerprint}, max_length {tokenize.max_length}, normalize {normalize}{behind}"
+    state = _Progress(about, encoder.dimension)
+    source = iter(texts)
+    if resume and partial.is_file() and state_file.is_file():
+        state = _skip_done(_read_progress(state_file, partial), state, source, partial)
+    try:
+        with (
+            naming_target(path, partial),
+            partial.open("r+b" if state.rows else "wb") as file,
+            progress(total, show_progress) as advance,
+        ):
+            advance(state.rows)
+            file.truncate(HEADER + state.rows * state.dimension * 4)  # rows behind the last noted chunk are done again
+            file.seek(0, os.SEEK_END)
+            while chunk := list(islice(source, TEXTS_PER_CHUNK)):
+                vectors = encode(encoder, chunk, tokenize, normalize=normalize, batch_size=batch_size)
+                file.write(vectors.tobytes())
+                file.flush()
+                os.fsync(file.fileno())
+                state = _Progress(state.encoder, state.dimension, state.rows + len(chunk), _hash(state.texts, chunk))
+                with replaced_file(state_file) as new:
+                    new.write_text(json.dumps(asdict(state)), encoding="utf-8")
+                advance(len(chunk))
+            _write_header(file, state.rows, state.dimension)
+        moved(partial, path)
+        state_file.unlink(missing_ok=True)
+    finally:
+        if not state.rows:  # there is nothing to go on from
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+    return state.rows
+
+
+def _read_progress(file: Path, partial: Path) -> _Progress:
+    """What an unfinished call noted.
+
+    Raises:
+        ConfigError: it is no such note, or says more than there is in the file of vectors.
+    """
+    try:
+        done = _Progress(**json.loads(file.read_bytes()))
+        ints = isinstance(done.rows, int) and isinstance(done.dimension, int) and done.rows >= 0 < done.dimension
+        if not (
+            ints and isinstance(done.texts, str) and HEADER + done.rows * done.dimension * 4 <= partial.stat().st_size
+        ):
+            raise ValueError
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ConfigError(
+            f"{file}: damaged, it does not say how far {partial.name} came; delete both, or start anew with "
+            "resume=False"
+        ) from error
+    return done
+
+
+def _skip_done(done: _Progress, fresh: _Progress, source: Iterator[str], partial: Path) -> _Progress:
+    """The recorded progress, after reading the texts behind it from `source` and checking that they are the same."""
+    if (done.encoder, done.dimension) != (fresh.encoder, fresh.dimension):
+        raise ConfigError(
+            f"{partial}: begun with encoder {done.encoder}, d={done.dimension}, but this one is {fresh.encoder}, "
+            f"d={fresh.dimension}; finish with the first, or start anew with resume=False"
+        )
+    seen, left = "", done.rows
+    while left and (chunk := list(islice(source, min(left, TEXTS_PER_CHUNK)))):
+        seen, left = _hash(seen, chunk), left - len(chunk)
+    if left or seen != done.texts:
+        raise ConfigError(
+            f"{partial}: begun on other texts (its {done.rows} rows are not the first {done.rows} of these); "
+            "give the same texts, or start anew with resume=False"
+        )
+    return done
+
+
+def _hash(before: str, texts: Sequence[str]) -> str:
+    digest = hashlib.blake2b(before.encode(), digest_size=16)
+    for text in texts:
+        digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
+    return digest.hexdigest()
+
+
+def _write_header(file: BinaryIO, rows: int, dimension: int) -> None:
+    """The .npy 1.0 header: magic, version, length, and a dict padded with blanks up to a newline."""
+    about = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {dimension}), }}"
+    file.seek(0)
+    file.write(b"\x93NUMPY\x01\x00" + (HEADER - 10).to_bytes(2, "little") + about.ljust(HEADER - 11).encode() + b"\n")
