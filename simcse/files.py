@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import os
 import re
 import secrets
@@ -31,6 +32,7 @@ __all__ = [
     "naming_target",
     "replaced_file",
     "replaced_folder",
+    "sha256_of",
     "sweep",
     "sync",
     "sync_tree",
@@ -98,6 +100,12 @@ def make_folder(folder: Path) -> None:
         sync(place.parent)
     if not missing and not folder.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
+
+
+def sha256_of(file: Path) -> str:
+    """Of a file's bytes, in hexadecimal."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def sync(path: Path) -> None:

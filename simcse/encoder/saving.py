@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from simcse.encoder.loading import new_backbone, takes_pooler
 from simcse.encoder.pooling import POOLINGS
 from simcse.encoder.projection import Projection
 from simcse.errors import ModelError
+from simcse.files import sha256_of
 
 __all__ = ["pooler_weights", "verified", "write_settings"]
 
@@ -114,7 +114,7 @@ def write_settings(
     files = sorted(file for place in places for file in place.iterdir() if file.is_file() and file.name not in NOT_OURS)
     settings = {"format": 2, "pooling": pooling, "projection": head, "max_length": max_length, **shared}
     settings["include_prompt"] = include_prompt
-    settings["sha256"] = {file.relative_to(folder).as_posix(): digest(file) for file in files}
+    settings["sha256"] = {file.relative_to(folder).as_posix(): sha256_of(file) for file in files}
     write_json(folder / SETTINGS, settings)
 
 
@@ -146,14 +146,8 @@ def check_digests(folder: Path, digests: Mapping[str, str]) -> None:
         file = within(folder, Path(name).parent.as_posix(), folder / SETTINGS) / Path(name).name
         if not file.is_file():
             raise ModelError(f"{file}: missing; the checkpoint is incomplete")
-        if digest(file) != said:
+        if sha256_of(file) != said:
             raise ModelError(
                 f"{file}: not the file that was saved (its sha256 is not the one in {SETTINGS}), so it is damaged or "
                 f"another one; copy the folder anew, or delete the line {name!r} there if you meant to change the file"
             )
-
-
-def digest(file: Path) -> str:
-    """sha256 of a file, in hexadecimal."""
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -17,6 +17,7 @@ import yaml
 from simcse.data.arrow import fingerprint
 from simcse.errors import ConfigError, DataError, ModelError
 from simcse.evaluation.sts import SEVEN, load_task
+from simcse.files import sha256_of
 
 if TYPE_CHECKING:
     from simcse.training.config import DataConfig
@@ -40,7 +41,7 @@ def data_facts(data: DataConfig, rows: Any) -> Facts:
     for name in ("dev", "dev_corpus", "synonyms"):
         file = getattr(data, name)
         if file is not None and Path(file).is_file():  # a name at the hub has a revision of its own
-            facts[name] = {"fingerprint": _sha256(Path(file))}
+            facts[name] = {"fingerprint": sha256_of(Path(file))}
     if data.test:
         subsets = [subset for task in SEVEN for subset in load_task(task, data.test)]
         digest = hashlib.sha256()
@@ -53,7 +54,7 @@ def data_facts(data: DataConfig, rows: Any) -> Facts:
 def seal(folder: Path, options: Mapping[str, Any], data: Facts) -> None:
     """Write run.json for the state that a folder holds."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    sums = {path.relative_to(folder).as_posix(): _sha256(path) for path in files}
+    sums = {path.relative_to(folder).as_posix(): sha256_of(path) for path in files}
     content = {"options": dict(options), "data": data, "files": sums}
     (folder / FACTS).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
@@ -75,7 +76,7 @@ def check_whole(folder: Path) -> dict[str, Any]:
     for name, expected in files.items():
         if not (folder / name).is_file():
             raise ModelError(f"{folder / name}: missing, so the state is not whole; {remedy}")
-        if (found := _sha256(folder / name)) != expected:
+        if (found := sha256_of(folder / name)) != expected:
             raise ModelError(
                 f"{folder / name}: damaged: its SHA-256 begins with {found[:8]}, that of the file saved with "
                 f"{str(expected)[:8]}; {remedy}"
@@ -128,11 +129,6 @@ def check_data(before: Facts, now: Facts, names: Mapping[str, Any], folder: Path
             f"{names[name]}: holds {found}but the run in {folder} was started with {expected}; give it the "
             "same data, or name another --output_dir"
         )
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
