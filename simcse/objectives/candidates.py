@@ -7,7 +7,6 @@ loss. Each candidate set works with each objective.
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -17,8 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from simcse.errors import ConfigError, did_you_mean
+from simcse.errors import ConfigError
 from simcse.objectives.logits import ContrastiveLogits
+from simcse.objectives.registry import build
 
 __all__ = [
     "CANDIDATES",
@@ -199,14 +199,7 @@ def build_candidates(name: str, **options: Any) -> BatchCandidates:
     Raises:
         ConfigError: an unknown name or option, or a value out of range.
     """
-    if name not in CANDIDATES:
-        raise ConfigError(
-            f"--candidates {name!r} is not one of {', '.join(CANDIDATES)}{did_you_mean(name, CANDIDATES)}"
-        )
-    known = inspect.signature(CANDIDATES[name]).parameters
-    if unknown := sorted(set(options) - set(known)):
-        raise ConfigError(f"candidates {name}: unknown option {unknown[0]!r}; known: {', '.join(known)}")
-    return CANDIDATES[name](**options)
+    return build("candidates", CANDIDATES, name, options)
 
 
 @dataclass(frozen=True)

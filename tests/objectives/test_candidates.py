@@ -272,7 +272,7 @@ def test_keep_negatives_never_revives_a_masked_candidate() -> None:
         ({"temperature": math.nan}, "--temperature is nan"),
         ({"hard_negative_weight": 0.0}, "--hard_negative_weight is 0.0"),
         ({"similarity": "euclid"}, "similarity is 'euclid'"),
-        ({"tau": 0.1}, "unknown option 'tau'; known: temperature, "),
+        ({"tau": 0.1}, "unknown option 'tau'; it takes hard_negative_weight, "),
     ],
 )
 def test_wrong_options_are_named(name: str, options: dict[str, object], message: str) -> None:

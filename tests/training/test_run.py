@@ -131,7 +131,7 @@ def test_triplets_and_an_always_head(config: TrainConfig, files: Path) -> None:
     assert SentenceEncoder.from_pretrained(Path(config.output_dir) / "best").projection is not None
 
 
-def test_retrieval_evaluator(config: TrainConfig, files: Path) -> None:
+def test_retrieval_judge(config: TrainConfig, files: Path) -> None:
     data = replace(config.data, dev=str(files / "queries.csv"), dev_corpus=str(files / "corpus.txt"))
     report = train(replace(config, data=data))
     scores = report["tasks"]["queries.csv"]
@@ -188,7 +188,11 @@ def test_seeds_report_mean_and_spread(config: TrainConfig) -> None:
         ({"data": DataConfig(train="nowhere.txt")}, DataError, r"nowhere\.txt"),
         ({"batch_size": 129}, DataError, r"128 rows are fewer than --batch_size 129"),
         ({"max_length": 65}, ConfigError, r"--max_length is 65: .* takes at most 64 tokens"),
-        ({"candidates": "in_bach"}, ConfigError, r"--candidates 'in_bach' is not one of .* did you mean 'in_batch'"),
+        (
+            {"candidates": "in_bach"},
+            ConfigError,
+            r"--candidates is 'in_bach', expected one of .* did you mean 'in_batch'",
+        ),
         ({"objective": "sofmax"}, ConfigError, r"objective.*'sofmax'"),
         ({"objective_args": {"smoothing": 0.1}}, ConfigError, r"softmax: unknown option 'smoothing'"),
         ({"precision": "fp16"}, ConfigError, r"--precision fp16 needs an accelerator"),
