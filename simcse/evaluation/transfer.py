@@ -2,7 +2,7 @@
 
 The protocol is SentEval's: 10-fold cross-validation where a task has no split, the given split otherwise,
 regularisation chosen on held-out training rows. Departures from SentEval's own classifiers, which shift scores by some
-tenths, CR's by up to a point (benchmarks/RESULTS.md); `NOTE` says so beside the scores:
+tenths, CR's by up to a point; `NOTE` says so beside the scores:
 
 - scikit-learn's multinomial logistic regression (L-BFGS, to convergence) in place of a network of one layer trained for
   a few epochs of Adam, or of liblinear's one-against-rest;
