@@ -26,7 +26,7 @@ quickstart: $(VENV)/.installed-quickstart  ## train, evaluate and search on Pyth
 test: $(VENV)/.installed-dev  ## run the whole suite
 	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
-soak: $(VENV)/.installed-dev  ## run the long form of tests/reliability: fuzzed files and requests, kills, power cuts (half an hour)
+soak: $(VENV)/.installed-dev  ## run the long form of tests/reliability: fuzzed files and requests, kills, power cuts (ten minutes)
 	@SIMCSE_SOAK=1 OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest tests/reliability
 
 lint: $(VENV)/.installed-dev  ## check style and format
