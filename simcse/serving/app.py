@@ -22,9 +22,9 @@ from starlette.exceptions import HTTPException
 from simcse import __version__
 from simcse.encoder.model import SentenceEncoder
 from simcse.errors import SearchError, SimCSEError
+from simcse.search.filters import FilterError
 from simcse.search.fingerprint import Matrix, OtherEncoderError
 from simcse.search.index import Hit, SearchIndex
-from simcse.search.local.filters import FilterError
 from simcse.search.local.view import Filter
 from simcse.serving.answers import Answer, Answers, Filtering, Filters, Search, Task
 from simcse.serving.batcher import ClosedError, MicroBatcher, QueueFullError

@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from simcse import SearchError
-from simcse.search.local.filters import conditions
+from simcse.search.filters import conditions
 from simcse.search.local.store import Store
 
 ORDERS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}

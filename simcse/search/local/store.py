@@ -243,7 +243,7 @@ class Store:
             )
 
     def matching(self, where: Mapping[str, Any], stop: Callable[[], bool] = lambda: False) -> npt.NDArray[np.int64]:
-        """Slots of the rows whose metadata fits; see `filters.condition`.
+        """Slots of the rows whose metadata fits; see `search.filters.conditions`.
 
         Args:
             where: the filter.

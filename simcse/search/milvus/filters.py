@@ -1,4 +1,4 @@
-"""`where={"lang": "en", "year": {">=": 2000}}` as an expression of Milvus, with the meaning of `filters.condition`.
+"""`where={"lang": "en", "year": {">=": 2000}}` as an expression of Milvus, with the meaning of `search.filters`.
 
 Milvus takes true for 1. So a value lies under its field's name behind a letter for its kind, and values of two kinds
 never meet: `{"lang": "en", "year": 1999, "new": true}` is kept as `{"t lang": "en", "n year": 1999, "b new": true}`.
@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from simcse.search.local.filters import Scalar, conditions, kind_of
+from simcse.search.filters import Scalar, conditions, kind_of
 
 __all__ = ["expression", "fields_of"]
 
@@ -39,7 +39,7 @@ def fields_of(metadata: Mapping[str, Any]) -> dict[str, Scalar]:
 
 
 def expression(where: Any, known: Sequence[str]) -> str:
-    """All fields must fit; arguments and errors as of `filters.conditions`."""
+    """All fields must fit; arguments and errors as of `search.filters.conditions`."""
     clauses = []
     for field, sign, values in conditions(where, known):
         if sign in ("=", "!="):
