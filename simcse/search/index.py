@@ -20,18 +20,16 @@ import numpy.typing as npt
 from simcse.errors import SearchError
 from simcse.search.documents import documents
 from simcse.search.fingerprint import Encode, HasEncode, Identity, Matrix, encode_of, unit_vectors
-from simcse.search.hit import Hit, find
-from simcse.search.local.copies import compact, compact_if_due, save
-from simcse.search.local.files import checked_folder, folder_size
-from simcse.search.local.state import State
-from simcse.search.local.view import Filter, View, found
-from simcse.search.nearest.plan import check_budget, check_kind, is_milvus
+from simcse.search.hit import Hit
+from simcse.search.nearest.plan import check_budget
 from simcse.search.queries import checked_floor, checked_texts, checked_top_k, sampled_vectors, unit_queries
-from simcse.search.rows import Document, Id, check_all_there, numbered, plain_ids, typed_ids
+from simcse.search.rows import Document, Id, Row, check_all_there, numbered, plain_ids, typed_ids
+from simcse.search.select import create_storage, open_storage
+from simcse.search.storage import Filter, Storage
 
 __all__ = ["Hit", "SearchIndex"]
 
-CHUNK = 8192  # texts encoded at a time: enough to sort by length, few enough to hold
+CHUNK = 8192  # texts encoded at a time: enough to sort by length, few enough for memory
 
 
 class SearchIndex:
@@ -42,12 +40,13 @@ class SearchIndex:
     Searches may run in several threads, and beside one that changes the index.
 
     Attributes:
+        storage: of the rows, in memory, in a folder or in Milvus.
         threads: of a search; None takes one for little work and all cores for much.
     """
 
-    def __init__(self, state: State, encode: Encode | None) -> None:
+    def __init__(self, storage: Storage, encode: Encode | None) -> None:
         """Use `build` or `load`."""
-        self._state, self._encode = state, encode
+        self.storage, self._encode = storage, encode
         self.threads: int | None = None
 
     @classmethod
@@ -108,14 +107,14 @@ class SearchIndex:
         check_budget(target_recall, memory)
         index = cls.empty(encode, kind=kind, target_recall=target_recall)
         try:
-            if is_milvus(kind):
-                index.optimize(sample_queries=sample_queries)  # which it refuses
+            if sample_queries is not None:  # refused, where they are wrong, before the texts are encoded
+                index.optimize(sample_queries=sample_queries)
             index.add_documents(stream)
             if not len(index):
                 raise SearchError(f"{f'{name}: ' if name else ''}found no text to index, expected at least one")
-            index.optimize(memory=memory, sample_queries=sample_queries)
+            index.optimize(memory=memory)
         except BaseException:
-            index._discard()
+            index.storage.discard()
             raise
         return index
 
@@ -123,14 +122,8 @@ class SearchIndex:
     def empty(cls, encode: Encode | HasEncode, *, kind: str = "auto", target_recall: float = 0.95) -> SearchIndex:
         """An index without texts, in memory; arguments as in `build`."""
         encode = encode_of(encode)
-        if is_milvus(kind):
-            from simcse.search.milvus.storage import MilvusIndex
-
-            return MilvusIndex.create(encode, kind)
         check_budget(target_recall)
-        identity = Identity.of(encode)
-        check_kind(kind, identity.dimension)
-        return cls(State.empty(identity, {"kind": kind, "target_recall": target_recall}), encode)
+        return cls(create_storage(kind, Identity.of(encode), target_recall), encode)
 
     @classmethod
     def load(cls, folder: str | Path, encode: Encode | HasEncode | None = None, *, mmap: bool = True) -> SearchIndex:
@@ -146,49 +139,33 @@ class SearchIndex:
             SearchError: no index, a damaged one, or one that another encoder built.
         """
         encode = None if encode is None else encode_of(encode)
-        if is_milvus(folder):
-            from simcse.search.milvus.storage import MilvusIndex
-
-            return MilvusIndex.open(str(folder), encode)
-        state = State.open(checked_folder(folder), mmap=mmap)
+        storage = open_storage(folder, mmap=mmap)
         if encode is not None:
-            state.identity.check(Identity.of(encode), str(folder))
-        return cls(state, encode)
+            try:
+                storage.identity.check(Identity.of(encode), str(folder))
+            except BaseException:
+                storage.close()
+                raise
+        return cls(storage, encode)
 
     def __len__(self) -> int:
-        return self._state.current().count
+        return len(self.storage)
 
     def __repr__(self) -> str:
-        state = self._state
-        return f"SearchIndex({state.view.count} texts, dimension {self.dimension}, {state.folder or 'in memory'})"
-
-    @property
-    def view(self) -> View:
-        """What a search sees now: slots, vectors, texts and the approximate index; it never changes."""
-        return self._state.current()
+        return (
+            f"SearchIndex({self.storage.describe()}, dimension {self.dimension}, encoder {self.storage.identity.name})"
+        )
 
     @property
     def dimension(self) -> int:
         """d of its vectors."""
-        return self._state.identity.dimension
+        return self.storage.identity.dimension
 
     @property
     def info(self) -> dict[str, Any]:
-        """Facts to show: encoder, count, dimension, kind, generation, metadata fields, bytes on disk."""
-        state, view = self._state, self._state.current()
-        return {
-            **state.identity.facts,
-            "count": view.count,
-            "deleted": view.size - view.count,
-            "dimension": state.identity.dimension,
-            "metric": "cosine",
-            "kind": (view.plan or view.settings)["kind"],
-            "plan": view.plan,
-            "generation": view.generation,
-            "fields": view.store.fields(),
-            "folder": str(state.folder) if state.folder else None,
-            "bytes": folder_size(state.folder) if state.folder else None,
-        }
+        """Facts to show: encoder, dimension, count, kind, generation, metadata fields, bytes on disk."""
+        facts = self.storage.info()
+        return {**self.storage.identity.facts, "dimension": self.dimension, "metric": "cosine", **facts}
 
     def add(
         self,
@@ -227,40 +204,34 @@ class SearchIndex:
             upsert: whether an id that is there already is replaced, rather than refused.
             note: JSON values to keep in the index, durable together with the texts; `noted` gives them back.
         """
-        encode, stream = self._encoder(), iter(stream)
-        state = self._state
+        encode, stream, storage = self._encoder(), iter(stream), self.storage
         added: list[Id] = []
-        given: set[Id] = set()
-        with state.mutation():
-            following = state.store["next_id"] or 0
+        explicit: set[Id] = set()
+        with storage.transaction():
+            following = storage.get("next_id") or 0
             while chunk := list(islice(stream, CHUNK)):
-                rows, following = numbered(chunk, given, following)
+                rows, following = numbered(chunk, explicit, following)
                 keys = [key for key, _, _ in rows]
-                named = any(key is not None for key, _, _ in chunk)
-                if there := state.store.slots(keys) if named else {}:
-                    if not upsert:
-                        raise SearchError(
-                            f"id {next(iter(there))!r} is in the index already; give another id, or use upsert "
-                            f"to replace its text"
-                        )
-                    state.store.remove(there.values())
-                vectors = unit_vectors(encode, [text for _, text, _ in rows], self.dimension)  # (m, d)
-                state.store.insert(state.vectors.count, rows)
-                state.vectors.append(vectors)
+                there = storage.contains(keys)
+                if there and not upsert:
+                    raise SearchError(
+                        f"id {next(key for key in keys if key in there)!r} is in the index already; give another id, "
+                        "or use upsert to replace its text"
+                    )
+                storage.append(rows, unit_vectors(encode, [text for _, text, _ in rows], self.dimension), there)
                 added += keys
-            state.store["next_id"] = following
+            storage.put("next_id", following)
             if note is not None:
-                state.store["note"] = note
+                storage.put("note", dict(note))
         return added
 
     @property
     def noted(self) -> dict[str, Any]:
         """The last note given to `add_documents`."""
-        return dict(self._state.store["note"] or {})
+        return dict(self.storage.get("note") or {})
 
     def delete(self, ids: Iterable[Id]) -> int:
-        """Remove texts. Text, id and metadata leave the disk at once; the vectors with the next `compact`, which
-        happens by itself when more than a quarter is dead.
+        """Remove texts, durably.
 
         Returns:
             How many were removed.
@@ -269,13 +240,8 @@ class SearchIndex:
             SearchError: an id that is not there; nothing is removed then.
         """
         wanted = list(dict.fromkeys(plain_ids(ids)))
-        state = self._state
-        with state.mutation():
-            slots = state.store.slots(wanted)
-            check_all_there(wanted, slots, "; nothing was deleted")
-            state.store.remove(slots.values())
-        compact_if_due(state)
-        return len(slots)
+        self.storage.remove(wanted)
+        return len(wanted)
 
     def vectors(self, ids: Sequence[Id]) -> Matrix:
         """The unit vectors of these ids, (n, d).
@@ -284,17 +250,17 @@ class SearchIndex:
             SearchError: an id that is not there.
         """
         wanted = plain_ids(ids)
-        view, slots = found(lambda: self.view, wanted)
-        check_all_there(wanted, slots)
-        return view.vectors(np.array([slots[key] for key in wanted], np.int64))
+        found = self.storage.vectors(wanted)
+        check_all_there(wanted, found)
+        return np.array([found[key] for key in wanted], np.float32).reshape(-1, self.dimension)
 
-    def rows(self) -> Iterator[tuple[Id, str, dict[str, Any]]]:
-        """All (id, text, metadata), in the order of addition, but for those that are removed meanwhile."""
-        return (row for _, row in self.view.texts())
+    def rows(self) -> Iterator[Row]:
+        """All (id, text, metadata), in the order of addition or of Milvus, but for those that are removed meanwhile."""
+        return self.storage.rows()
 
     def typed_ids(self, texts: Sequence[str]) -> list[Id]:
         """Ids as they are stored, from ids typed on a command line; see `rows.typed_ids`."""
-        return typed_ids(texts, self._state.store.slots(texts))
+        return typed_ids(texts, self.storage.contains(texts))
 
     def search(
         self,
@@ -341,11 +307,12 @@ class SearchIndex:
         return self._search(queries, top_k, floor, where)
 
     def _search(self, queries: Matrix, top_k: int, floor: float, where: Filter | None) -> list[list[Hit]]:
-        return find(self._state.current(), queries, top_k, floor, where, self.threads)
+        found = self.storage.search(queries, top_k, where, threads=self.threads)
+        return [[hit for hit in hits if hit.score >= floor] for hits in found]
 
     def subset(self, where: Mapping[str, Any], stop: Callable[[], bool] = lambda: False) -> Filter:
-        """The rows that a filter leaves now, as a `where` of `search_vectors`; see `store.Store.matching`."""
-        return self._state.current().subset(where, stop)
+        """The rows that a filter leaves now, as a `where` of `search_vectors`; see `Storage.subset`."""
+        return self.storage.subset(where, stop)
 
     def save(self, folder: str | Path) -> None:
         """Write the index to a folder and go on from there: later changes are durable in it at once.
@@ -355,11 +322,11 @@ class SearchIndex:
         Raises:
             SearchError: the folder holds something else, or cannot be written; nothing is left half-written.
         """
-        save(self._state, checked_folder(folder))
+        self.storage.save(folder)
 
     def compact(self) -> None:
         """Drop what is deleted from all files, in one step."""
-        compact(self._state)
+        self.storage.compact()
 
     def optimize(
         self, *, memory: int | None = None, sample_queries: Sequence[str] | npt.NDArray[Any] | None = None
@@ -374,7 +341,7 @@ class SearchIndex:
         sampled = None
         if sample_queries is not None:
             sampled = sampled_vectors(sample_queries, self._encoder, self.dimension)
-        self._state.optimize(memory, sampled)
+        self.storage.optimize(memory, sampled)
 
     def verify(self) -> None:
         """Read everything and compare checksums.
@@ -382,13 +349,13 @@ class SearchIndex:
         Raises:
             SearchError: damage; names the file.
         """
-        self._state.current()
-        self._state.verify()
+        self.storage.verify()
 
-    def _discard(self) -> None:
-        """Leave nothing of an index that could not be built."""
+    def close(self) -> None:
+        """Release files and connections; a file of milvus-lite is open in one process at a time."""
+        self.storage.close()
 
     def _encoder(self) -> Encode:
         if self._encode is None:
-            raise SearchError(f"{self!r} was loaded without an encoder; load it with {self._state.identity.name}")
+            raise SearchError(f"{self!r} was loaded without an encoder; load it with {self.storage.identity.name}")
         return self._encode

@@ -17,7 +17,7 @@ import numpy as np
 from simcse.errors import SearchError, SimCSEError
 from simcse.search.fingerprint import Encode, Matrix, unit_vectors
 from simcse.search.index import Hit, SearchIndex
-from simcse.search.local.view import Filter
+from simcse.search.storage import Filter
 from simcse.serving.metrics import Metrics
 
 __all__ = ["Answer", "Answers", "Filtering", "Filters", "Search", "Task"]

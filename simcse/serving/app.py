@@ -25,7 +25,7 @@ from simcse.errors import SearchError, SimCSEError
 from simcse.search.filters import FilterError
 from simcse.search.fingerprint import Matrix, OtherEncoderError
 from simcse.search.index import Hit, SearchIndex
-from simcse.search.local.view import Filter
+from simcse.search.storage import Filter
 from simcse.serving.answers import Answer, Answers, Filtering, Filters, Search, Task
 from simcse.serving.batcher import ClosedError, MicroBatcher, QueueFullError
 from simcse.serving.corpus_map import CorpusMap

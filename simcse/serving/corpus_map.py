@@ -11,8 +11,7 @@ import numpy as np
 
 from simcse.search.fingerprint import Matrix
 from simcse.search.index import SearchIndex
-from simcse.search.local.store import Id
-from simcse.search.tools.sample import sample_of, vectors_of
+from simcse.search.rows import Id
 
 __all__ = ["CorpusMap", "Plane", "principal_plane"]
 
@@ -68,19 +67,19 @@ class CorpusMap:
     def place(self, ids: Sequence[Id], vectors: Matrix | None) -> tuple[dict[Id, list[float]], list[list[float]]]:
         """Where texts of the index lie on the map, and where other vectors (m, d) do."""
         plane = self._current()[1]
-        found = vectors_of(self._index, ids)
+        found = self._index.storage.vectors(ids)
         there = plane(np.stack(list(found.values()))) if found else np.empty((0, 2), np.float32)  # (n, 2)
         return dict(zip(found, _rounded(there), strict=True)), [] if vectors is None else _rounded(plane(vectors))
 
     def _current(self) -> tuple[int, Plane, dict[str, Any]]:
-        generation = self._index.info["generation"]
+        generation = self._index.storage.generation
         with self._lock:
             if self._drawn is None or self._drawn[0] != generation:
                 self._drawn = generation, *self._draw()
             return self._drawn
 
     def _draw(self) -> tuple[Plane, dict[str, Any]]:
-        sample = sample_of(self._index, self._size)
+        sample = self._index.storage.sample(self._size)
         if not sample.ids:
             empty = np.zeros((1, self._index.dimension), np.float32)
             return principal_plane(empty), {"x": [], "y": [], "ids": [], "texts": [], "of": 0, "shares": [0.0, 0.0]}

@@ -129,7 +129,9 @@ def test_a_process_that_ends_anywhere_leaves_the_old_state_or_the_new(name, serv
         seen.add(found == new)
         key = next(iter(found))
         assert index.search(found[key], top_k=1)[0][0].text == found[key]
-        assert np.allclose(index.vectors(list(found)), SearchIndex.build(list(found.values()), encode).view.matrix)
+        assert np.allclose(
+            index.vectors(list(found)), SearchIndex.build(list(found.values()), encode).storage.snapshot().matrix
+        )
         index.add(["at last"])
         index.verify()
         parts = sorted(path.name.split("-")[0] for path in folder.iterdir() if not path.name.startswith("."))

@@ -89,7 +89,7 @@ def written(folder: Path, table: Table, kind: str) -> Iterator[Callable[[], int]
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n", process.communicate()[1]
-            yield lambda: SearchIndex.load(folder).view.generation
+            yield lambda: SearchIndex.load(folder).storage.generation
             assert process.poll() is None, process.communicate()[1]
         finally:
             process.kill()

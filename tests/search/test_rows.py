@@ -13,7 +13,6 @@ from simcse import DataError, SearchError, SearchIndex
 from simcse.cli import main
 from simcse.search.documents import file_documents
 from simcse.search.rows import typed_ids
-from simcse.search.tools.sample import vectors_of
 
 NO_IDS = [True, False, np.True_, 1.0, np.float64(1), None, b"a", (1,), Decimal(1), [1]]  # equal to ids, some of them
 NOT_STORED = ["", "a\0b", "a\0", "\0a", "a\ud800", -1, 2**63, 10**30]
@@ -46,10 +45,10 @@ def test_only_ids_are_taken_for_ids(kind, encoder):
                 call()
             assert "\n" not in str(caught.value)
         if not isinstance(key, list):
-            assert vectors_of(index, [key]) == {}
+            assert index.storage.vectors([key]) == {}
     with pytest.raises(SearchError, match="id: found None"):
         index.delete(None)
-    assert set(vectors_of(index, ["a", True, 1, "b", 0])) == {"a", 1, 0}
+    assert set(index.storage.vectors(["a", True, 1, "b", 0])) == {"a", 1, 0}
     assert {row[0]: row[1:] for row in index.rows()} == before
 
 
@@ -65,7 +64,8 @@ def test_whole_numbers_and_texts_of_numpy_are_ids(encoder, tmp_path):
 def test_numbers_end_at_63_bits(encoder):
     index = SearchIndex.build(["a"], encoder.encode, ids=[2**63 - 1])
     assert index.search("a")[0][0].id == 2**63 - 1
-    assert list(vectors_of(SearchIndex.build(["a", "b", "c"], encoder, ids=["x", 2, 1]), ["x", 1, 2])) == ["x", 1, 2]
+    mixed = SearchIndex.build(["a", "b", "c"], encoder, ids=["x", 2, 1])
+    assert list(mixed.storage.vectors(["x", 1, 2])) == ["x", 1, 2]
     with pytest.raises(SearchError, match="id: found 9223372036854775808, expected a text or a number from 0 to"):
         index.add(["no number is left"])
     assert index.add(["b"], ids=[5]) == [5]

@@ -531,7 +531,7 @@ def test_damage_that_a_search_finds_is_no_fault_of_its_filter(
     SearchIndex.build(sentences, encoder.encode, metadata=[{"lang": "en"}] * len(sentences)).save(folder)
     index = SearchIndex.load(folder, encoder.encode)
     client = client_of(create_app(index, encoder))  # which draws the map from sound vectors
-    index.view.blocks.forget()
+    index.storage.snapshot().blocks.forget()
     (path,) = folder.glob("vectors-*")
     path.write_bytes(b"x" * path.stat().st_size)
     for where in ({}, {"lang": "en"}):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from simcse.search.tools.sample import sample_of, vectors_of
 from simcse.serving.corpus_map import principal_plane
 
 
@@ -31,15 +30,15 @@ def test_one_text_or_equal_texts_make_a_map(count):
 
 
 def test_a_sample_holds_rows_that_belong_together(index, encoder, sentences):
-    sample = sample_of(index, 20)
+    sample = index.storage.sample(20)
     assert len(set(sample.ids)) == 20
     assert sample.texts == [sentences[i] for i in sample.ids]
     np.testing.assert_allclose(sample.vectors, encoder.encode(sample.texts), atol=1e-5)
-    assert sample_of(index, 20).ids == sample.ids
-    assert sample_of(index, 1000).texts == sentences
+    assert index.storage.sample(20).ids == sample.ids
+    assert index.storage.sample(1000).texts == sentences
 
 
 def test_vectors_come_back_by_id(index, encoder, sentences):
-    found = vectors_of(index, [3, "none", 60, 999])
+    found = index.storage.vectors([3, "none", 60, 999])
     assert list(found) == [3, 60]
     np.testing.assert_allclose(found[60], encoder.encode(sentences[60]), atol=1e-5)

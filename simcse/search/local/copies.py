@@ -45,7 +45,7 @@ def save(state: State, folder: Path) -> None:
     Raises:
         SearchError: the folder holds something else, or cannot be written; what is to be copied is damaged.
     """
-    with state.lock, _told(folder):
+    with state.lock, _explained(folder):
         if (folder / MANIFEST).is_file():
             _replace(state, folder)
         elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -62,7 +62,7 @@ def compact(state: State) -> None:
     Raises:
         SearchError: the folder cannot be written; what is to be copied is damaged.
     """
-    with state.lock, _told(state.folder):
+    with state.lock, _explained(state.folder):
         if state.folder is not None:
             _replace(state, state.folder, replan=True)
             return
@@ -153,7 +153,7 @@ def _fill(fresh: State, view: View, generation: int, replan: bool) -> None:
 
 
 @contextmanager
-def _told(folder: Path | None) -> Iterator[None]:
+def _explained(folder: Path | None) -> Iterator[None]:
     try:
         yield
     except OSError as error:

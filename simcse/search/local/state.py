@@ -123,7 +123,7 @@ class State:
                 f"{held['count']} vectors; restore a copy or build the index anew"
             )
         view.blocks.forget()
-        view.blocks.check(view.rows)
+        view.blocks.check(view.raw)
         view.store.verify()
         if view.ann is not None:
             view.ann.verify()

@@ -323,6 +323,8 @@ def _crc(key: Id, text: str, metadata: str | None) -> int:
 
 def _explained(error: sqlite3.Error) -> str:
     message = str(error)
+    if "closed database" in message:
+        return "was closed; load the index again"
     if "locked" in message:
         return f"another process has been changing it for {WAIT:.0f} seconds; try again when it is done"
     if "full" in message:

@@ -15,22 +15,21 @@ from simcse.search.local.blocks import Blocks
 from simcse.search.local.store import Id, Row, Store
 from simcse.search.nearest.ann import Ann
 from simcse.search.nearest.nearest import nearest_rows
+from simcse.search.storage import Slots
 
-__all__ = ["Filter", "Subset", "View", "found"]
-
-Slots = npt.NDArray[np.int64]
+__all__ = ["Subset", "View", "found"]
 
 LOOKS = 100
 
 
 @dataclass(frozen=True)
 class View:
-    """One generation of an index. A row's number, dead rows included, is its slot.
+    """One generation of an index, as a `Snapshot`. A row's number, dead rows included, is its slot.
 
     Attributes:
         generation: rises with each change.
         store: of the texts; it may be ahead of the view, with rows added behind it and others removed.
-        rows: (n, d) as they lie on the disk, not compared with their checksums: see `matrix`, `vectors`, `nearest`.
+        raw: (n, d) as they lie on the disk, not compared with their checksums: see `matrix`, `vectors`, `nearest`.
         blocks: the checksums.
         live: (n,), which rows are alive; None for all.
         count: of living rows.
@@ -41,7 +40,7 @@ class View:
 
     generation: int
     store: Store
-    rows: Matrix
+    raw: Matrix
     blocks: Blocks
     live: npt.NDArray[np.bool_] | None
     count: int
@@ -52,28 +51,41 @@ class View:
     @property
     def size(self) -> int:
         """n: rows, dead ones included."""
-        return len(self.rows)
+        return len(self.raw)
+
+    @property
+    def kind(self) -> str:
+        """Of the index, or as it was asked for."""
+        return str((self.plan or self.settings).get("kind", "unknown"))
 
     @property
     def matrix(self) -> Matrix:
         """(n, d), all of them compared with their checksums; raises as `vectors`."""
-        self.blocks.check(self.rows)
-        return self.rows
+        self.blocks.check(self.raw)
+        return self.raw
 
     def subset(self, where: Mapping[str, Any], stop: Callable[[], bool] = lambda: False) -> Subset:
         """The rows that a filter leaves; arguments and errors as of `store.Store.matching`."""
         allowed = np.zeros(self.size, bool)
-        slots = self.store.matching(where, stop)
-        allowed[slots[slots < self.size]] = True
+        allowed[self.matching(where, stop)] = True
         return Subset(self, np.packbits(allowed))
+
+    def matching(self, where: Mapping[str, Any], stop: Callable[[], bool] = lambda: False) -> Slots:
+        """Slots of the rows that a filter leaves; arguments and errors as of `store.Store.matching`."""
+        slots = self.store.matching(where, stop)
+        return slots[slots < self.size]
 
     def slots(self) -> Slots:
         """Of the living rows, in the order in which they were added."""
         return np.arange(self.size) if self.live is None else np.flatnonzero(self.live)
 
-    def texts(self) -> Iterator[tuple[int, Row]]:
+    def rows(self) -> Iterator[tuple[int, Row]]:
         """(slot, (id, text, metadata)) of all rows, but for those that the store removes meanwhile."""
         return self.store.rows(end=self.size)
+
+    def fetch(self, slots: Sequence[int]) -> dict[int, Row]:
+        """The rows under these slots, but for those that the store has removed."""
+        return self.store.fetch(slots)
 
     def vectors(self, slots: Slots) -> Matrix:
         """Rows (m, d), compared with their checksums.
@@ -81,20 +93,20 @@ class View:
         Raises:
             SearchError: they are damaged; names the file.
         """
-        self.blocks.check(self.rows, slots)
-        return self.rows[slots]
+        self.blocks.check(self.raw, slots)
+        return self.raw[slots]
 
     def nearest(
-        self, queries: Matrix, k: int, *, allowed: npt.NDArray[np.bool_] | None, threads: int | None = None
+        self, queries: Matrix, k: int, *, allowed: npt.NDArray[np.bool_] | None = None, threads: int | None = None
     ) -> tuple[Matrix, Slots]:
-        """Scores and slots (q, k) of the nearest allowed rows; see `nearest.nearest_rows`.
+        """Scores and slots (q, k) of the nearest allowed rows, by default all living ones; see `nearest.nearest_rows`.
 
         Raises:
             SearchError: what the search touches is damaged; names the file.
         """
         return nearest_rows(
-            queries, self.rows, k, ann=self.ann, allowed=allowed, threads=threads,
-            check=lambda slots: self.blocks.check(self.rows, slots),
+            queries, self.raw, k, ann=self.ann, allowed=self.live if allowed is None else allowed, threads=threads,
+            check=lambda slots: self.blocks.check(self.raw, slots),
         )  # fmt: skip
 
 
@@ -109,9 +121,6 @@ class Subset:
     def allowed(self) -> npt.NDArray[np.bool_]:
         """(n,)"""
         return np.unpackbits(self.bits, count=self.view.size).view(bool)
-
-
-Filter = Mapping[str, Any] | Subset
 
 
 def found(current: Callable[[], View], ids: Sequence[Id]) -> tuple[View, dict[Id, int]]:

@@ -12,11 +12,11 @@ import numpy as np
 from simcse.data.tables import shown
 from simcse.errors import SearchError
 from simcse.search.fingerprint import Matrix
-from simcse.search.index import Hit
+from simcse.search.hit import Hit
 from simcse.search.milvus.filters import fields_of
 from simcse.search.rows import Id, Row, packed_metadata
 
-__all__ = ["about_name", "create_about", "create_rows", "drop", "hit_of", "id_of", "key_of", "packed"]
+__all__ = ["create_manifest", "create_rows", "drop", "hit_of", "id_of", "key_of", "manifest_name", "packed"]
 
 LONGEST = 65_535  # bytes of a text, and of its metadata as JSON
 LONGEST_KEY = 1024  # bytes of an id, see `key_of`
@@ -30,7 +30,7 @@ def packed(row: Row, vector: Matrix) -> dict[str, Any]:
     for what, (value, most) in sizes.items():
         if (size := len(value.encode())) > most:
             raise SearchError(
-                f"row with id {shown(key)}: {what} has {size} bytes, Milvus takes {most}; shorten or split it"
+                f"row with id {shown(key)}: {what} has {size} bytes, Milvus accepts {most}; shorten or split it"
             )
     return {
         "key": key_of(key), "text": text, "metadata": written, "fields": fields_of(metadata), "vector": vector.tolist(),
@@ -74,26 +74,26 @@ def create_rows(client: Any, collection: str, dimension: int, exact: bool) -> No
     client.create_collection(collection, schema=schema, index_params=index, consistency_level="Strong")
 
 
-def create_about(client: Any, collection: str) -> None:
+def create_manifest(client: Any, collection: str) -> None:
     """The collection of one row: what belongs to the index as a whole."""
     from pymilvus import DataType
 
     schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
     schema.add_field("number", DataType.INT64, is_primary=True)
     schema.add_field("values", DataType.VARCHAR, max_length=LONGEST)
-    schema.add_field("nothing", DataType.FLOAT_VECTOR, dim=2)  # Milvus wants a vector in each collection
+    schema.add_field("unused", DataType.FLOAT_VECTOR, dim=2)  # Milvus wants a vector in each collection
     index = client.prepare_index_params()
-    index.add_index("nothing", index_type="FLAT", metric_type="IP")
-    client.create_collection(about_name(collection), schema=schema, index_params=index, consistency_level="Strong")
+    index.add_index("unused", index_type="FLAT", metric_type="IP")
+    client.create_collection(manifest_name(collection), schema=schema, index_params=index, consistency_level="Strong")
 
 
 def drop(client: Any, collection: str) -> None:
     """Remove both collections, as far as they are there."""
-    for name in (collection, about_name(collection)):
+    for name in (collection, manifest_name(collection)):
         if client.has_collection(name):
             client.drop_collection(name)
 
 
-def about_name(collection: str) -> str:
+def manifest_name(collection: str) -> str:
     """Of the second collection."""
-    return f"{collection}_about"
+    return f"{collection}_manifest"

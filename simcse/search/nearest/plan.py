@@ -17,7 +17,7 @@ from simcse.search.fingerprint import Matrix
 from simcse.search.nearest.ann import Ann, new_faiss_index
 from simcse.search.nearest.tuning import QUERIES, Recall, Trial
 
-__all__ = ["KINDS", "Plan", "check_budget", "check_kind", "is_milvus", "make_plan"]
+__all__ = ["KINDS", "Plan", "check_budget", "check_kind", "make_plan"]
 
 log = logging.getLogger(__name__)
 
@@ -68,11 +68,6 @@ class Choice:
     factory: str | None
     rescored: int
     reason: str
-
-
-def is_milvus(kind: object) -> bool:
-    """Whether a kind, or the name of an index, is one in Milvus: `milvus` or `milvus:ADDRESS`."""
-    return isinstance(kind, str) and (kind == "milvus" or kind.startswith("milvus:"))
 
 
 def check_kind(kind: object, dimension: int) -> None:
@@ -132,6 +127,8 @@ def make_plan(
         The plan and the index to use with it; no index where exact search is the plan.
     """
     slots = np.flatnonzero(live) if live is not None else np.arange(len(matrix))
+    if not len(slots):
+        return Plan("flat", None, "no rows"), None
     rng = np.random.default_rng(seed)
     held_out = np.empty(0, np.int64)
     if sample_queries is None:

@@ -16,8 +16,8 @@ from simcse.search.documents import file_documents
 from simcse.search.fingerprint import Encode
 from simcse.search.index import CHUNK, SearchIndex
 from simcse.search.local.files import MANIFEST
-from simcse.search.nearest.plan import is_milvus
 from simcse.search.rows import Document
+from simcse.search.select import is_milvus
 
 __all__ = ["build_from_files", "count_rows", "counted", "stream_files"]
 

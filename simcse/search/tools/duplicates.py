@@ -9,7 +9,7 @@ import numpy as np
 
 from simcse.errors import ConfigError, SearchError
 from simcse.search.index import SearchIndex
-from simcse.search.local.store import Id
+from simcse.search.rows import Id
 
 __all__ = ["Cluster", "cluster", "near_duplicates"]
 
@@ -33,20 +33,20 @@ def near_duplicates(index: SearchIndex, threshold: float = 0.95) -> Iterator[tup
     """
     if not isinstance(threshold, (int, float)) or not -1 < threshold <= 1:
         raise ConfigError(f"threshold: found {threshold!r}, expected a cosine in (-1, 1]")
-    view = index.view
-    slots = view.slots()
-    gone = np.zeros(view.size, bool)
+    snapshot = index.storage.snapshot()
+    slots = snapshot.slots()
+    gone = np.zeros(snapshot.size, bool)
     k = min(NEIGHBOURS, len(slots))
     for start in range(0, len(slots), ROWS_AT_ONCE):
         some = slots[start : start + ROWS_AT_ONCE]
-        scores, found = view.nearest(view.vectors(some), k, allowed=view.live)
+        scores, found = snapshot.nearest(snapshot.vectors(some), k)
         for slot, row_scores, row_found in zip(some.tolist(), scores, found, strict=True):
             if gone[slot]:
                 continue
             close = (row_scores >= threshold - 1e-6) & (row_found > slot) & ~gone[row_found]
             if close.any():
                 gone[row_found[close]] = True
-                rows = view.store.fetch([slot, *row_found[close].tolist()])
+                rows = snapshot.fetch([slot, *row_found[close].tolist()])
                 listed = zip(row_found[close].tolist(), row_scores[close].tolist(), strict=True)
                 there = [(rows[other][0], min(score, 1.0)) for other, score in listed if other in rows]
                 if slot in rows and there:  # else they were deleted meanwhile
@@ -80,11 +80,11 @@ def cluster(index: SearchIndex, k: int, *, iterations: int = 25, seed: int = 0) 
     """
     import faiss
 
-    view = index.view
-    slots = view.slots()
+    snapshot = index.storage.snapshot()
+    slots = snapshot.slots()
     if not isinstance(k, (int, np.integer)) or not 1 <= k <= len(slots):
         raise SearchError(f"clusters: found {k!r}, expected a number from 1 to {len(slots)}, the number of texts")
-    matrix = np.ascontiguousarray(view.vectors(slots))
+    matrix = np.ascontiguousarray(snapshot.vectors(slots))
     means = faiss.Kmeans(
         matrix.shape[1], int(k), niter=iterations, seed=seed, spherical=True, min_points_per_centroid=1,
         max_points_per_centroid=2048,
@@ -95,7 +95,7 @@ def cluster(index: SearchIndex, k: int, *, iterations: int = 25, seed: int = 0) 
     for label in range(k):
         inside = np.flatnonzero(labels == label)
         inside = inside[np.argsort(-cosines[inside], kind="stable")]
-        rows = view.store.fetch(slots[inside].tolist())
+        rows = snapshot.fetch(slots[inside].tolist())
         inside = np.array([i for i in inside if slots[i] in rows], np.int64)  # but for texts deleted meanwhile
         members = [(rows[slots[i]][0], float(np.clip(cosines[i], -1, 1))) for i in inside]
         groups.append(Cluster(members, [rows[slots[i]][1] for i in inside[:SHOWN]]))

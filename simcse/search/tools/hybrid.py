@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from simcse.errors import ConfigError
 from simcse.search.index import Hit, SearchIndex
-from simcse.search.local.view import View
 from simcse.search.queries import checked_texts, checked_top_k
+from simcse.search.storage import Slots, Snapshot
 
 __all__ = ["HybridSearch"]
 
@@ -45,7 +44,7 @@ class HybridSearch:
         self.stopwords = stopwords if isinstance(stopwords, str) else list(stopwords)
         self._generation = -1
         self._lexical: Any = None
-        self._slots: npt.NDArray[np.int64] = np.empty(0, np.int64)
+        self._slots: Slots = np.empty(0, np.int64)
 
     def search(
         self,
@@ -92,17 +91,17 @@ class HybridSearch:
 
     def _words(self, queries: list[str], k: int, where: Mapping[str, Any] | None) -> list[list[Hit]]:
         """BM25's ranking: texts that share no word with the query are left out."""
-        view = self._prepare()
+        snapshot = self._prepare()
         if self._lexical is None or not queries:
             return [[] for _ in queries]
         mask = None
         if where is not None and where != {}:
-            mask = np.isin(self._slots, view.store.matching(where)).astype(np.float32)
+            mask = np.isin(self._slots, snapshot.matching(where)).astype(np.float32)
         found, scores = self._lexical.retrieve(
             self._tokens(queries), k=min(k, len(self._slots)), show_progress=False, weight_mask=mask
         )
         slots = self._slots[found]  # (q, k)
-        rows = view.store.fetch(np.unique(slots).tolist())
+        rows = snapshot.fetch(np.unique(slots).tolist())
         return [
             [
                 Hit(rows[slot][1], score, rows[slot][0], rows[slot][2])
@@ -112,15 +111,15 @@ class HybridSearch:
             for row, row_scores in zip(slots.tolist(), scores.tolist(), strict=True)
         ]
 
-    def _prepare(self) -> View:
-        """Take in the texts of the current view; what is found by their slots must be read from the same one."""
+    def _prepare(self) -> Snapshot:
+        """Take in the texts of the index; what is found by their slots must be read from the same one."""
         import bm25s
 
-        view = self.index.view
-        if view.generation == self._generation:
-            return view
+        snapshot = self.index.storage.snapshot()
+        if snapshot.generation == self._generation:
+            return snapshot
         slots, texts = [], []
-        for slot, (_, text, _) in view.texts():
+        for slot, (_, text, _) in snapshot.rows():
             slots.append(slot)
             texts.append(text)
         self._slots = np.array(slots, np.int64)
@@ -129,8 +128,8 @@ class HybridSearch:
         if any(tokens):
             self._lexical = bm25s.BM25(method="lucene")
             self._lexical.index(tokens, show_progress=False)
-        self._generation = view.generation
-        return view
+        self._generation = snapshot.generation
+        return snapshot
 
     def _tokens(self, texts: list[str]) -> list[list[str]]:
         import bm25s

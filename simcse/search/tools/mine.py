@@ -11,7 +11,7 @@ import numpy as np
 from simcse.errors import ConfigError
 from simcse.search.fingerprint import Encode, HasEncode, encode_of, unit_vectors
 from simcse.search.index import Hit, SearchIndex
-from simcse.search.nearest.plan import is_milvus
+from simcse.search.select import is_milvus
 
 __all__ = ["Mined", "mine_negatives"]
 

@@ -15,7 +15,6 @@ from simcse.search.local import state
 from simcse.search.local.blocks import BLOCK_ROWS, NO_CHECKSUMS, Blocks, extended
 from simcse.search.nearest import plan
 from simcse.search.tools.duplicates import cluster, near_duplicates
-from simcse.search.tools.sample import sample_of
 
 D = 32
 COUNT = 3 * BLOCK_ROWS + 100
@@ -100,7 +99,7 @@ def test_a_search_that_touches_a_damaged_vector_names_the_file(folder, encoder, 
         "many": lambda: index.search(["text 3"] * 20),
         "few rows": lambda: index.search("text 3", where={"at": 500}),
         "vectors": lambda: index.vectors([500]),
-        "sample": lambda: sample_of(index, 10_000),
+        "sample": lambda: index.storage.sample(10_000),
         "near-duplicates": lambda: list(near_duplicates(index)),
         "clusters": lambda: cluster(index, 3),
     }[query]

@@ -120,7 +120,7 @@ def test_a_store_that_cannot_be_written_changes_nothing(folder, encoder, monkeyp
 
 def test_a_database_that_is_full_says_so(folder, encoder):
     index = SearchIndex.load(folder, encoder.encode)
-    connection = index._state.store._connection
+    connection = index.storage.state.store._connection
     (pages,) = connection.execute("PRAGMA page_count").fetchone()
     connection.execute(f"PRAGMA max_page_count = {pages}")
     with pytest.raises(SearchError, match="the disk is full; the index is as it was before"):
@@ -195,7 +195,7 @@ def test_a_killed_process_leaves_the_old_state_or_the_new(folder, encoder):
 
         index = SearchIndex.load(folder, encoder.encode)
         index.verify()
-        rows = [row for _, row in index._state.store.rows()]
+        rows = [row for _, row in index.storage.state.store.rows()]
         batches: dict[str, list[int]] = {}
         for key, _, about in rows:
             if isinstance(key, str):

@@ -110,7 +110,7 @@ def test_files_that_an_index_names_lie_in_its_folder(folder, encoder, tmp_path, 
         path.write_text(path.read_text().replace('"store": "store', f'"store": "{theirs}'))
     else:
         index = SearchIndex.load(folder)
-        index._state.store["vectors"] = index._state.store["vectors"] | {"file": str(theirs)}
+        index.storage.state.store["vectors"] = index.storage.state.store["vectors"] | {"file": str(theirs)}
     with pytest.raises(SearchError, match=r"damaged: names '.*theirs.*' as a file of the index"):
         SearchIndex.load(folder, encoder.encode)
     assert theirs.read_bytes() == b"precious" * 1000
@@ -121,10 +121,10 @@ def test_a_text_replaced_meanwhile_is_found(folder, encoder):
     taken before.
     """
     index, other = SearchIndex.load(folder, encoder.encode), SearchIndex.load(folder, encoder.encode)
-    stale = index.view
+    stale = index.storage.snapshot()
     other.upsert(["text number 3 of the garden"], ids=[3])
     views = iter([stale, stale])
-    view, slots = found(lambda: next(views, None) or index.view, [3, 4])
+    view, slots = found(lambda: next(views, None) or index.storage.snapshot(), [3, 4])
     assert slots == {3: 40, 4: 4}
     assert view.size == 41
     assert np.allclose(index.vectors([3])[0], other.vectors([3])[0])

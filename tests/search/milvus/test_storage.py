@@ -224,7 +224,7 @@ class TestMilvus:
             raise RuntimeError("out of memory")
 
         with monkeypatch.context() as patch:
-            patch.setattr("simcse.search.milvus.storage.create_about", broken)
+            patch.setattr("simcse.search.milvus.storage.create_manifest", broken)
             with pytest.raises(TypeError):
                 SearchIndex.build(TEXTS, encoder.encode, kind=kind)
         calls = [
@@ -336,6 +336,6 @@ class TestMilvus:
 
     def test_a_text_too_long_for_a_row_is_refused(self, database, encoder):
         index = SearchIndex.build(TEXTS, encoder.encode, kind=f"milvus:{database}#long")
-        with pytest.raises(SearchError, match=r"has 70000 bytes, Milvus takes 65535"):
+        with pytest.raises(SearchError, match=r"has 70000 bytes, Milvus accepts 65535"):
             index.add(["x", "y" * 70_000])
         assert len(index) == 4

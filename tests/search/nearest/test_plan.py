@@ -174,9 +174,9 @@ def test_an_approximate_index_lives_like_any_other(kind, place, matrix, tmp_path
     assert index.info["kind"] == kind
     index.verify()
     assert index.add([str(i) for i in range(2000, 2250)]) == list(range(2000, 2250))
-    assert index._state.view.ann.covered == 2250
+    assert index.storage.state.view.ann.covered == 2250
     index.add([str(i) for i in range(2250, 2300)])
-    assert index._state.view.ann.covered == 2250
+    assert index.storage.state.view.ann.covered == 2250
     index.delete(range(0, 300))
     index.upsert(["17"], ids=[2299])
     found = [index.search(str(i), top_k=3)[0] for i in (*range(300, 2299, 40), 2260)]
@@ -187,7 +187,7 @@ def test_an_approximate_index_lives_like_any_other(kind, place, matrix, tmp_path
     assert not {hit.id for hits in found for hit in hits} & set(range(300))
     assert index.search("17", top_k=1)[0][0].id == 2299
     index.compact()
-    assert index._state.view.ann.covered == len(index) == 2000
+    assert index.storage.state.view.ann.covered == len(index) == 2000
     index.verify()
     if place == "disk":
         again = SearchIndex.load(tmp_path / "idx", encode)
