@@ -4,7 +4,8 @@
     ├── ConfigError        an option or a config key is wrong: names it and the remedy; exit status 2
     ├── DataError          a file or a row is wrong: names file and line; exit status 1
     ├── ModelError         a checkpoint is wrong or does not fit: names the folder or file; exit status 1
-    └── SearchError        an index is wrong or does not fit: names the index; exit status 1
+    ├── SearchError        an index is wrong or does not fit: names the index; exit status 1
+    └── EncoderError       what an encoder gives is no vectors: a ModelError, and in search a SearchError, too
 
 Each message is one line that says what was found, what was expected and what to do; the command line prints it so.
 """
@@ -19,7 +20,16 @@ from collections.abc import Iterable
 LONGEST = 2000  # characters of a message
 CLOSE_LENGTH, CLOSE_AMONG = 100, 1000  # the characters, and the names, that a near one is looked for in
 
-__all__ = ["ConfigError", "DataError", "ModelError", "SearchError", "SimCSEError", "did_you_mean"]
+__all__ = [
+    "ConfigError",
+    "DataError",
+    "EncoderError",
+    "ModelError",
+    "SearchError",
+    "SimCSEError",
+    "did_you_mean",
+    "shown",
+]
 
 
 class SimCSEError(Exception):
@@ -51,7 +61,20 @@ class SearchError(SimCSEError):
     """An index that is missing, damaged, or does not fit the vectors or the encoder."""
 
 
+class EncoderError(ModelError, SearchError):
+    """An encoder that gives no vectors (n, d), or vectors that have no direction."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`"; did you mean 'x'?"` for the closest known name, or an empty string if none is close."""
     close = difflib.get_close_matches(name[:CLOSE_LENGTH], itertools.islice(known, CLOSE_AMONG), n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def shown(value: object, width: int = 40) -> str:
+    """`value` quoted for a message, cut to `width` characters."""
+    try:
+        quoted = repr(value[: width + 1] if isinstance(value, str) else value)
+    except RecursionError:
+        quoted = f"<{type(value).__name__} in many levels>"
+    return quoted if len(quoted) <= width else f"{quoted[: width - 3]}...{quoted[0]}"

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from simcse.evaluation.geometry import Geometry, evaluate_geometry
-from simcse.evaluation.pairs import CachedEncoder, Encode, embed
 from simcse.evaluation.plots.runs import learning_curves, read_run, trajectory
 from simcse.evaluation.plots.spaces import Place, alignment_uniformity, cosine_distributions, spectra
 from simcse.evaluation.plots.style import save
@@ -17,6 +16,7 @@ from simcse.evaluation.report import versions
 from simcse.evaluation.statistics import Comparison, compare_encoders
 from simcse.evaluation.sts import SEVEN, StsScore, load_task, score_sts
 from simcse.files import replaced_file
+from simcse.vectors import CachedEncoder, Encode, unit_vectors
 
 __all__ = ["Contents", "write_page"]
 
@@ -62,7 +62,7 @@ class Contents:
                 name: compare_encoders([once[raw]], [encode], tasks) for name, encode in once.items() if name != raw
             },
             runs=runs,
-            vectors={name: embed(encode, SENTENCES, lambda i: SENTENCES[i]) for name, encode in once.items()},
+            vectors={name: unit_vectors(encode, SENTENCES) for name, encode in once.items()},
         )
 
     def average(self, name: str) -> float:

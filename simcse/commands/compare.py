@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from simcse.data.pairs import ScoredPairs
-    from simcse.evaluation.pairs import Encode
     from simcse.evaluation.statistics import Comparison, Interval
+    from simcse.vectors import Encode
 
 __all__ = ["compare"]
 

@@ -13,8 +13,8 @@ from simcse.errors import ConfigError, DataError, ModelError
 
 if TYPE_CHECKING:
     from simcse.encoder.model import SentenceEncoder
-    from simcse.evaluation.pairs import Encode
     from simcse.evaluation.postprocess import Fitted
+    from simcse.vectors import Encode
 
 __all__ = ["Model", "config_of", "encoder_of", "encoders_of", "load_encode", "open_model", "short_names"]
 
@@ -62,7 +62,8 @@ def config_of(run: str) -> dict[str, Any]:
     """
     import yaml
 
-    from simcse.data.tables import lines, shown
+    from simcse.data.tables import lines
+    from simcse.errors import shown
 
     file = next((file for file in (Path(run) / "config.yaml", *sorted(Path(run).glob("seed-*/config.yaml")))
                  if file.is_file()), None)  # fmt: skip

@@ -17,7 +17,7 @@ from simcse.errors import ConfigError, did_you_mean
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from simcse.evaluation.pairs import Encode
+    from simcse.vectors import Encode
 
 __all__ = ["plot"]
 
@@ -184,12 +184,12 @@ class Drawer:
     def _of_texts(self, file: str, kind: str, draw: Callable[..., Figure]) -> list[tuple[str, Figure]]:
         """A figure a model."""
         from simcse.data.readers import read_texts
-        from simcse.evaluation.pairs import embed
+        from simcse.vectors import unit_vectors
 
         texts = [text for text in itertools.islice(read_texts(file), self._given.max_texts) if text.strip()]
         figures = []
         for run in self._given.runs:
-            vectors = embed(self._encode(run), texts, lambda i: f"{file}, text {i + 1}")
+            vectors = unit_vectors(self._encode(run), texts, where=lambda i: f"{file}, text {i + 1}", nonzero=True)
             name = kind if len(self._given.runs) == 1 else f"{kind}-{self._names[run].replace('/', '-')}"
             figures.append((name, draw(texts, vectors)))
         return figures
@@ -201,7 +201,7 @@ class Drawer:
 
     def _encode(self, run: str) -> Encode:
         """The encoder of a run, of its first seed where it has several; each text is encoded once."""
-        from simcse.evaluation.pairs import CachedEncoder
+        from simcse.vectors import CachedEncoder
 
         if run not in self._encoders:
             self._encoders[run] = CachedEncoder(load_encode(encoders_of(run)[0], self._device, self._dtype))

@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from simcse.data.tables import lines, shown
-from simcse.errors import ConfigError, DataError, did_you_mean
+from simcse.data.tables import lines
+from simcse.errors import ConfigError, DataError, did_you_mean, shown
 
 if TYPE_CHECKING:
     import numpy as np

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from simcse.data.tables import shown
-from simcse.errors import DataError
+from simcse.errors import DataError, shown
 
 __all__ = ["LAYOUTS", "ROLES", "chosen_columns"]
 

@@ -17,8 +17,8 @@ import numpy as np
 
 from simcse.data.columns import ROLES, chosen_columns
 from simcse.data.lengths import LONGEST, SAMPLE, Counts
-from simcse.data.tables import Row, check_file, format_of, lines, named_rows, shown
-from simcse.errors import DataError
+from simcse.data.tables import Row, check_file, format_of, lines, named_rows
+from simcse.errors import DataError, shown
 
 __all__ = ["ColumnFindings", "Example", "Findings", "inspect", "render"]
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from simcse.data.tables import Row, check_file, delimited_rows, format_of, lines, named_rows, shown
-from simcse.errors import ConfigError, DataError
+from simcse.data.tables import Row, check_file, delimited_rows, format_of, lines, named_rows
+from simcse.errors import ConfigError, DataError, shown
 
 if TYPE_CHECKING:
     import numpy as np

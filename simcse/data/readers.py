@@ -15,8 +15,8 @@ from simcse.data.columns import ROLES, chosen_columns
 from simcse.data.hub import hub_id, read_hub
 from simcse.data.opening import is_there, name_of
 from simcse.data.pairs import ScoredPairs, read_scored_pairs
-from simcse.data.tables import Row, check_file, format_of, lines, named_rows, shown
-from simcse.errors import ConfigError, DataError
+from simcse.data.tables import Row, check_file, format_of, lines, named_rows
+from simcse.errors import ConfigError, DataError, shown
 
 if TYPE_CHECKING:
     import datasets

@@ -18,7 +18,7 @@ from typing import Any
 
 from simcse.data.opening import MAX_LINE, check_file, count_lines, lines, name_of, text_lines
 from simcse.data.parquet import opened_parquet, parquet_rows
-from simcse.errors import DataError, did_you_mean
+from simcse.errors import DataError, did_you_mean, shown
 
 __all__ = [
     "FORMATS",
@@ -30,7 +30,6 @@ __all__ = [
     "json_rows",
     "lines",
     "named_rows",
-    "shown",
 ]
 
 FORMATS = {
@@ -44,15 +43,6 @@ FORMATS = {
 }
 
 Row = tuple[int, Sequence[Any]]
-
-
-def shown(text: object, width: int = 40) -> str:
-    """`text` quoted for an error message, cut to `width` characters."""
-    try:
-        quoted = repr(text[: width + 1] if isinstance(text, str) else text)
-    except RecursionError:
-        quoted = f"<{type(text).__name__} in many levels>"
-    return quoted if len(quoted) <= width else f"{quoted[: width - 3]}...{quoted[0]}"
 
 
 def format_of(path: Path) -> str:

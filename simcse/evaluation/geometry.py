@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from simcse.data.pairs import ScoredPairs
 from simcse.errors import DataError
-from simcse.evaluation.pairs import Encode, PairEvaluator, embed
+from simcse.evaluation.pairs import PairEvaluator
+from simcse.vectors import Encode, Matrix, unit_vectors
 
 __all__ = [
     "Geometry",
@@ -29,20 +30,18 @@ __all__ = [
     "uniformity",
 ]
 
-Vectors = NDArray[np.float32]
-
 GOLD_OF_A_POSITIVE = 4.0  # alignment takes STS pairs with a score above this (paper, section 5)
 BLOCK = 2048  # rows of a block of cosines: 16 MiB in float32
 BINS = 50  # of a histogram of cosines
 
 
-def alignment(x: Vectors, y: Vectors) -> float:
+def alignment(x: Matrix, y: Matrix) -> float:
     """mean ||x_i - y_i||^2 over positive pairs of unit vectors; 0 is perfect, 2 is orthogonal. Both (n, d)."""
     difference = x.astype(np.float64) - y
     return float(np.einsum("nd,nd->n", difference, difference).mean())
 
 
-def uniformity(vectors: Vectors, t: float = 2.0) -> float:
+def uniformity(vectors: Matrix, t: float = 2.0) -> float:
     """log mean exp(-t ||x_i - x_j||^2) over all pairs i < j of unit vectors; lower is more uniform, -4t at the least.
 
     Exact: 2 n^2 d floating-point operations, one block of cosines in memory.
@@ -67,7 +66,7 @@ def uniformity(vectors: Vectors, t: float = 2.0) -> float:
     return math.log(total / (n * (n - 1) / 2))
 
 
-def mean_cosine(vectors: Vectors) -> float:
+def mean_cosine(vectors: Matrix) -> float:
     """Mean cosine over all pairs i < j of unit vectors: anisotropy, 0 for directions that cancel out.
 
     Exact in O(n d), since sum_ij x_i . x_j = ||sum_i x_i||^2.
@@ -78,7 +77,7 @@ def mean_cosine(vectors: Vectors) -> float:
     return float(total @ total - own) / (n * (n - 1))
 
 
-def spectrum(vectors: Vectors) -> NDArray[np.float64]:
+def spectrum(vectors: Matrix) -> NDArray[np.float64]:
     """Singular values of the (n, d) matrix, not centred, falling; min(n, d) of them.
 
     By QR of one block of rows after the other, which keeps the accuracy of an SVD of the whole.
@@ -168,7 +167,7 @@ def evaluate_geometry(encode: Encode, pairs: ScoredPairs, *, threshold: float = 
     evaluator = PairEvaluator(pairs)
     if len(evaluator.sentences) < 2:
         raise DataError(f"{pairs.name}: found {len(evaluator.sentences)} distinct sentences, expected at least 2")
-    vectors = embed(encode, evaluator.sentences, evaluator.where)  # (n, d)
+    vectors = unit_vectors(encode, evaluator.sentences, where=evaluator.where, nonzero=True)  # (n, d)
     [cosines] = evaluator.cosines_of(vectors)
     values = spectrum(vectors)
     return Geometry(

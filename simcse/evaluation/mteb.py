@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simcse.errors import ConfigError, ModelError
-from simcse.evaluation.pairs import Encode
+from simcse.vectors import Encode, encoded
 
 __all__ = ["MtebEncoder"]
 
@@ -77,7 +77,7 @@ class MtebEncoder:
             if "text" not in batch:
                 raise ModelError(f"{self._name} encodes text only; this task has {', '.join(batch)}")
             texts.extend(batch["text"])
-        return np.asarray(self._encode(texts), dtype=np.float32)  # (n, d)
+        return encoded(self._encode, texts).astype(np.float32)  # (n, d)
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
         """Cosine of each vector of the one with each of the other: (n, m) tensor."""

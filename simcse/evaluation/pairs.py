@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,57 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simcse.data.pairs import ScoredPairs
-from simcse.data.tables import shown
 from simcse.errors import DataError, ModelError
+from simcse.vectors import Encode, Matrix, unit_vectors
 
 __all__ = [
-    "CachedEncoder",
-    "Encode",
     "PairEvaluator",
     "PairScore",
-    "TimedEncoder",
     "check_gold",
     "correlate",
-    "embed",
     "evaluate_pairs",
 ]
 
-Encode = Callable[[list[str]], Any]
-"""Texts to vectors: `encode(list of n) -> (n, d)` array or tensor, normalised or not."""
-
-Vectors = NDArray[np.float32]
-
 ROUNDING = 1e-6  # of a cosine in float32: the order of cosines that differ by less says nothing
-
-
-def embed(encode: Encode, texts: Sequence[str], where: Callable[[int], str]) -> Vectors:
-    """Encode and check: vectors of unit length, so that a dot product is a cosine.
-
-    Args:
-        encode: the encoder.
-        texts: n texts.
-        where: names text i in an error, e.g. `STS12, pair 7, first sentence`.
-
-    Returns:
-        (n, d) float32, L2-normalised.
-
-    Raises:
-        ModelError: another shape than (n, d); a vector with NaN or infinity, or of length zero.
-    """
-    vectors = _array(encode(list(texts)))
-    _check_shape(vectors, len(texts))
-    vectors = vectors.astype(np.float32, copy=False)
-    lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))  # (n,) no float32 overflow
-    wrong = np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0)))
-    if len(wrong):
-        first = int(wrong[0])
-        what = "zero, so it has no cosine" if lengths[first] == 0 else "NaN or infinite"
-        raise ModelError(
-            f"{where(first)} {shown(texts[first])}: its vector is {what} ({len(wrong)} of {len(texts)} texts); "
-            "check the weights, or encode in fp32"
-        )
-    unit: Vectors = (vectors / lengths[:, None]).astype(np.float32)  # (n, d)
-    return unit
 
 
 def check_gold(gold: NDArray[Any], name: str) -> None:
@@ -132,7 +91,7 @@ class PairEvaluator:
         """Spearman and Pearson (x 100) over all pairs put together, for a log.
 
         Raises:
-            DataError, ModelError: as `embed` and `correlate`.
+            DataError, ModelError: as `unit_vectors` and `correlate`.
         """
         gold = np.concatenate([part.scores for part in self.pairs])
         spearman, pearson = correlate(np.concatenate(self.cosines(encode)), gold, self.pairs[0].name)
@@ -140,9 +99,9 @@ class PairEvaluator:
 
     def cosines(self, encode: Encode) -> list[NDArray[np.float32]]:
         """The cosine of each pair, for each set of pairs."""
-        return self.cosines_of(embed(encode, self.sentences, self.where))
+        return self.cosines_of(unit_vectors(encode, self.sentences, where=self.where, nonzero=True))
 
-    def cosines_of(self, vectors: Vectors) -> list[NDArray[np.float32]]:
+    def cosines_of(self, vectors: Matrix) -> list[NDArray[np.float32]]:
         """The same from the unit vectors of `sentences`.
 
         Equal pairs have one cosine wherever and whichever way round they stand, and equal sentences have 1: else
@@ -165,65 +124,7 @@ def evaluate_pairs(encode: Encode, pairs: ScoredPairs) -> PairScore:
     """Score an encoder on one set of pairs.
 
     Raises:
-        DataError, ModelError: as `embed` and `correlate`.
+        DataError, ModelError: as `unit_vectors` and `correlate`.
     """
     [cosines] = PairEvaluator(pairs).cosines(encode)
     return PairScore(*correlate(cosines, pairs.scores, pairs.name), n=len(pairs))
-
-
-class TimedEncoder:
-    """An encoder with a clock.
-
-    Attributes:
-        seconds: spent in the encoder.
-        encoded: texts given to it.
-    """
-
-    def __init__(self, encode: Encode) -> None:
-        self._encode = encode
-        self.seconds = 0.0
-        self.encoded = 0
-
-    def __call__(self, texts: list[str]) -> NDArray[Any]:
-        start = time.perf_counter()
-        vectors = _array(self._encode(texts))  # on an accelerator, the copy waits for the work
-        self.seconds += time.perf_counter() - start
-        self.encoded += len(texts)
-        return vectors
-
-
-class CachedEncoder:
-    """An encoder that remembers: whatever asks for it, a distinct text is encoded once. All vectors stay in memory."""
-
-    def __init__(self, encode: Encode) -> None:
-        self._encode = encode
-        self._row: dict[str, int] = {}
-        self._vectors: NDArray[Any] | None = None
-
-    def __call__(self, texts: list[str]) -> NDArray[Any]:
-        new = [text for text in dict.fromkeys(texts) if text not in self._row]
-        if new or self._vectors is None:
-            vectors = _array(self._encode(new))
-            _check_shape(vectors, len(new))
-            self._vectors = vectors if self._vectors is None else np.concatenate([self._vectors, vectors])
-            self._row |= {text: row for row, text in enumerate(new, len(self._row))}
-        return self._vectors[[self._row[text] for text in texts]]
-
-
-def _array(raw: Any) -> NDArray[Any]:
-    """Numpy knows neither bfloat16 nor an accelerator's memory, so tensors come over as float32."""
-    if isinstance(raw, list) and raw and hasattr(raw[0], "detach"):
-        import torch
-
-        raw = torch.stack(raw)
-    try:
-        return np.asarray(raw.detach().float().cpu().numpy() if hasattr(raw, "detach") else raw)
-    except ValueError as error:
-        raise ModelError("the encoder gave rows of different lengths, expected (n, d)") from error
-
-
-def _check_shape(vectors: NDArray[Any], n: int) -> None:
-    if vectors.ndim != 2 or len(vectors) != n:
-        raise ModelError(f"the encoder gave shape {vectors.shape} for {n} texts, expected ({n}, d)")
-    if vectors.dtype.kind not in "fiu":
-        raise ModelError(f"the encoder gave values of type {vectors.dtype.name}, expected numbers")

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from simcse.errors import ConfigError, DataError, ModelError, did_you_mean
-from simcse.evaluation.pairs import Encode
+from simcse.errors import ConfigError, DataError, EncoderError, ModelError, did_you_mean, shown
 from simcse.files import replaced_folder
+from simcse.vectors import Encode, encoded, unit_vectors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,7 +55,7 @@ class Fitted:
         """
 
         def mapped(texts: list[str]) -> NDArray[np.float32]:
-            return _unit(self.apply(_as_array(encode(list(texts)))))
+            return unit_vectors(lambda some: self.apply(encoded(encode, some)), texts)
 
         return mapped
 
@@ -145,14 +145,10 @@ def fit(
     distinct = list(dict.fromkeys(texts))
     if len(distinct) < 2:
         raise DataError(f"found {len(distinct)} distinct texts, expected thousands to fit {kind} on")
-    vectors = _as_array(encode(distinct))
-    if vectors.ndim != 2 or len(vectors) != len(distinct):
-        raise ModelError(
-            f"the encoder gave shape {vectors.shape} for {len(distinct)} texts, expected ({len(distinct)}, d)"
-        )
-    if not np.isfinite(vectors).all():
-        row = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
-        raise ModelError(f"text {row + 1} {distinct[row][:40]!r}: its vector is NaN or infinite; encode in fp32")
+    vectors = encoded(encode, distinct).astype(np.float32)
+    if len(wrong := np.flatnonzero(~np.isfinite(vectors).all(axis=1))):
+        row = int(wrong[0])
+        raise EncoderError(f"text {row + 1} {shown(distinct[row])}: its vector is NaN or infinite; encode in fp32")
     n, d = vectors.shape
     weights, found = _whitening(vectors, dimensions) if kind == "whitening" else _flow(vectors, options)
     return Fitted(kind, weights, {**(about or {}), "d": d, "texts": n, **found})
@@ -215,16 +211,3 @@ MAPS: dict[str, Callable[[Fitted, NDArray[Any]], NDArray[np.float32]]] = {
     "flow": _apply_flow,
     "whitening": _apply_whitening,
 }
-
-
-def _as_array(raw: Any) -> NDArray[np.float32]:
-    if hasattr(raw, "detach"):  # a tensor
-        raw = raw.detach().float().cpu().numpy()
-    return np.asarray(raw, dtype=np.float32)
-
-
-def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    # a vector of length zero stays one, for the evaluator to name
-    unit: NDArray[np.float32] = (vectors / np.where(lengths > 0, lengths, 1)).astype(np.float32)
-    return unit

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from simcse.data.tables import delimited_rows, json_rows, named_rows, shown
-from simcse.errors import DataError
-from simcse.evaluation.pairs import Encode, embed
+from simcse.data.tables import delimited_rows, json_rows, named_rows
+from simcse.errors import DataError, shown
+from simcse.vectors import Encode, unit_vectors
 
 __all__ = ["Collection", "evaluate_retrieval", "load_beir", "load_query_pairs", "ranking_metrics"]
 
@@ -178,7 +178,7 @@ def _embed(encode: Encode, texts: Mapping[str, str], what: str) -> tuple[NDArray
     for key, text in texts.items():
         if rows.setdefault(text, len(rows)) == len(first):
             first.append(key)
-    vectors = embed(encode, list(rows), lambda i: f"{what} {first[i]}")
+    vectors = unit_vectors(encode, list(rows), where=lambda i: f"{what} {first[i]}", nonzero=True)
     return vectors, np.array([rows[text] for text in texts.values()], dtype=np.int64)
 
 

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from simcse.data.pairs import ScoredPairs
 from simcse.errors import ConfigError, DataError
-from simcse.evaluation.pairs import Encode, PairEvaluator, check_gold, correlate
+from simcse.evaluation.pairs import PairEvaluator, check_gold, correlate
+from simcse.vectors import Encode
 
 __all__ = ["Comparison", "Difference", "Interval", "compare_encoders", "mean_interval", "resampled_spearman"]
 

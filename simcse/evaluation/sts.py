@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from simcse.data.pairs import ScoredPairs
 from simcse.data.readers import read_scored_pairs
-from simcse.data.tables import check_file, delimited_rows, lines, shown
-from simcse.errors import ConfigError, DataError, did_you_mean
-from simcse.evaluation.pairs import Encode, PairEvaluator, PairScore, correlate
+from simcse.data.tables import check_file, delimited_rows, lines
+from simcse.errors import ConfigError, DataError, did_you_mean, shown
+from simcse.evaluation.pairs import PairEvaluator, PairScore, correlate
+from simcse.vectors import Encode
 
 __all__ = [
     "SEVEN",

@@ -15,8 +15,9 @@ from simcse.data.tables import check_file, delimited_rows, format_of, named_rows
 from simcse.errors import ConfigError, DataError, did_you_mean
 from simcse.evaluation import retrieval, sts, transfer
 from simcse.evaluation.geometry import evaluate_geometry
-from simcse.evaluation.pairs import CachedEncoder, Encode, TimedEncoder, check_gold, evaluate_pairs
+from simcse.evaluation.pairs import check_gold, evaluate_pairs
 from simcse.evaluation.report import Report, TaskResult
+from simcse.vectors import CachedEncoder, Encode, TimedEncoder
 
 __all__ = ["GROUPS", "evaluate", "task_names"]
 

@@ -25,10 +25,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from simcse.data.tables import check_file, delimited_rows, lines, shown
-from simcse.errors import ConfigError, DataError, did_you_mean
-from simcse.evaluation.pairs import Encode, embed
+from simcse.data.tables import check_file, delimited_rows, lines
+from simcse.errors import ConfigError, DataError, did_you_mean, shown
 from simcse.evaluation.sts import needed_by
+from simcse.vectors import Encode, unit_vectors
 
 if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression
@@ -212,7 +212,7 @@ def _features(encode: Encode, data: TransferSet) -> dict[str, NDArray[np.float32
             for i, text in enumerate(side):
                 if rows.setdefault(text, len(rows)) == len(first):
                     first.append(f"{data.task.name} {name}, row {i + 1}")
-    vectors = embed(encode, list(rows), first.__getitem__)  # (distinct, d)
+    vectors = unit_vectors(encode, list(rows), where=first.__getitem__, nonzero=True)  # (distinct, d)
     features = {}
     for name, part in data.parts.items():
         u = vectors[[rows[text] for text in part.a]]  # (n, d)

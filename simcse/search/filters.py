@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from simcse.data.tables import shown
-from simcse.errors import SearchError, did_you_mean
+from simcse.errors import SearchError, did_you_mean, shown
 from simcse.search.rows import is_utf8
 
 __all__ = ["Condition", "FilterError", "Scalar", "conditions", "kind_of"]

@@ -8,30 +8,16 @@ another precision or file format pass, other weights do not.
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import PurePath
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from simcse.errors import SearchError
+from simcse.vectors import Encode, Matrix, encoder_behind, name_of, unit_rows, unit_vectors
 
-__all__ = ["Encode", "HasEncode", "Identity", "Matrix", "OtherEncoderError", "encode_of", "unit_vectors"]
-
-Matrix = npt.NDArray[np.float32]
-Encode = Callable[[list[str]], Any]
-
-
-class HasEncode(Protocol):
-    """An object that encodes, such as `SentenceEncoder`."""
-
-    def encode(self, texts: list[str], /) -> Any:
-        """n texts -> (n, d)."""
-        ...
-
+__all__ = ["Identity", "OtherEncoderError"]
 
 PROBES = (
     "A man is playing a guitar on the street.",
@@ -43,72 +29,6 @@ SAME = 0.99  # bf16 against fp32 gives 0.9999; a few steps of training already g
 
 class OtherEncoderError(SearchError):
     """An index that is open has been built anew by another encoder: what this one encodes finds nothing in it."""
-
-
-def unit_vectors(encode: Encode, texts: Sequence[str], dimension: int | None = None) -> Matrix:
-    """`encode(texts)` as float32 of length 1; a zero vector stays zero and has cosine 0 with everything.
-
-    Args:
-        encode: list of n texts -> (n, d) array.
-        texts: n texts.
-        dimension: the d that is expected, if known.
-
-    Raises:
-        SearchError: another shape than (n, d), or a NaN or infinite value.
-    """
-    vectors = np.asarray(encode(list(texts)))
-    if vectors.ndim != 2 or len(vectors) != len(texts):
-        raise SearchError(
-            f"{name_of(encode)} gave an array of shape {vectors.shape} for {len(texts)} texts, expected "
-            f"({len(texts)}, d)"
-        )
-    if dimension is not None and vectors.shape[1] != dimension:
-        raise SearchError(
-            f"{name_of(encode)} gives vectors of dimension {vectors.shape[1]}, the index holds dimension {dimension}; "
-            "use the encoder that built it, or build anew"
-        )
-    return checked_units(vectors, texts)
-
-
-def checked_units(vectors: npt.NDArray[Any], texts: Sequence[str] | None = None) -> Matrix:
-    """Rows scaled to length 1 in float32. (n, d) -> (n, d)
-
-    Raises:
-        SearchError: a NaN or infinite value; names the row and its text.
-    """
-    vectors = np.ascontiguousarray(vectors, dtype=np.float32)
-    lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))  # (n,)
-    if not np.isfinite(lengths).all():
-        row = int(np.flatnonzero(~np.isfinite(lengths))[0])
-        about = f" ({texts[row][:40]!r})" if texts is not None else ""
-        raise SearchError(f"vector {row}{about} holds NaN or infinity, expected finite numbers; check the encoder")
-    lengths[lengths == 0] = 1
-    units: Matrix = (vectors / lengths[:, None]).astype(np.float32)  # (n, d)
-    return units
-
-
-def encode_of(encoder: Encode | HasEncode) -> Encode:
-    """The callable that encodes: `encoder.encode` where there is one, else the encoder itself.
-
-    Raises:
-        SearchError: neither.
-    """
-    if isinstance(encoder, (str, bytes, PurePath, type)):  # a name of one, whose `encode` is that of a text
-        raise SearchError(f"encode: found {encoder!r}, expected an encoder, or a function from texts to vectors (n, d)")
-    encode = getattr(encoder, "encode", encoder)
-    if not callable(encode):
-        raise SearchError(f"encode: found {encoder!r}, expected an encoder, or a function from texts to vectors (n, d)")
-    found: Encode = encode
-    return found
-
-
-def name_of(encode: Encode) -> str:
-    """The name of the object behind a bound method if it has one, else the callable's own name."""
-    encode = _behind(encode)
-    name = getattr(getattr(encode, "__self__", None), "name", None)
-    if isinstance(name, str) and name:
-        return name
-    return str(getattr(encode, "__qualname__", type(encode).__qualname__))
 
 
 @dataclass(frozen=True)
@@ -125,7 +45,7 @@ class Identity:
     @classmethod
     def of(cls, encode: Encode) -> Identity:
         """Encode the probe sentences and look for a name and a fingerprint."""
-        fingerprint = getattr(getattr(_behind(encode), "__self__", None), "fingerprint", None)
+        fingerprint = getattr(encoder_behind(encode), "fingerprint", None)
         return cls(
             name=name_of(encode),
             fingerprint=fingerprint if isinstance(fingerprint, str) else None,
@@ -200,26 +120,19 @@ def packed_units(vectors: Matrix) -> str:
 
 def unpacked_units(packed: str, rows: int) -> Matrix:
     """The inverse of `packed_units`, for n rows."""
-    return checked_units(np.frombuffer(base64.b64decode(packed), dtype="<f2").reshape(rows, -1))
-
-
-def _behind(encode: Encode) -> Encode:
-    """The callable inside `functools.partial(encoder.encode, batch_size=32)`."""
-    while isinstance(encode, partial):
-        encode = encode.func
-    return encode
+    return unit_rows(np.frombuffer(base64.b64decode(packed), dtype="<f2").reshape(rows, -1))
 
 
 def prompt_of(encode: Encode) -> str | None:
     """What the object behind a bound method puts before each text, if it says so and puts anything there."""
-    given: dict[str, Any] = {}
-    while isinstance(encode, partial):
-        given = encode.keywords | given  # the outer one counts
-        encode = encode.func
-    resolve = getattr(getattr(encode, "__self__", None), "resolve_prompt", None)
+    resolve = getattr(encoder_behind(encode), "resolve_prompt", None)
     if not callable(resolve):
         return None
-    return str(resolve(given.get("prompt"), given.get("prompt_name"))) or None
+    explicit: dict[str, Any] = {}
+    while isinstance(encode, partial):
+        explicit = encode.keywords | explicit  # the outer one counts
+        encode = encode.func
+    return str(resolve(explicit.get("prompt"), explicit.get("prompt_name"))) or None
 
 
 def _short(identity: Identity) -> str:

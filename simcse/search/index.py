@@ -19,13 +19,14 @@ import numpy.typing as npt
 
 from simcse.errors import SearchError
 from simcse.search.documents import documents
-from simcse.search.fingerprint import Encode, HasEncode, Identity, Matrix, encode_of, unit_vectors
+from simcse.search.fingerprint import Identity
 from simcse.search.hit import Hit
 from simcse.search.nearest.plan import check_budget
 from simcse.search.queries import checked_floor, checked_texts, checked_top_k, sampled_vectors, unit_queries
 from simcse.search.rows import Document, Id, Row, check_all_there, numbered, plain_ids, typed_ids
 from simcse.search.select import create_storage, open_storage
 from simcse.search.storage import Filter, Storage
+from simcse.vectors import Encode, Encoder, Matrix, encode_of, unit_vectors
 
 __all__ = ["Hit", "SearchIndex"]
 
@@ -53,7 +54,7 @@ class SearchIndex:
     def build(
         cls,
         sentences_or_file: str | Path | Iterable[str],
-        encode: Encode | HasEncode,
+        encode: Encode | Encoder,
         *,
         ids: Sequence[Id] | None = None,
         metadata: Sequence[Mapping[str, Any] | None] | None = None,
@@ -95,7 +96,7 @@ class SearchIndex:
     def build_documents(
         cls,
         stream: Iterable[Document],
-        encode: Encode | HasEncode,
+        encode: Encode | Encoder,
         *,
         kind: str = "auto",
         target_recall: float = 0.95,
@@ -119,14 +120,14 @@ class SearchIndex:
         return index
 
     @classmethod
-    def empty(cls, encode: Encode | HasEncode, *, kind: str = "auto", target_recall: float = 0.95) -> SearchIndex:
+    def empty(cls, encode: Encode | Encoder, *, kind: str = "auto", target_recall: float = 0.95) -> SearchIndex:
         """An index without texts, in memory; arguments as in `build`."""
         encode = encode_of(encode)
         check_budget(target_recall)
         return cls(create_storage(kind, Identity.of(encode), target_recall), encode)
 
     @classmethod
-    def load(cls, folder: str | Path, encode: Encode | HasEncode | None = None, *, mmap: bool = True) -> SearchIndex:
+    def load(cls, folder: str | Path, encode: Encode | Encoder | None = None, *, mmap: bool = True) -> SearchIndex:
         """Open an index that was saved.
 
         Args:

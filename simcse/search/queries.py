@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from simcse.data.tables import shown
-from simcse.errors import SearchError
-from simcse.search.fingerprint import Encode, Matrix, checked_units, unit_vectors
+from simcse.errors import SearchError, shown
 from simcse.search.nearest.tuning import QUERIES
 from simcse.search.rows import is_utf8
+from simcse.vectors import Encode, Matrix, unit_rows, unit_vectors
 
 __all__ = ["checked_floor", "checked_texts", "checked_top_k", "sampled_vectors", "unit_queries"]
 
@@ -77,7 +76,7 @@ def unit_queries(vectors: Any, dimension: int, name: str = "queries") -> Matrix:
         raise SearchError(f"{name}: found {shown(vectors)}, expected vectors (q, {dimension}) of numbers") from error
     if queries.ndim != 2 or queries.shape[1] != dimension:
         raise SearchError(f"{name}: found shape {given.shape}, expected (q, {dimension}), the index's dimension")
-    return checked_units(queries)
+    return unit_rows(queries)
 
 
 def sampled_vectors(sample: Sequence[str] | npt.NDArray[Any], encode: Callable[[], Encode], dimension: int) -> Matrix:

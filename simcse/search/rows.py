@@ -8,8 +8,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from simcse.data.tables import shown
-from simcse.errors import SearchError
+from simcse.errors import SearchError, shown
 
 __all__ = [
     "Document",

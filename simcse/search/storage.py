@@ -14,9 +14,10 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from simcse.search.fingerprint import Identity, Matrix
+from simcse.search.fingerprint import Identity
 from simcse.search.hit import Hit
 from simcse.search.rows import Id, Row
+from simcse.vectors import Matrix
 
 __all__ = ["Filter", "Sample", "Slots", "Snapshot", "Storage"]
 

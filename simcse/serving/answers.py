@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from simcse.errors import SearchError, SimCSEError
-from simcse.search.fingerprint import Encode, Matrix, unit_vectors
 from simcse.search.index import Hit, SearchIndex
 from simcse.search.storage import Filter
 from simcse.serving.metrics import Metrics
+from simcse.vectors import Encode, Matrix, unit_vectors
 
 __all__ = ["Answer", "Answers", "Filtering", "Filters", "Search", "Task"]
 

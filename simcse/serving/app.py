@@ -23,7 +23,7 @@ from simcse import __version__
 from simcse.encoder.model import SentenceEncoder
 from simcse.errors import SearchError, SimCSEError
 from simcse.search.filters import FilterError
-from simcse.search.fingerprint import Matrix, OtherEncoderError
+from simcse.search.fingerprint import OtherEncoderError
 from simcse.search.index import Hit, SearchIndex
 from simcse.search.storage import Filter
 from simcse.serving.answers import Answer, Answers, Filtering, Filters, Search, Task
@@ -45,6 +45,7 @@ from simcse.serving.schemas import (
     SimilarityRequest,
     SimilarityResponse,
 )
+from simcse.vectors import Matrix
 
 __all__ = ["create_app"]
 

@@ -4,47 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from simcse.search.fingerprint import Matrix
 from simcse.search.index import SearchIndex
 from simcse.search.rows import Id
+from simcse.vectors import Matrix, Plane, principal_plane
 
-__all__ = ["CorpusMap", "Plane", "principal_plane"]
+__all__ = ["CorpusMap"]
 
 SHOWN = 160  # characters of a text on the map
-
-
-@dataclass(frozen=True)
-class Plane:
-    """Centre (d,), two orthonormal directions (2, d), their share of the variance (2,)."""
-
-    centre: Matrix
-    axes: Matrix
-    shares: list[float]
-
-    def __call__(self, vectors: Matrix) -> Matrix:
-        """(n, d) -> (n, 2)."""
-        return np.asarray((vectors - self.centre) @ self.axes.T, np.float32)
-
-
-def principal_plane(vectors: Matrix) -> Plane:
-    """The plane of the first two principal components, from (n, d) vectors.
-
-    A component's sign is chosen so that its largest weight is positive: the same vectors give the same map.
-    """
-    exact = vectors.astype(np.float64)
-    centre = exact.mean(axis=0)  # (d,)
-    spread = exact - centre  # (n, d)
-    values, directions = np.linalg.eigh(spread.T @ spread)  # rising; directions are columns
-    axes = directions[:, [-1, -2]].T  # (2, d)
-    axes *= np.sign(axes[np.arange(2), np.abs(axes).argmax(axis=1)])[:, None]
-    total = max(float(values.clip(0).sum()), np.finfo(float).tiny)
-    shares = [max(float(values[-i]), 0.0) / total for i in (1, 2)]
-    return Plane(centre.astype(np.float32), axes.astype(np.float32), shares)
 
 
 class CorpusMap:
@@ -68,7 +39,7 @@ class CorpusMap:
         """Where texts of the index lie on the map, and where other vectors (m, d) do."""
         plane = self._current()[1]
         found = self._index.storage.vectors(ids)
-        there = plane(np.stack(list(found.values()))) if found else np.empty((0, 2), np.float32)  # (n, 2)
+        there = plane(np.stack(list(found.values()))) if found else np.empty((0, 2))  # (n, 2)
         return dict(zip(found, _rounded(there), strict=True)), [] if vectors is None else _rounded(plane(vectors))
 
     def _current(self) -> tuple[int, Plane, dict[str, Any]]:
@@ -92,5 +63,5 @@ class CorpusMap:
         }  # fmt: skip
 
 
-def _rounded(flat: Matrix) -> list[list[float]]:
+def _rounded(flat: npt.NDArray[np.float64]) -> list[list[float]]:
     return [[round(x, 4), round(y, 4)] for x, y in flat.tolist()]

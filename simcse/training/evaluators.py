@@ -7,8 +7,9 @@ from typing import Protocol
 from simcse.data.pairs import ScoredPairs
 from simcse.errors import DataError
 from simcse.evaluation.geometry import alignment, uniformity
-from simcse.evaluation.pairs import CachedEncoder, Encode, PairEvaluator, correlate, embed
+from simcse.evaluation.pairs import PairEvaluator, correlate
 from simcse.evaluation.retrieval import Collection, evaluate_retrieval
+from simcse.vectors import CachedEncoder, Encode, unit_vectors
 
 __all__ = ["Evaluator", "RetrievalEvaluator", "ScoredPairsEvaluator"]
 
@@ -37,7 +38,7 @@ class ScoredPairsEvaluator:
 
     def __call__(self, encode: Encode) -> dict[str, float]:
         """Score the encoder."""
-        vectors = embed(encode, self._pairs.sentences, self._pairs.where)
+        vectors = unit_vectors(encode, self._pairs.sentences, where=self._pairs.where, nonzero=True)
         [cosines] = self._pairs.cosines_of(vectors)
         spearman, pearson = correlate(cosines, self._gold, self._name)
         close = cosines[self._gold > 0.8 * self._gold.max()]
@@ -84,9 +85,9 @@ class RetrievalEvaluator:
         """Score the encoder."""
         once = CachedEncoder(encode)
         found = evaluate_retrieval(once, self._collection)
-        queries, documents = (embed(once, texts, str) for texts in (self._queries, self._documents))
+        queries, documents = (unit_vectors(once, texts, nonzero=True) for texts in (self._queries, self._documents))
         return {
             **{name: 100 * found[name] for name in ("mrr@10", "recall@1", "recall@10")},
             "alignment": alignment(queries, documents),
-            "uniformity": uniformity(embed(once, list(self._collection.documents), str)),
+            "uniformity": uniformity(unit_vectors(once, list(self._collection.documents), nonzero=True)),
         }

@@ -15,7 +15,8 @@ from simcse.errors import ConfigError, DataError
 from simcse.evaluation.plots import style
 from simcse.evaluation.plots.runs import learning_curves, read_run, trajectory
 from simcse.evaluation.plots.spaces import Place, alignment_uniformity, cosine_distributions, spectra
-from simcse.evaluation.plots.texts import corpus_map, principal_plane, similarity_heat_map
+from simcse.evaluation.plots.texts import corpus_map, similarity_heat_map
+from simcse.vectors import principal_plane
 
 
 def write_log(folder: Path, start: float = 70.0, *, dev: bool = True) -> Path:
@@ -145,10 +146,11 @@ def test_the_map_is_the_principal_plane() -> None:
     from sklearn.decomposition import PCA
 
     vectors = np.random.default_rng(0).normal(size=(40, 6)) * np.array([5, 3, 1, 1, 0.5, 0.1])
-    at, shares = principal_plane(vectors)
+    plane = principal_plane(vectors)
+    at = plane(vectors)
     reference = PCA(2, svd_solver="full").fit(vectors)
     np.testing.assert_allclose(np.abs(at), np.abs(reference.transform(vectors)), atol=1e-9)
-    np.testing.assert_allclose(shares, reference.explained_variance_ratio_)
+    np.testing.assert_allclose(plane.shares, reference.explained_variance_ratio_)
     figure = corpus_map([f"text number {i}" for i in range(40)], vectors)
     np.testing.assert_allclose(figure.axes[0].collections[0].get_offsets(), at)
     shown = [text for text in words(figure) if text.startswith("text number")]
@@ -159,7 +161,7 @@ def test_the_map_is_the_principal_plane() -> None:
 @pytest.mark.parametrize("vectors", [np.ones((2, 4)), np.ones((5, 1)), np.ones((5, 4))])
 def test_a_map_of_nothing_is_refused(vectors: np.ndarray) -> None:
     with pytest.raises(DataError, match=r"expected at least|all 5 vectors are equal"):
-        principal_plane(vectors)
+        corpus_map(["a text"] * len(vectors), vectors)
 
 
 def test_files_are_readable_and_the_same_each_time(tmp_path: Path) -> None:

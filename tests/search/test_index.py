@@ -255,8 +255,8 @@ def test_wrong_use_is_one_clear_line(index, encoder, tmp_path):
         (lambda: SearchIndex.build(["a"], encoder.encode, metadata=["x"]), "metadata 0: found 'x', expected a mapping"),
         (lambda: SearchIndex.build(["a"], encoder.encode, metadata=[{"x": {1}}]), "cannot be stored as UTF-8 JSON"),
         (lambda: SearchIndex.build(["a\ud800"], encoder.encode), "cannot be stored as UTF-8"),
-        (lambda: SearchIndex.build(["a"], lambda t: np.full((len(t), 2), np.nan)), "holds NaN or infinity"),
-        (lambda: SearchIndex.build(["a"], lambda t: np.ones(2)), r"array of shape \(2,\) for 3 texts"),
+        (lambda: SearchIndex.build(["a"], lambda t: np.full((len(t), 2), np.nan)), "is NaN or infinite"),
+        (lambda: SearchIndex.build(["a"], lambda t: np.ones(2)), r"gave shape \(2,\) for 3 texts"),
         (lambda: index.add(["b"], ids=[2]), "id 2 is in the index already; .* use upsert"),
         (lambda: index.search("q", top_k=0), "top_k: found 0, expected a whole number from 1 on"),
         (lambda: index.search("q", top_k=-3), "top_k: found -3"),
@@ -265,7 +265,7 @@ def test_wrong_use_is_one_clear_line(index, encoder, tmp_path):
         (lambda: index.search([None]), "query 0: found None"),
         (lambda: index.search("q", where={"x": 1}), "filter on unknown field 'x'; fields are none"),
         (lambda: index.search_vectors(np.ones((2, 5))), r"queries: found shape \(2, 5\), expected \(q, 32\)"),
-        (lambda: index.search_vectors(np.full((1, 32), np.inf)), "holds NaN or infinity"),
+        (lambda: index.search_vectors(np.full((1, 32), np.inf)), "is NaN or infinite"),
     ]
     for call, message in cases:
         with pytest.raises(SearchError, match=message) as caught:

@@ -1,32 +1,8 @@
-"""The plane of the map against scikit-free algebra, and the sample that it is drawn from."""
+"""What the map is drawn from: a sample of the rows, and the vectors of some."""
 
 from __future__ import annotations
 
 import numpy as np
-import pytest
-
-from simcse.serving.corpus_map import principal_plane
-
-
-def test_the_plane_is_that_of_the_singular_value_decomposition():
-    rng = np.random.default_rng(0)
-    vectors = (rng.standard_normal((200, 7)) * [5, 3, 1, 1, 0.5, 0.2, 0.1] + 2).astype(np.float32)
-    plane = principal_plane(vectors)
-    centred = vectors - vectors.mean(axis=0)
-    left, values, _ = np.linalg.svd(centred, full_matrices=False)
-    expected = left[:, :2] * values[:2]
-    flat = plane(vectors)
-    np.testing.assert_allclose(np.abs(flat), np.abs(expected), atol=1e-3)
-    np.testing.assert_allclose(plane.shares, values[:2] ** 2 / (values**2).sum(), rtol=1e-5)
-    np.testing.assert_array_equal(principal_plane(vectors).axes, plane.axes)
-
-
-@pytest.mark.parametrize("count", [1, 2])
-def test_one_text_or_equal_texts_make_a_map(count):
-    vectors = np.ones((count, 4), np.float32) / 2
-    plane = principal_plane(vectors)
-    assert np.isfinite(plane(vectors)).all()
-    assert plane.shares == [0, 0]
 
 
 def test_a_sample_holds_rows_that_belong_together(index, encoder, sentences):

@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 
 from simcse.errors import DataError
 from simcse.evaluation.plots.style import SCORES, label_points, new_figure, shortened, styled
+from simcse.vectors import principal_plane
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["corpus_map", "principal_plane", "similarity_heat_map"]
+__all__ = ["corpus_map", "similarity_heat_map"]
 
 MOST_SENTENCES = 40  # of a heat map: more cannot be read
 WITH_NUMBERS = 14  # sentences up to which each cell says its cosine
@@ -68,30 +69,6 @@ def _two_digits(cosine: float) -> str:
     return "1" if text == "1.00" else text.replace("0.", ".").replace("-", "−")
 
 
-def principal_plane(vectors: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Coordinates on the two principal components, and their shares of the variance.
-
-    Args:
-        vectors: (n, d), d >= 2.
-
-    Returns:
-        (n, 2) and (2,).
-
-    Raises:
-        DataError: fewer than three vectors, or all of them equal.
-    """
-    if len(vectors) < 3 or vectors.shape[1] < 2:
-        raise DataError(f"found vectors of shape {vectors.shape} for a map, expected at least (3, 2)")
-    centred = vectors.astype(np.float64) - vectors.mean(axis=0, dtype=np.float64)
-    variance, axes = np.linalg.eigh(centred.T @ centred)  # rising
-    if variance[-1] <= 1e-12 * len(vectors):
-        raise DataError(f"all {len(vectors)} vectors are equal: there is nothing to map")
-    plane = axes[:, :-3:-1]  # (d, 2)
-    # a principal axis has no sign: let its largest entry be positive, so that the same texts give the same map
-    plane = plane * np.sign(plane[np.abs(plane).argmax(axis=0), [0, 1]])
-    return centred @ plane, variance[:-3:-1] / variance.sum()
-
-
 @styled
 def corpus_map(texts: Sequence[str], vectors: NDArray[Any]) -> Figure:
     """Texts on the two principal components of their vectors; texts spread over the map are shown.
@@ -101,17 +78,22 @@ def corpus_map(texts: Sequence[str], vectors: NDArray[Any]) -> Figure:
         vectors: (n, d).
 
     Raises:
-        DataError: as `principal_plane`.
+        DataError: fewer than three vectors, or all of them equal.
     """
-    at, shares = principal_plane(vectors)
+    if len(vectors) < 3 or vectors.shape[1] < 2:
+        raise DataError(f"found vectors of shape {vectors.shape} for a map, expected at least (3, 2)")
+    plane = principal_plane(vectors)
+    at = plane(vectors)  # (n, 2)
+    if np.ptp(at, axis=0).max() <= 1e-6:
+        raise DataError(f"all {len(vectors)} vectors are equal: there is nothing to map")
     figure, axis = new_figure(7.2, 5.2)
     many = len(at) > 300
     axis.scatter(*at.T, s=5 if many else 18, alpha=0.35 if many else 0.8, color="#0072B2", lw=0, rasterized=many)
     shown = _spread(at, min(NAMED, len(at)))
     axis.scatter(*at[shown].T, s=16, color="#D55E00", lw=0, zorder=3)
     axis.set(
-        xlabel=f"first principal component ({100 * shares[0]:.0f} % of the variance)",
-        ylabel=f"second principal component ({100 * shares[1]:.0f} %)",
+        xlabel=f"first principal component ({100 * plane.shares[0]:.0f} % of the variance)",
+        ylabel=f"second principal component ({100 * plane.shares[1]:.0f} %)",
     )
     axis.margins(0.12)
     halo = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.8}

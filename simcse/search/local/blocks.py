@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from simcse.errors import SearchError
-from simcse.search.fingerprint import Matrix
+from simcse.vectors import Matrix
 
 __all__ = ["BLOCK_ROWS", "NO_CHECKSUMS", "Blocks", "Checksums", "extended"]
 

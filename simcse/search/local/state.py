@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from simcse.errors import SearchError
-from simcse.search.fingerprint import Identity, Matrix, OtherEncoderError, packed_units, unpacked_units
+from simcse.search.fingerprint import Identity, OtherEncoderError, packed_units, unpacked_units
 from simcse.search.local.blocks import BLOCK_ROWS, Checksums
 from simcse.search.local.files import (
     MANIFEST,
@@ -33,6 +33,7 @@ from simcse.search.local.vectors import Vectors
 from simcse.search.local.view import View
 from simcse.search.nearest.ann import Ann, PackedAnn
 from simcse.search.nearest.plan import make_plan
+from simcse.vectors import Matrix
 
 __all__ = ["State", "file_of"]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from simcse.search.fingerprint import Identity, Matrix
+from simcse.search.fingerprint import Identity
 from simcse.search.hit import Hit
 from simcse.search.local.copies import compact, compact_if_due, save
 from simcse.search.local.files import checked_folder, folder_size
@@ -18,6 +18,7 @@ from simcse.search.local.view import Subset, View, found
 from simcse.search.nearest.plan import check_budget, check_kind
 from simcse.search.rows import Id, Row, check_all_there
 from simcse.search.storage import Filter, Sample
+from simcse.vectors import Matrix
 
 __all__ = ["LocalStorage"]
 

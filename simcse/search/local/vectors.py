@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from simcse.errors import SearchError
-from simcse.search.fingerprint import Matrix
 from simcse.search.local.blocks import NO_CHECKSUMS, Blocks, Checksums, extended
+from simcse.vectors import Matrix
 
 __all__ = ["Vectors"]
 

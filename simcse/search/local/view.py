@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from simcse.search.fingerprint import Matrix
 from simcse.search.local.blocks import Blocks
 from simcse.search.local.store import Id, Row, Store
 from simcse.search.nearest.ann import Ann
 from simcse.search.nearest.nearest import nearest_rows
 from simcse.search.storage import Slots
+from simcse.vectors import Matrix
 
 __all__ = ["Subset", "View", "found"]
 

@@ -9,12 +9,11 @@ from urllib.parse import unquote
 
 import numpy as np
 
-from simcse.data.tables import shown
-from simcse.errors import SearchError
-from simcse.search.fingerprint import Matrix
+from simcse.errors import SearchError, shown
 from simcse.search.hit import Hit
 from simcse.search.milvus.filters import fields_of
 from simcse.search.rows import Id, Row, packed_metadata
+from simcse.vectors import Matrix
 
 __all__ = ["create_manifest", "create_rows", "drop", "hit_of", "id_of", "key_of", "manifest_name", "packed"]
 

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from simcse.errors import ConfigError, SearchError
-from simcse.search.fingerprint import Identity, Matrix
+from simcse.search.fingerprint import Identity
 from simcse.search.hit import Hit
 from simcse.search.local.storage import LocalStorage
 from simcse.search.local.view import View
@@ -43,6 +43,7 @@ from simcse.search.milvus.collections import (
 from simcse.search.milvus.filters import expression
 from simcse.search.rows import Id, Row, check_all_there, storable
 from simcse.search.storage import Filter, Sample
+from simcse.vectors import Matrix
 
 __all__ = ["MilvusStorage"]
 

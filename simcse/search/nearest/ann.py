@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 from simcse.errors import ConfigError, SearchError
 from simcse.files import sync
-from simcse.search.fingerprint import Matrix
 from simcse.search.nearest.threads import faiss_threads
+from simcse.vectors import Matrix
 
 __all__ = ["Ann", "PackedAnn", "most_effort", "new_faiss_index"]
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from simcse.search.fingerprint import Matrix
 from simcse.search.nearest.threads import blas_threads, faiss_threads
+from simcse.vectors import Matrix
 
 __all__ = ["Check", "exact_search", "rescore"]
 

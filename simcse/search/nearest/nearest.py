@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from simcse.search.fingerprint import Matrix
 from simcse.search.nearest.ann import Ann
 from simcse.search.nearest.exact import Check, exact_search, in_order, rescore
+from simcse.vectors import Matrix
 
 __all__ = ["approximate", "nearest_rows"]
 

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from simcse.errors import ConfigError, did_you_mean
-from simcse.search.fingerprint import Matrix
 from simcse.search.nearest.ann import Ann, new_faiss_index
 from simcse.search.nearest.tuning import QUERIES, Recall, Trial
+from simcse.vectors import Matrix
 
 __all__ = ["KINDS", "Plan", "check_budget", "check_kind", "make_plan"]
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from simcse.search.fingerprint import Matrix
 from simcse.search.nearest.ann import Ann, most_effort
 from simcse.search.nearest.exact import exact_search
 from simcse.search.nearest.nearest import approximate
+from simcse.vectors import Matrix
 
 __all__ = ["QUERIES", "Recall", "Trial"]
 

@@ -13,11 +13,11 @@ from simcse.data import tables
 from simcse.errors import ConfigError, SearchError
 from simcse.files import moved
 from simcse.search.documents import file_documents
-from simcse.search.fingerprint import Encode
 from simcse.search.index import CHUNK, SearchIndex
 from simcse.search.local.files import MANIFEST
 from simcse.search.rows import Document
 from simcse.search.select import is_milvus
+from simcse.vectors import Encode
 
 __all__ = ["build_from_files", "count_rows", "counted", "stream_files"]
 

@@ -9,9 +9,9 @@ from itertools import islice
 import numpy as np
 
 from simcse.errors import ConfigError
-from simcse.search.fingerprint import Encode, HasEncode, encode_of, unit_vectors
 from simcse.search.index import Hit, SearchIndex
 from simcse.search.select import is_milvus
+from simcse.vectors import Encode, Encoder, encode_of, unit_vectors
 
 __all__ = ["Mined", "mine_negatives"]
 
@@ -38,7 +38,7 @@ class Mined:
 
 def mine_negatives(
     pairs: Sequence[tuple[str, str]],
-    encode: Encode | HasEncode,
+    encode: Encode | Encoder,
     *,
     corpus: Iterable[str] | None = None,
     count: int = 1,
