@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from simcse.console import Parser, run
 from simcse.training.config import TrainConfig
 from simcse.training.interrupt import Interrupted
-from simcse.training.launch import command_to_resume, follow_launcher, missing_processes, run_processes
+from simcse.training.launch import command_to_resume, follow_launcher
 
 
 def main(argv: Sequence[str]) -> None:
@@ -24,16 +24,13 @@ def main(argv: Sequence[str]) -> None:
     from simcse.training.run import train  # behind --help and wrong options, which need no torch
 
     follow_launcher()
-    again = command_to_resume()
     try:
         report = train(config)
     except Interrupted as stop:
-        raise stop.followed_by(f"go on with: {again}") from None
+        raise stop.followed_by(f"go on with: {command_to_resume()}") from None
     if report:
         print(summary(report))
 
 
 if __name__ == "__main__":
-    if count := missing_processes():
-        sys.exit(run_processes(count, __file__, sys.argv[1:]))
     sys.exit(run(main))

@@ -12,6 +12,8 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
+import subprocess
 import sys
 import sysconfig
 import time
@@ -22,7 +24,7 @@ import yaml
 
 from simcse.console import Parser, run
 from simcse.errors import ConfigError, SimCSEError
-from simcse.training.launch import run_commands
+from simcse.training.interrupt import heard_signals
 
 __all__ = ["check_gain", "main"]
 
@@ -82,8 +84,14 @@ def step(program: str, *arguments: str | Path) -> None:
     """Show a command on stderr and run it; a command that fails has told why, and ends the road with its status."""
     words = [str(argument) for argument in arguments]
     print(f"\n$ {shlex.join([program, *words])}", file=sys.stderr, flush=True)
-    if status := run_commands([*PROGRAMS[program], *words]):
-        raise SystemExit(status)
+    # a group of its own: Ctrl-C of a terminal reaches us alone, and the command once
+    running = subprocess.Popen([*PROGRAMS[program], *words], process_group=0)
+    before = {number: signal.signal(number, lambda n, _: running.send_signal(n)) for number in heard_signals()}
+    status = running.wait()
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    if status:
+        raise SystemExit(status if status > 0 else 128 - status)
 
 
 def check_gain(folder: Path, least: float) -> None:

@@ -23,6 +23,7 @@ from simcse.objectives import BatchCandidates, build_candidates, build_objective
 from simcse.training.config import DataConfig, TrainConfig
 from simcse.training.distributed import first_process_first, local_world, rank, world
 from simcse.training.evaluators import Evaluator, RetrievalEvaluator, ScoredPairsEvaluator
+from simcse.training.launch import check_all_started
 from simcse.training.loss import ContrastiveLoss
 from simcse.training.model import ContrastiveModel
 from simcse.training.momentum import MomentumQueue
@@ -53,15 +54,19 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
             )
     if config.precision == "fp16" and not torch.accelerator.is_available():
         raise ConfigError("--precision fp16 needs an accelerator and there is none here; say auto, bf16 or fp32")
-    precision = config.precision
+    # not from accelerate's state: whoever asks that first decides on processes and devices, too
+    on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+    device, precision = pick_device("cpu" if on_cpu else "auto"), config.precision
     if precision == "auto":
-        # not from accelerate's state: whoever asks that first decides on processes and devices, too
-        on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
-        precision = "bf16" if has_native_bf16(pick_device("cpu" if on_cpu else "auto")) else "fp32"
+        precision = "bf16" if has_native_bf16(device) else "fp32"
     AcceleratorState._reset_state()  # a second run in this process may ask for another precision
     accelerator = Accelerator(
-        mixed_precision=MIXED[precision], log_with=config.trackers or None, project_dir=config.output_dir
+        cpu=device.type == "cpu",  # without an accelerator torchrun's processes find each other only if told
+        mixed_precision=MIXED[precision],
+        log_with=config.trackers or None,
+        project_dir=config.output_dir,
     )
+    check_all_started(world())
     if config.batch_size % world():
         raise ConfigError(
             f"--batch_size {config.batch_size} does not divide by {world()} processes; the next that does is "
@@ -69,8 +74,8 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
         )
     if accelerator.device.type == "cpu":
         keep_freed_memory()
-    if accelerator.device.type == "cpu" and "ACCELERATE_DYNAMO_BACKEND" in os.environ:
-        # under accelerate's launcher, which gives a process one thread unless told otherwise
+    if accelerator.device.type == "cpu" and {"ACCELERATE_DYNAMO_BACKEND", "TORCHELASTIC_RUN_ID"} & os.environ.keys():
+        # under a launcher, which gives a process one thread unless told otherwise
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_world()))
     return accelerator
 

@@ -1,116 +1,36 @@
-"""The processes that accelerate's launcher was asked for but does not start.
-
-`accelerate launch --cpu --num_processes 2` starts one process unless MPI is set up, and says nothing. A user who asks
-for two gets two: the one process starts all, waits for them, and passes their exit status on.
-"""
+"""What a launcher, torchrun or accelerate's, says to its processes: by the environment, and by its end."""
 
 from __future__ import annotations
 
 import ctypes
-import math
 import os
 import shlex
 import shutil
 import signal
-import socket
-import subprocess
 import sys
-import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 
-from simcse.training.interrupt import heard_signals
+from simcse.errors import ConfigError
 
-__all__ = ["command_to_resume", "follow_launcher", "missing_processes", "run_commands", "run_processes"]
-
-SECONDS_TO_END = 60  # that a group which was told to stop has, once its first process has ended
+__all__ = ["check_all_started", "command_to_resume", "follow_launcher"]
 
 
-def missing_processes() -> int:
-    """How many processes the launcher was asked for on this machine's CPU, if it left their start to us; else 0."""
-    environment = os.environ
-    if environment.get("ACCELERATE_USE_CPU", "").lower() != "true" or "RANK" in environment:
-        return 0
-    if "MASTER_ADDR" not in environment:  # set by the launcher where more than one process is asked for
-        return 0
-    if any(name in environment for name in ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "WORLD_SIZE")):
-        return 0  # MPI started them
-    asked, machines = _asked_for()
-    return asked if asked > 1 and machines == 1 else 0
+def check_all_started(started: int) -> None:
+    """Make sure that `accelerate launch --num_processes N` did not start one process alone, as it does on a CPU.
 
+    Args:
+        started: processes of this run.
 
-def _asked_for() -> tuple[int, int]:
-    """Processes and machines on the launcher's command line, or in accelerate's config file."""
-    import psutil
-    from accelerate.commands.config import load_config_from_file
-    from accelerate.commands.launch import launch_command_parser
-
-    words = psutil.Process(os.getppid()).cmdline()
-    start = next((i for i, word in enumerate(words) if word == "launch" or word.endswith(".launch")), len(words) - 1)
-    options, _ = launch_command_parser().parse_known_args(words[start + 1 :])
-    processes, machines = options.num_processes, options.num_machines
-    if processes is None or machines is None:
-        try:
-            config = load_config_from_file(options.config_file)
-        except OSError:  # the user never ran `accelerate config`
-            config = None
-        processes = processes if processes is not None else getattr(config, "num_processes", 1)
-        machines = machines if machines is not None else getattr(config, "num_machines", 1)
-    return int(processes or 1), int(machines or 1)
-
-
-def run_processes(count: int, script: str, arguments: Sequence[str]) -> int:
-    """Start `count` copies of the script as one group and wait, passing signals on; when one fails, the others end.
-
-    Returns:
-        0, or the exit status of the first that failed.
+    Raises:
+        ConfigError: it did; says what to type.
     """
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        port = str(server.getsockname()[1])
-    group = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    follow_launcher()
-    environments = [{**group, "RANK": str(number), "LOCAL_RANK": str(number)} for number in range(count)]
-    return run_commands([sys.executable, script, *arguments], environments)
-
-
-def run_commands(command: Sequence[str], environments: Sequence[Mapping[str, str]] = ({},)) -> int:
-    """Run a command, once in each environment, and pass SIGTERM and SIGINT on to it.
-
-    Returns:
-        0, or the exit status of the first that failed; 128 + the signal that ended it.
-    """
-    told: list[int] = []
-
-    def hear(number: int, frame: FrameType | None) -> None:
-        told.append(number)  # passed on below, where all have been started
-
-    before = {number: signal.signal(number, hear) for number in heard_signals()}
-    # a group of their own: Ctrl-C of a terminal reaches us alone, and them once
-    running = [subprocess.Popen(command, env={**os.environ, **extra}, process_group=0) for extra in environments]
-    passed, deadline = 0, math.inf
-    try:
-        while True:
-            for number in told[passed:]:
-                passed += 1
-                for process in running:
-                    process.send_signal(number)  # nothing happens where it has ended
-            states = [process.poll() for process in running]
-            failed = [state for state in states if state]
-            if all(state is not None for state in states) or (failed and time.monotonic() > deadline):
-                return (failed[0] if failed[0] > 0 else 128 - failed[0]) if failed else 0
-            if failed and deadline == math.inf:  # told to stop, they end by themselves, one after the other
-                deadline = time.monotonic() + (SECONDS_TO_END if told else 0)
-            time.sleep(0.05)
-    finally:
-        for process in running:
-            if process.poll() is None:
-                process.kill()  # waiting for the one that failed, it would not hear anything else
-            process.wait()
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    # accelerate's launcher sets MASTER_ADDR where several processes are asked for, torchrun RANK in each that it starts
+    asked_for_several = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_ADDR" in os.environ
+    if started == 1 and asked_for_several and "RANK" not in os.environ:
+        raise ConfigError(
+            "--num_processes: without several GPUs accelerate's launcher starts 1 process, whatever it says; for N "
+            f"type: torchrun --standalone --nproc_per_node N {shlex.join(sys.argv)}"
+        )
 
 
 def follow_launcher() -> None:
@@ -120,19 +40,28 @@ def follow_launcher() -> None:
 
 
 def command_to_resume() -> str:
-    """The command line as it was typed, with its launcher, and with `--resume auto`."""
-    import psutil
+    """The command that goes on with this run: launcher, script, options and `--resume auto`."""
+    script, *options = sys.argv
+    name = Path(script).name
+    words = [name] if shutil.which(name) == script else [*(_launcher() or ["python"]), script]
+    kept = [word for i, word in enumerate(options) if not word.startswith("--resume") and options[i - 1] != "--resume"]
+    return shlex.join([*words, *kept, "--resume", "auto"])
 
-    script, arguments = Path(sys.argv[0]).name, sys.argv[1:]
-    words = ["python", *sys.argv]
-    with suppress(psutil.Error):
-        for process in (psutil.Process(), *psutil.Process().parents()):
-            line = process.cmdline()
-            names = line[: len(line) - len(arguments)]
-            if line[len(names) :] != arguments or not any(Path(word).name == script for word in names):
-                break
-            words = line
-    if len(words) > 1 and Path(words[0]).name.startswith("python") and shutil.which(Path(words[1]).name) == words[1]:
-        words = [Path(words[1]).name, *words[2:]]
-    kept = [word for i, word in enumerate(words) if not word.startswith("--resume") and words[i - 1] != "--resume"]
-    return shlex.join([*kept, "--resume", "auto"])
+
+def _launcher() -> list[str]:
+    """The launcher and its options, as far as the environment that it gave us tells them."""
+    told = os.environ
+    if "ACCELERATE_MIXED_PRECISION" in told:
+        words = ["accelerate", "launch", "--num_processes", told.get("WORLD_SIZE", "1")]
+        words += ["--cpu"] if told.get("ACCELERATE_USE_CPU", "").lower() == "true" else []
+        nodes = {"--num_machines": "GROUP_WORLD_SIZE", "--machine_rank": "GROUP_RANK"}
+        nodes |= {"--main_process_ip": "MASTER_ADDR", "--main_process_port": "MASTER_PORT"}
+    elif "TORCHELASTIC_RUN_ID" in told:
+        words = ["torchrun", "--nproc_per_node", told["LOCAL_WORLD_SIZE"]]
+        nodes = {"--nnodes": "GROUP_WORLD_SIZE", "--node_rank": "GROUP_RANK"}
+        nodes |= {"--master_addr": "MASTER_ADDR", "--master_port": "MASTER_PORT"}
+    else:
+        return []
+    if told.get("GROUP_WORLD_SIZE", "1") != "1":
+        return words + [word for option, name in nodes.items() for word in (option, told[name])]
+    return words + (["--standalone"] if words[0] == "torchrun" else [])

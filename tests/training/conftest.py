@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from forked import Runs, run_server
 from tiny import WORDS
 
 from simcse.training.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
@@ -45,3 +47,10 @@ def config(tiny_bert: Path, files: Path, tmp_path: Path) -> TrainConfig:
         log_every=1,
         precision="fp32",
     )
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
+    """Runs of train.py as processes of their own."""
+    with run_server(tmp_path_factory.mktemp("printed")) as server:
+        yield server

@@ -7,27 +7,16 @@ import os
 import shlex
 import signal
 import socket
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
 import pytest
-from forked import ROOT, Run, Runs, run_server, wait_for
+from forked import Run, Runs, wait_for
 
 from simcse import ConfigError
 from simcse.training.config import TrainConfig
 from simcse.training.run import train
 from simcse.training.run_lock import RunLock
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
-    with run_server(tmp_path_factory.mktemp("printed")) as server:
-        yield server
 
 
 @pytest.fixture
@@ -122,54 +111,6 @@ def test_a_locked_folder_stops_both_of_two(runs: Runs, options: dict[str, object
     assert both[0].printed.count("error: ") == 1
     assert "error: " not in both[1].printed
     lock.release()
-
-
-PARENT = """
-import sys
-from simcse.training.launch import run_commands
-sys.exit(run_commands([sys.executable, "-c", sys.argv[1]], [{"NUMBER": "0"}, {"NUMBER": "1"}]))
-"""
-
-
-@contextmanager
-def run_parent(child: str) -> Iterator[subprocess.Popen[str]]:
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", PARENT, child]
-    with subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE) as process:
-        try:
-            yield process
-        finally:
-            for child_process in psutil.Process(process.pid).children() if process.poll() is None else []:
-                child_process.kill()
-
-
-@pytest.mark.parametrize(
-    ("child", "status"),
-    [
-        ("pass", 0),
-        ("import os, sys, time; os.environ['NUMBER'] == '1' and sys.exit(7); time.sleep(600)", 7),
-        ("import os, time; os.environ['NUMBER'] == '1' and os.kill(os.getpid(), 9); time.sleep(600)", 137),
-    ],
-    ids=["both are done", "one fails", "one is killed"],
-)
-def test_the_parent_has_the_status_of_its_children(child: str, status: int) -> None:
-    with run_parent(child) as process:
-        assert process.wait(60) == status
-
-
-def test_a_group_that_is_told_to_stop_may_take_its_time(tmp_path: Path) -> None:
-    """The first to end does not take the others with it: one of them may be saving."""
-    child = (
-        "import os, signal, sys, time\n"
-        "def stop(*_): time.sleep(int(os.environ['NUMBER'])); os.write(1, b'saved\\n'); sys.exit(143)\n"
-        "signal.signal(15, stop); os.write(1, b'ready\\n'); time.sleep(600)"
-    )
-    with run_parent(child) as process:
-        assert process.stdout is not None
-        assert [process.stdout.readline() for _ in range(2)] == ["ready\n"] * 2
-        process.terminate()
-        assert process.stdout.read() == "saved\n" * 2
-        assert process.wait(60) == 143
 
 
 def test_a_second_run_in_a_folder_is_refused(
