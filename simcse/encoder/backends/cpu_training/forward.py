@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from simcse.encoder.backends.bert_weights import Block, Parts, read_parts
 from simcse.encoder.backends.cpu_training.attention import Heads, plan_heads
-from simcse.encoder.backends.cpu_training.blocks import AttentionBlock, FeedForwardBlock
 from simcse.encoder.backends.cpu_training.dropout import keep_mask, keep_scale
 from simcse.encoder.backends.cpu_training.embedding import look_up
+from simcse.encoder.backends.cpu_training.sublayers import AttentionBlock, FeedForwardBlock
 from simcse.tokens.batch import TokenBatch
 
 __all__ = ["training_states", "trains_fused"]

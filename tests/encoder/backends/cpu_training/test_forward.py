@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from simcse.encoder.backbone import own_states, token_states
 from simcse.encoder.backends.cpu_training import attention as heads_module
 from simcse.encoder.backends.cpu_training.attention import plan_heads
-from simcse.encoder.backends.cpu_training.blocks import AttentionBlock, FeedForwardBlock
 from simcse.encoder.backends.cpu_training.dropout import keep_mask, keep_scale
 from simcse.encoder.backends.cpu_training.forward import rounded_up, training_states, trains_fused
+from simcse.encoder.backends.cpu_training.sublayers import AttentionBlock, FeedForwardBlock
 from simcse.encoder.loading import load_backbone
 from simcse.tokens.batch import TokenBatch
 
