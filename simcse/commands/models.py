@@ -97,7 +97,7 @@ class Model:
         said = {
             "pooling": self.encoder.pooling,
             "max_length": self.encoder.max_length,
-            "dtype": "int8" if self.encoder.int8 else str(self.encoder.dtype).removeprefix("torch."),
+            "dtype": "int8" if self.encoder.backend == "int8" else str(self.encoder.dtype).removeprefix("torch."),
             "device": str(self.encoder.device),
         }
         if prompt := self.encoder.resolve_prompt():

@@ -94,7 +94,7 @@ def serve(
         from simcse.serving.threads import use_threads
 
         name = model or SearchIndex.load(index).info["encoder"]
-        encoder = load_encoder(name, device, dtype).hold()
+        encoder = load_encoder(name, device, dtype)
         opened = SearchIndex.load(index, encoder.encode)
         opened.threads = use_threads(threads)
         app = create_app(opened, encoder, limits=limits, token=token, hosts=hosts, map_points=map_points)

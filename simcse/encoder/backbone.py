@@ -1,23 +1,12 @@
-"""A Hugging Face encoder over sequences without padding: its token states, dropout rates and longest input."""
+"""A Hugging Face encoder's dropout rates, and how many tokens it takes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-import torch
-from torch import Tensor, nn
-from transformers import PretrainedConfig
+from simcse.errors import ConfigError, ModelError, SimCSEError
 
-from simcse.encoder.backends.cpu_training.forward import training_states, trains_fused
-from simcse.encoder.backends.torch_packed import pack
-from simcse.encoder.traits import traits_of
-from simcse.errors import ConfigError
-from simcse.tokens.batch import TokenBatch
-
-__all__ = ["TokenStates", "longest_input", "override_dropout", "own_states", "token_states", "usual_length"]
-
-TokenStates = Callable[..., list[Tensor]]  # (batch, layers, *, cls_only), as `token_states` without the backbone
+__all__ = ["check_length", "choose_length", "longest_input", "override_dropout", "usual_length"]
 
 # parts of names of rates that do not act on token states: heads' own, and those at which whole layers are left out
 OTHER_RATES = ("classif", "summary", "qa_", "pooler", "head", "layerdrop", "drop_path")
@@ -70,63 +59,44 @@ def position_offset(config: PretrainedConfig) -> int:
     return int(config.pad_token_id) + 1 if is_roberta and config.pad_token_id is not None else 0
 
 
-def token_states(
-    backbone: nn.Module, batch: TokenBatch, layers: Sequence[int], *, cls_only: bool = False
-) -> list[Tensor]:
-    """States of the given layers; 0 is the embedding output, -1 the last layer.
+def check_length(
+    length: object,
+    tokenizer: PreTrainedTokenizerBase,
+    limit: int,
+    name: str,
+    error: type[SimCSEError] = ConfigError,
+    where: str = "",
+) -> None:
+    """Raise that error if texts cannot be cut at so many tokens."""
+    least = tokenizer.num_special_tokens_to_add(pair=False) + 1
+    if type(length) is not int or not least <= length <= limit:
+        raise error(
+            f"{where}max_length is {length!r:.40}: {name or 'this encoder'} takes {least} to {limit} tokens, "
+            f"{least - 1} special ones included"
+        )
 
-    A token's state depends on its own sequence alone. Backbones of the known shape take a forward pass that is written
-    out for the purpose, one for inference and one for training; all others take their own.
+
+def choose_length(
+    asked: int | None, stored: int | None, tokenizer: PreTrainedTokenizerBase, limit: int, name: str, folder: object
+) -> int:
+    """The maximum length that is asked for, else the stored one, else all that the backbone takes.
 
     Args:
-        backbone: a Hugging Face encoder.
-        batch: S sequences, T tokens.
-        layers: which states.
-        cls_only: the last layer's states are needed for first tokens alone.
+        asked: by the caller.
+        stored: in the folder.
+        tokenizer: whose special tokens count.
+        limit: tokens that the backbone has positions for.
+        name: of the encoder.
+        folder: if it is one of ours, whose length is never beyond the limit; sentence-transformers' may be.
 
-    Returns:
-        (T, D) each; for the last layer with `cls_only`, (S, D).
+    Raises:
+        ConfigError: the length that is asked for is out of range.
+        ModelError: the folder's is.
     """
-    if not backbone.training and not torch.is_grad_enabled():
-        packed = pack(backbone)
-        if packed is not None:
-            return packed(batch, layers, cls_only=cls_only)
-    if trains_fused(backbone):
-        return training_states(backbone, batch, layers, cls_only=cls_only)
-    return own_states(backbone, batch, layers, cls_only=cls_only)
-
-
-def own_states(
-    backbone: nn.Module, batch: TokenBatch, layers: Sequence[int], *, cls_only: bool = False
-) -> list[Tensor]:
-    """The same by the backbone's own forward pass, padded; by equal lengths where padding would change the states."""
-    if traits_of(backbone).leaks_padding and not batch.is_uniform:
-        return states_by_length(backbone, batch, layers, cls_only=cls_only)
-    config: Any = backbone.config
-    ids, mask = batch.padded(config.pad_token_id or 0)  # (S, L)
-    need_all = tuple(layers) != (-1,)
-    output = backbone(input_ids=ids, attention_mask=mask, output_hidden_states=need_all)
-    if need_all:
-        padded = [output.hidden_states[layer] for layer in layers]
-        last = len(output.hidden_states) - 1
-    else:
-        padded, last = [output.last_hidden_state], -1
-    first = {-1, last} if cls_only else set()
-    return [x[:, 0] if layer in first else batch.unpad(x) for layer, x in zip(layers, padded, strict=True)]
-
-
-def states_by_length(
-    backbone: nn.Module, batch: TokenBatch, layers: Sequence[int], *, cls_only: bool = False
-) -> list[Tensor]:
-    """The same without padding: sequences of each length by themselves."""
-    parts, rows, tokens = [], [], []
-    for length in sorted(set(batch.lengths)):
-        these = torch.tensor([row for row, size in enumerate(batch.lengths) if size == length], device=batch.ids.device)
-        places = batch.starts[these, None] + torch.arange(length, device=these.device)  # (s, length)
-        part = TokenBatch(batch.ids[places.flatten()], (length,) * len(these))
-        parts.append(own_states(backbone, part, layers, cls_only=cls_only))
-        rows.append(these)
-        tokens.append(places.flatten())
-    states = [torch.cat(layer) for layer in zip(*parts, strict=True)]  # (T, D) each, or (S, D), by length
-    to_rows, to_tokens = torch.cat(rows).argsort(), torch.cat(tokens).argsort()
-    return [x.index_select(0, to_rows if len(x) == len(batch) else to_tokens) for x in states]
+    if asked is not None or stored is None:
+        chosen = usual_length(limit) if asked is None else asked
+        check_length(chosen, tokenizer, limit, name)
+        return chosen
+    chosen = stored if folder else min(stored, limit)
+    check_length(chosen, tokenizer, limit, name, ModelError, f"{folder}: " if folder else "")
+    return chosen

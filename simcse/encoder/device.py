@@ -10,6 +10,8 @@ from simcse.errors import ConfigError
 __all__ = ["DTYPES", "has_native_bf16", "pick_device", "pick_dtype"]
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+TORCH_NAMES = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES.values()}  # float32, ...
+NAMES = DTYPES | TORCH_NAMES | {f"torch.{name}": dtype for name, dtype in TORCH_NAMES.items()}
 
 
 def pick_device(device: str | torch.device) -> torch.device:
@@ -30,7 +32,7 @@ def pick_device(device: str | torch.device) -> torch.device:
 
 
 def pick_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
-    """`auto` is bf16 where the device computes in it natively, else fp32.
+    """`auto` is bf16 where the device computes in it natively, else fp32; torch's own names are taken, too.
 
     Raises:
         ConfigError: an unknown name.
@@ -39,9 +41,9 @@ def pick_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
         return dtype
     if dtype in ("auto", "int8"):
         return torch.bfloat16 if has_native_bf16(device) else torch.float32
-    if isinstance(dtype, torch.dtype) or dtype not in DTYPES:
-        raise ConfigError(f"dtype {str(dtype)!r} is not one of auto, {', '.join(DTYPES)}, int8")
-    return DTYPES[dtype]
+    if not isinstance(dtype, str) or dtype not in NAMES:
+        raise ConfigError(f"dtype {str(dtype)!r} is not one of auto, {', '.join((*DTYPES, *TORCH_NAMES))}, int8")
+    return NAMES[dtype]
 
 
 def has_native_bf16(device: torch.device) -> bool:

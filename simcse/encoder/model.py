@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
@@ -15,20 +14,21 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from simcse.encoder import encode as inference
-from simcse.encoder.backbone import TokenStates, longest_input, token_states, usual_length
+from simcse.encoder.backbone import check_length, choose_length, longest_input, usual_length
 from simcse.encoder.backends.allocator import prefer_large_pages
-from simcse.encoder.backends.int8 import check_int8
-from simcse.encoder.backends.torch_packed import PackedForward
+from simcse.encoder.backends.base import TokenStates
+from simcse.encoder.backends.int8 import calibration_batch
+from simcse.encoder.backends.select import choose_backend, prepared_backend, release, training_pass
 from simcse.encoder.bulk import npy
 from simcse.encoder.device import pick_device, pick_dtype
-from simcse.encoder.formats import Layout, read_layout, resolve
+from simcse.encoder.formats import read_layout, resolve
 from simcse.encoder.loading import load_backbone, load_tokenizer, quiet_transformers
 from simcse.encoder.pooling import check_pooling, pool
-from simcse.encoder.projection import Projection, read_head
+from simcse.encoder.projection import Projection, check_truncate_dim, read_head
 from simcse.encoder.prompts import check_prompts, choose_prompt
-from simcse.encoder.saving import pooler_weights, verified, write_settings
+from simcse.encoder.saving import digest, pooler_weights, verified, write_settings
 from simcse.encoder.traits import choose_pooling
-from simcse.errors import ConfigError, DataError, ModelError, SimCSEError
+from simcse.errors import ConfigError, DataError
 from simcse.files import replaced_folder
 from simcse.tokens.batch import TokenBatch
 from simcse.tokens.tokenize import Tokenize
@@ -42,7 +42,9 @@ TOKENIZE_KEPT = 16  # tokenizing functions, one for each maximum length and prom
 class SentenceEncoder(nn.Module):
     """Sentence in, vector out.
 
-    Build one with `from_pretrained`. As a module it maps a `TokenBatch` of S sequences to (S, D) vectors.
+    Build one with `from_pretrained`. As a module it maps a `TokenBatch` of S sequences to (S, d) vectors with
+    gradients; `encode` is the fast way without. It prepares the weights once, and again when one was changed by an
+    optimizer, `load_state_dict` or `to`; it does not see a write in place through `.data`, nor does autograd.
 
     Args:
         backbone: a Hugging Face encoder.
@@ -55,13 +57,13 @@ class SentenceEncoder(nn.Module):
         default_prompt_name: the prompt that is put there unless `encode` is given another.
         include_prompt: whether a prompt's tokens count in the pooling.
         truncate_dim: how many dimensions of a vector are kept; default all.
+        backend: what computes token states in `encode`, as in `from_pretrained`.
 
     Raises:
         ConfigError: an argument is out of range, or a name stands in place of the backbone.
 
     Attributes:
         truncated: texts that were cut at `max_length` so far.
-        int8: whether `encode` multiplies in 8-bit integers.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class SentenceEncoder(nn.Module):
         default_prompt_name: str | None = None,
         include_prompt: bool = True,
         truncate_dim: int | None = None,
+        backend: str = "auto",
     ) -> None:
         super().__init__()
         if tokenizer is None or not isinstance(backbone, nn.Module):
@@ -92,15 +95,14 @@ class SentenceEncoder(nn.Module):
         self.projection = projection
         self.name = name
         self.max_length = usual_length(self.backbone_limit) if max_length is None else max_length
-        self.check_length(self.max_length)
+        check_length(self.max_length, self.tokenizer, self.backbone_limit, name)
         self.prompts = dict(prompts or {})
         self.default_prompt_name = default_prompt_name
         self.include_prompt = include_prompt
         self.truncate_dim = check_truncate_dim(truncate_dim)
+        self.backend = backend
         self.truncated = 0
-        self.int8 = False
-        self.held: PackedForward | None = None
-        self._told_truncated = False
+        self._warned_truncated = False
 
     @classmethod
     def from_pretrained(
@@ -113,6 +115,7 @@ class SentenceEncoder(nn.Module):
         dropout: float | None = None,
         device: str | torch.device = "auto",
         dtype: str | torch.dtype = "auto",
+        backend: str = "auto",
         revision: str | None = None,
     ) -> SentenceEncoder:
         """Load a folder of ours, of sentence-transformers, of the original SimCSE, or a plain encoder; or a hub id.
@@ -125,13 +128,17 @@ class SentenceEncoder(nn.Module):
             max_length: tokens kept of each text; default what the folder says, else all that the backbone takes.
             dropout: rate put in place of every dropout rate of the backbone.
             device: "auto" takes the accelerator, if there is one.
-            dtype: "auto" | "fp32" | "bf16" | "fp16" | "int8"; auto takes bf16 where the device computes in it, else
-                fp32; int8 is auto, with the larger products in 8-bit integers: for encoding on CPUs with AMX or VNNI.
+            dtype: "auto" | "fp32" | "bf16" | "fp16" | "int8", or as torch names them; auto is bf16 where the device
+                computes in it, else fp32; int8 is auto, with the backend int8.
+            backend: what computes token states in `encode`: "huggingface" (the backbone's own forward pass), "torch"
+                (BERT and RoBERTa without padding), "native" (their layers by a compiled kernel, on CPUs with AMX),
+                "int8" (the larger products in 8-bit integers, on CPUs with AMX or VNNI); auto is the fastest of the
+                first three that can compute the model.
             revision: of a hub id: branch, tag or commit.
 
         Raises:
             ModelError: no such model, a damaged one, or one that lacks weights which its pooling needs.
-            ConfigError: an argument is out of range.
+            ConfigError: an argument is out of range, or the backend cannot compute the model here.
         """
         prefer_large_pages()
         folder = resolve(str(name), revision)
@@ -151,27 +158,35 @@ class SentenceEncoder(nn.Module):
             default_prompt_name=layout.default_prompt_name,
             include_prompt=layout.include_prompt,
             truncate_dim=layout.truncate_dim,
+            backend="int8" if dtype == "int8" and backend == "auto" else backend,
         )
-        if head is not None and head.linear.in_features != encoder.width:
-            raise ModelError(
-                f"{folder}: the head takes vectors of dimension {head.linear.in_features}, but the backbone gives "
-                f"{encoder.width}; one of the two is another checkpoint's"
-            )
-        encoder.max_length = encoder.chosen_length(max_length, layout)
-        encoder.int8 = dtype == "int8"
-        if encoder.int8:
-            check_int8(backbone, place)
-        return encoder.to(place, pick_dtype(dtype, place)).eval()
+        if head is not None:
+            head.check_width(encoder.width, folder)
+        encoder.max_length = choose_length(
+            max_length,
+            layout.max_length,
+            tokenizer,
+            encoder.backbone_limit,
+            str(name),
+            layout.folder if layout.digests else None,
+        )
+        encoder = encoder.to(place, pick_dtype(dtype, place)).eval()
+        choose_backend(backbone, encoder.backend, "dtype" if dtype == "int8" and backend == "auto" else "backend")
+        return encoder
 
-    def forward(self, batch: TokenBatch, states: TokenStates | None = None, left_out: int = 0) -> Tensor:
+    def forward(self, batch: TokenBatch) -> Tensor:
+        """S token sequences -> (S, d) vectors, not normalised, with gradients."""
+        return self.pooled(training_pass(self.backbone, self.backend), 0, batch)
+
+    def pooled(self, states: TokenStates, left_out: int, batch: TokenBatch) -> Tensor:
         """S token sequences -> (S, d) vectors, not normalised.
 
         Args:
-            batch: the sequences.
-            states: in place of `backbone.token_states`.
+            states: what computes token states.
             left_out: so many tokens at the beginning of each sequence do not count in the pooling.
+            batch: the sequences.
         """
-        pooled = pool(self.pooling, states or partial(token_states, self.backbone), batch, left_out)  # (S, D)
+        pooled = pool(self.pooling, states, batch, left_out)  # (S, D)
         vectors = pooled if self.projection is None else self.projection(pooled)  # (S, D)
         return vectors[:, : self.truncate_dim]  # (S, d)
 
@@ -209,14 +224,58 @@ class SentenceEncoder(nn.Module):
             raise DataError(f"texts is of type {type(texts).__name__}, expected a text or a list of texts")
         many = [texts] if isinstance(texts, str) else list(texts)
         tokenize = self.tokenize(max_length, self.resolve_prompt(prompt, prompt_name))
-        vectors = inference.encode(
-            self, many, tokenize, normalize=normalize, batch_size=batch_size, show_progress=show_progress
-        )
+        vectors = self._encode(tokenize, normalize, batch_size, many, show_progress)
         return vectors[0] if isinstance(texts, str) else vectors
 
-    def encode_to(self, path: str | Path, texts: Iterable[str], *, resume: bool = True, **options: Any) -> int:
-        """Encode any number of texts into an `.npy` file, in constant memory; see `bulk.npy.encode_to`."""
-        return npy.encode_to(self, path, texts, resume=resume, **options)
+    def encode_to(
+        self,
+        path: str | Path,
+        texts: Iterable[str],
+        *,
+        resume: bool = True,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        normalize: bool = True,
+        batch_size: int | None = None,
+        max_length: int | None = None,
+        total: int | None = None,
+        show_progress: bool = False,
+    ) -> int:
+        """Encode any number of texts into an `.npy` file, in constant memory; returns how many.
+
+        Options as in `encode` and `bulk.npy.encode_to`, which says what it raises.
+        """
+        tokenize = self.tokenize(max_length, self.resolve_prompt(prompt, prompt_name))
+        made_by = f"{self.fingerprint}, max_length {tokenize.max_length}, normalize {normalize}"
+        made_by += f", prompt {tokenize.prompt!r}" if tokenize.prompt else ""
+        return npy.encode_to(
+            path, texts, partial(self._encode, tokenize, normalize, batch_size), made_by=made_by,
+            dimension=self.dimension, resume=resume, total=total, show_progress=show_progress,
+        )  # fmt: skip
+
+    def _encode(
+        self, tokenize: Tokenize, normalize: bool, batch_size: int | None, texts: Sequence[str], show: bool = False
+    ) -> np.ndarray:
+        """(n, d) vectors of n texts, in evaluation mode; raises as `encode`."""
+        was_training = self.training
+        if was_training or self.backbone.training:
+            self.eval()
+        try:
+            backend = prepared_backend(self.backbone, self.backend, partial(calibration_batch, self.tokenize()))
+            vectors, cut = inference.encode(
+                texts, tokenize, backend, partial(self.pooled, backend, tokenize.left_out), name=self.name,
+                dimension=self.dimension, device=self.device, normalize=normalize, batch_size=batch_size,
+                show_progress=show,
+            )  # fmt: skip
+        finally:
+            if was_training:
+                super().train()
+        self.truncated += cut
+        if cut and not self._warned_truncated:
+            self._warned_truncated = True
+            what = f"{'1 text is' if cut == 1 else f'{cut} texts are'} longer than max_length={tokenize.max_length}"
+            logger.warning("%s tokens and cut (said once; encoder.truncated counts on)", what)
+        return vectors
 
     def resolve_prompt(self, prompt: str | None = None, prompt_name: str | None = None) -> str:
         """What `encode` puts before each text when it is given these; "" for nothing.
@@ -244,25 +303,23 @@ class SentenceEncoder(nn.Module):
                     "encode gives them, are compared by a @ b.T"
                 )
         left, right = (np.atleast_2d(self.encode(texts)) for texts in sides)
-        cosines: np.ndarray = np.clip(left @ right.T, -1.0, 1.0)  # (n_a, n_b)
-        return cosines
+        return np.clip(left @ right.T, -1.0, 1.0)  # type: ignore[no-any-return]  # (n_a, n_b)
 
-    def hold(self) -> Self:
-        """Lay the weights out for inference once, not in each call of `encode`: for many calls of few texts each.
-
-        Takes a copy of the weights, which `train()` and `to()` let go; call it again after changing weights otherwise.
-        """
-        self.held = inference.laid_out(self, self.tokenize(), inference.TOKENS_HELD)
-        return self
+    def __repr__(self) -> str:
+        return (
+            f"SentenceEncoder({self.name!r}, dimension {self.dimension}, pooling {self.pooling}, max_length "
+            f"{self.max_length}, {str(self.dtype).removeprefix('torch.')} on {self.device}, backend "
+            f"{choose_backend(self.backbone, self.backend)})"
+        )
 
     def train(self, mode: bool = True) -> Self:
-        """As in torch; weights about to change are no longer held."""
+        """As in torch; frees the memory of prepared weights."""
         if mode:
-            self.held = None
+            release(self.backbone)
         return super().train(mode)
 
     def _apply(self, *args: Any, **options: Any) -> Self:
-        self.held = None
+        release(self.backbone)
         moved: Self = super()._apply(*args, **options)  # type: ignore[no-untyped-call]
         return moved
 
@@ -273,50 +330,17 @@ class SentenceEncoder(nn.Module):
             ConfigError: the length is out of range, or the prompt leaves no room for a text.
         """
         length = self.max_length if max_length is None else max_length
-        self.check_length(length)
-        wanted = (id(self.tokenizer), len(self.tokenizer), length, prompt)
-        made = self._tokenizing.get(wanted)
-        if made is None:  # making one takes longer than a text or two
+        check_length(length, self.tokenizer, self.backbone_limit, self.name)
+        key = (id(self.tokenizer), len(self.tokenizer), length, prompt)
+        made = self._tokenizing.get(key)
+        if made is None:  # making one needs longer than a text or two
+            made = Tokenize(self.tokenizer, length)
             if prompt:
                 made = self.tokenize(length).prompted(prompt, pooled=self.include_prompt)
-            else:
-                made = Tokenize(self.tokenizer, length)
             if len(self._tokenizing) >= TOKENIZE_KEPT:
                 self._tokenizing.clear()
-            self._tokenizing[wanted] = made
+            self._tokenizing[key] = made
         return made
-
-    def check_length(self, length: object, error: type[SimCSEError] = ConfigError, where: str = "") -> None:
-        """Raise that error if texts cannot be cut at so many tokens."""
-        least, most = self.tokenizer.num_special_tokens_to_add(pair=False) + 1, self.backbone_limit
-        if type(length) is not int or not least <= length <= most:
-            raise error(
-                f"{where}max_length is {length!r:.40}: {self.name or 'this encoder'} takes {least} to {most} tokens, "
-                f"{least - 1} special ones included"
-            )
-
-    def chosen_length(self, asked: int | None, layout: Layout) -> int:
-        """The maximum length that is asked for, else the folder's, else all that the backbone takes."""
-        if asked is not None or layout.max_length is None:
-            chosen = usual_length(self.backbone_limit) if asked is None else asked
-            self.check_length(chosen)
-            return chosen
-        # sentence-transformers' folders may say more than the backbone takes; ours never do
-        chosen = layout.max_length if layout.digests else min(layout.max_length, self.backbone_limit)
-        self.check_length(chosen, ModelError, f"{layout.folder}: ")
-        return chosen
-
-    def count_truncated(self, cut: int, max_length: int) -> None:
-        """Add to `truncated`, and say so once."""
-        self.truncated += cut
-        if cut and not self._told_truncated:
-            self._told_truncated = True
-            logger.warning(
-                "%d %s longer than max_length=%d tokens and cut (said once; encoder.truncated counts on)",
-                cut,
-                "text is" if cut == 1 else "texts are",
-                max_length,
-            )
 
     @property
     def backbone_limit(self) -> int:
@@ -353,11 +377,7 @@ class SentenceEncoder(nn.Module):
             settings += f" {self.include_prompt} {prompt!r}"
         if self.truncate_dim is not None:
             settings += f" {self.dimension}"
-        digest = hashlib.sha256(settings.encode())
-        for key, value in self.state_dict().items():
-            digest.update(key.encode())
-            digest.update(value.to("cpu", torch.bfloat16).contiguous().view(torch.uint8).numpy())
-        return digest.hexdigest()[:16]
+        return digest(settings, self.state_dict())
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write a folder that loads here, in `AutoModel` and in `SentenceTransformer`; it replaces an older one."""
@@ -378,14 +398,3 @@ class SentenceEncoder(nn.Module):
                 default_prompt_name=self.default_prompt_name, include_prompt=self.include_prompt,
                 truncate_dim=self.truncate_dim,
             )  # fmt: skip
-
-
-def check_truncate_dim(kept: int | None) -> int | None:
-    """The number itself.
-
-    Raises:
-        ConfigError: it is no integer from 1 on.
-    """
-    if kept is not None and (type(kept) is not int or kept < 1):
-        raise ConfigError(f"truncate_dim is {kept!r:.40}, expected at least 1 dimension, or None for all")
-    return kept

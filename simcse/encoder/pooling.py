@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from simcse.encoder.backends.base import TokenStates
 from simcse.errors import ConfigError, did_you_mean
 from simcse.tokens.batch import TokenBatch
 
@@ -57,12 +58,12 @@ POOLINGS: dict[str, Pooling] = {
 }
 
 
-def pool(name: str, states: Callable[..., list[Tensor]], batch: TokenBatch, left_out: int = 0) -> Tensor:
+def pool(name: str, states: TokenStates, batch: TokenBatch, left_out: int = 0) -> Tensor:
     """S sequences -> (S, D).
 
     Args:
         name: a key of `POOLINGS`.
-        states: (batch, layers, *, cls_only) -> states, as `backbone.token_states`.
+        states: what computes token states.
         batch: the sequences.
         left_out: so many tokens at the beginning of each sequence do not count, fewer than it has: a prompt's.
     """

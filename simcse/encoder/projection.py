@@ -9,9 +9,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from simcse.encoder.json_files import entry, read_object
-from simcse.errors import ModelError
+from simcse.errors import ConfigError, ModelError
 
-__all__ = ["ACTIVATIONS", "Projection", "check_finite", "read_dense", "read_head"]
+__all__ = ["ACTIVATIONS", "Projection", "check_finite", "check_truncate_dim", "read_dense", "read_head"]
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"Tanh": nn.Tanh, "Identity": nn.Identity, "ReLU": nn.ReLU, "GELU": nn.GELU}
 
@@ -48,6 +48,14 @@ class Projection(nn.Module):
         head = cls(weight.shape[1], weight.shape[0], activation)
         head.load_state_dict({"linear.weight": weight.float(), "linear.bias": bias.float()})
         return head
+
+    def check_width(self, width: int, folder: Path) -> None:
+        """Raise a ModelError if a folder's backbone gives vectors of another width than the head was made for."""
+        if self.linear.in_features != width:
+            raise ModelError(
+                f"{folder}: the head takes vectors of dimension {self.linear.in_features}, but the backbone gives "
+                f"{width}; one of the two is another checkpoint's"
+            )
 
     def forward(self, pooled: Tensor) -> Tensor:
         """(S, D) -> (S, D)."""
@@ -128,3 +136,14 @@ def check_finite(weights: dict[str, Tensor], place: Path) -> None:
                 f"{place}: {bad} of {weight.numel()} numbers of {name} are NaN or infinite; the checkpoint is damaged, "
                 "or its training diverged"
             )
+
+
+def check_truncate_dim(kept: int | None) -> int | None:
+    """The number itself.
+
+    Raises:
+        ConfigError: it is no integer from 1 on.
+    """
+    if kept is not None and (type(kept) is not int or kept < 1):
+        raise ConfigError(f"truncate_dim is {kept!r:.40}, expected at least 1 dimension, or None for all")
+    return kept

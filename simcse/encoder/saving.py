@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from simcse.encoder.projection import Projection
 from simcse.errors import ModelError
 from simcse.files import sha256_of
 
-__all__ = ["pooler_weights", "verified", "write_settings"]
+__all__ = ["digest", "pooler_weights", "verified", "write_settings"]
 
 ST_PREFIX = "sentence_transformers.models."
 # files that sentence-transformers reads and this package does not: a digest would forbid to change them
@@ -151,3 +152,12 @@ def check_digests(folder: Path, digests: Mapping[str, str]) -> None:
                 f"{file}: not the file that was saved (its sha256 is not the one in {SETTINGS}), so it is damaged or "
                 f"another one; copy the folder anew, or delete the line {name!r} there if you meant to change the file"
             )
+
+
+def digest(settings: str, state: Mapping[str, Tensor]) -> str:
+    """16 hex digits of settings and weights, which are the same in fp32 and bf16."""
+    total = hashlib.sha256(settings.encode())
+    for key, value in state.items():
+        total.update(key.encode())
+        total.update(value.to("cpu", torch.bfloat16).contiguous().view(torch.uint8).numpy().data)
+    return total.hexdigest()[:16]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForTextEncoding, PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES
 
-from simcse.encoder.backends.bert_weights import read_parts
+from simcse.encoder.backends.bert_weights import BertWeights
 from simcse.errors import ConfigError, ModelError
 
 __all__ = ["Traits", "auto_class", "choose_pooling", "find_traits", "traits_of"]
@@ -80,7 +80,7 @@ def find_traits(backbone: nn.Module, where: object) -> Traits:
     Raises:
         ModelError: it does not turn (S, L) token ids and a mask into (S, L, D) states.
     """
-    if read_parts(backbone) is not None:
+    if BertWeights.from_hf(backbone) is not None:
         return Traits()
     config: Any = backbone.config
     try:

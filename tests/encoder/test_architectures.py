@@ -15,7 +15,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertTokenizerFast, PreTrainedModel, PreTrainedTokenizerFast
 
 from simcse import ConfigError, ModelError, SentenceEncoder
-from simcse.encoder.backbone import NO_LIMIT, own_states
+from simcse.encoder.backbone import NO_LIMIT
+from simcse.encoder.backends.huggingface import huggingface_states
 from simcse.encoder.traits import find_traits
 from simcse.tokens.batch import TokenBatch
 from simcse.training.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
@@ -278,8 +279,9 @@ def test_padding_that_leaks_in_training(tmp_path: Path, sentences: list[str]) ->
     encoder = load(tmp_path)
     rows = encoder.tokenize()(sentences[:9])[0]
     for cls_only in (False, True):
-        states = own_states(encoder.backbone, TokenBatch.from_lists(rows), (0, -1), cls_only=cls_only)
-        alone = [own_states(encoder.backbone, TokenBatch.from_lists([row]), (0, -1), cls_only=cls_only) for row in rows]
+        states = huggingface_states(encoder.backbone, TokenBatch.from_lists(rows), (0, -1), cls_only=cls_only)
+        batches = [TokenBatch.from_lists([row]) for row in rows]
+        alone = [huggingface_states(encoder.backbone, batch, (0, -1), cls_only=cls_only) for batch in batches]
         for layer in (0, 1):
             torch.testing.assert_close(states[layer], torch.cat([x[layer] for x in alone]), atol=1e-5, rtol=0)
     states[-1].sum().backward()

@@ -1,31 +1,36 @@
-"""Feed-forward halves in 8-bit integers, for encoding on CPUs that multiply them faster (AMX, VNNI).
+"""The feed-forward sublayers in 8-bit integers, for encoding on CPUs that multiply them faster (AMX, VNNI).
 
 Two thirds of a layer's products are here; attention and its products stay as they are, where integers gained nothing.
 Scales are fixed once on sentences of our own, so that a vector never depends on the texts encoded beside it. Channels
 of the input with large values would cost the others their precision: half of their size moves over into the weights
-(SmoothQuant, arXiv 2211.10438, alpha 0.5), whose scales are one an output channel. The kernel for tiles gives each row
-of the input a scale of its own instead of one to all. For oneDNN the input is unsigned, with 128 for 0: VNNI multiplies
-unsigned by signed numbers, and where there are no tiles oneDNN takes its slow reference path for signed by signed.
+(SmoothQuant, arXiv 2211.10438, alpha 0.5), whose scales are one an output channel. The native kernel gives each row of
+the input a scale of its own instead of one to all. For oneDNN the input is unsigned, with 128 for 0: VNNI multiplies
+unsigned by signed numbers, and where there is no AMX oneDNN takes its slow reference path for signed by signed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from simcse.encoder.backends.bert_weights import read_parts
-from simcse.encoder.backends.cpu_features import INT8_PRODUCTS, has_int8_products
-from simcse.encoder.backends.native.binding import Integers, amx_layers
-from simcse.encoder.backends.torch_packed import FeedForward, PackedForward, pack
-from simcse.errors import ConfigError
+from simcse.encoder.backends.bert_weights import BertWeights, LayerWeights
+from simcse.encoder.backends.torch_packed import FeedForward, TorchPackedBackend
 from simcse.tokens.batch import TokenBatch
 
-__all__ = ["CALIBRATION", "check_int8", "quantized"]
+__all__ = [
+    "CALIBRATION",
+    "ActivationRange",
+    "OnednnFeedForward",
+    "QuantizedFeedForward",
+    "calibrate",
+    "calibration_batch",
+    "quantize",
+]
 
+PACKED_ROWS = 2048  # what oneDNN packs weights for
 LEAST_GELU = -0.17  # gelu goes no lower
 MARGIN = 1.1  # above the largest input seen
 MIDDLE = 128  # the unsigned input that stands for 0
@@ -60,89 +65,111 @@ CALIBRATION = (
 )
 
 
-def check_int8(backbone: nn.Module, device: torch.device) -> None:
-    """See that 8-bit products are possible and exact.
-
-    Raises:
-        ConfigError: the backbone is of another kind, or the device is no CPU that adds 8-bit products up in 32 bits.
-    """
-    config: Any = backbone.config
-    if device.type != "cpu" or read_parts(backbone) is None:
-        raise ConfigError(
-            f"dtype is int8: for BERT and RoBERTa encoders on the CPU only, not {config.model_type} on "
-            f"{device.type}; take dtype auto"
-        )
-    if not has_int8_products():
-        raise ConfigError(
-            f"dtype is int8, but this CPU has none of {', '.join(sorted(INT8_PRODUCTS))}: sums of 8-bit products "
-            "overflow; take dtype auto"
-        )
+def calibration_batch(tokenize: Callable[[Sequence[str]], tuple[list[list[int]], int]]) -> TokenBatch:
+    """The sentences that fix the scales."""
+    return TokenBatch.from_lists(tokenize(CALIBRATION)[0])
 
 
-class Range(NamedTuple):
-    """What one layer's feed-forward half saw: largest |x| of each channel (D,), and the largest gelu."""
+class ActivationRange(NamedTuple):
+    """Of one feed-forward sublayer: the largest |x| of each input channel (D,), and the largest gelu."""
 
     inputs: Tensor
     gelu: float
 
 
-class Watched:
-    """A feed-forward half that remembers its ranges."""
+class CalibrationObserver:
+    """A feed-forward sublayer that notes the range of its activations."""
 
-    range: Range
+    range: ActivationRange
 
-    def __init__(self, plain: Callable[[Tensor], Tensor]) -> None:
-        assert isinstance(plain, FeedForward)
-        self.plain = plain
+    def __init__(self, feed_forward: FeedForward) -> None:
+        self.feed_forward = feed_forward
 
     def __call__(self, x: Tensor) -> Tensor:
         """(T, D) -> (T, D)."""
-        self.range = Range(x.abs().amax(0).float(), float(self.plain.up.gelu(x).max()))
-        return self.plain(x)
+        self.range = ActivationRange(x.abs().amax(0).float(), float(self.feed_forward.up.gelu(x).max()))
+        return self.feed_forward(x)
 
 
-def rounded(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """(out, in) weights as int8, and what 1 stands for in each row (out,)."""
+@torch.no_grad()
+def calibrate(weights: BertWeights, calibration: TokenBatch) -> list[ActivationRange]:
+    """The range of each layer's feed-forward sublayer on a batch."""
+    observers = [CalibrationObserver(FeedForward(layer)) for layer in weights.layers]
+    TorchPackedBackend(weights, observers)(calibration, (-1,))
+    return [observer.range for observer in observers]
+
+
+def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """(out, in) weights as int8, and the scale of each row (out,)."""
     scales = weight.abs().amax(1).clamp(min=1e-12) / 127
     return (weight / scales[:, None]).round().to(torch.int8), scales
 
 
-def smoothing(weight: Tensor, seen: Range) -> Tensor:
+def smoothing_scales(weight: Tensor, seen: ActivationRange) -> Tensor:
     """(D,) what to divide the input's channels by, and multiply those of `weight` (I, D) with."""
     return (seen.inputs.clamp(min=1e-6) / weight.abs().amax(0).clamp(min=1e-6)).sqrt()
 
 
-def gelu_levels(seen: Range) -> tuple[float, int]:
-    """What 1 of 0..255 stands for, and the integer that stands for 0."""
+def gelu_scale(seen: ActivationRange) -> tuple[float, int]:
+    """Scale and zero point of the gelu in 0..255."""
     scale = (max(seen.gelu, 1e-3) - LEAST_GELU) / 255
     return scale, round(-LEAST_GELU / scale)
 
 
-def integers(up: nn.Linear, down: nn.Linear, seen: Range) -> Integers:
-    """A feed-forward half for the kernel, which scales each row of the input by itself."""
-    smooth = smoothing(up.weight.float(), seen)
-    whole_up, up_scales = rounded(up.weight.float() * smooth)
-    whole_down, down_scales = rounded(down.weight.float())
-    scale, zero = gelu_levels(seen)
+class QuantizedFeedForward(NamedTuple):
+    """A feed-forward sublayer for the native kernel, which scales each row of the input by itself.
+
+    Attributes:
+        smoothing: (D,) on the input, before each row is rounded by a scale of its own.
+        up: (I, D) int8.
+        up_scales: (I,) of the rows of `up`.
+        hidden: scale and zero point; round(gelu * scale + zero) is in 0..255.
+        down: (D, I) int8.
+        down_scales: (D,) what 1 x 1 of hidden times `down` stands for.
+        down_bias: (D,) bias, less what the zero point adds.
+    """
+
+    smoothing: Tensor
+    up: Tensor
+    up_scales: Tensor
+    hidden: tuple[float, float]
+    down: Tensor
+    down_scales: Tensor
+    down_bias: Tensor
+
+
+@torch.no_grad()
+def quantize(layers: Sequence[LayerWeights], ranges: Sequence[ActivationRange]) -> list[QuantizedFeedForward]:
+    """The feed-forward sublayers of all layers for the native kernel."""
+    return [quantized(layer.up, layer.down, seen) for layer, seen in zip(layers, ranges, strict=True)]
+
+
+def quantized(up: nn.Linear, down: nn.Linear, seen: ActivationRange) -> QuantizedFeedForward:
+    """One of them."""
+    smooth = smoothing_scales(up.weight.float(), seen)
+    whole_up, up_scales = quantize_weight(up.weight.float() * smooth)
+    whole_down, down_scales = quantize_weight(down.weight.float())
+    scale, zero = gelu_scale(seen)
     down_scales = down_scales * scale
     down_bias = down.bias.float() - zero * down_scales * whole_down.sum(1)
-    return Integers(1 / smooth, whole_up, up_scales, (1 / scale, float(zero)), whole_down, down_scales, down_bias)
+    return QuantizedFeedForward(
+        1 / smooth, whole_up, up_scales, (1 / scale, float(zero)), whole_down, down_scales, down_bias
+    )
 
 
-class Linear8:
+class QuantizedLinear:
     """A linear map of 8-bit integers with weights in oneDNN's own order.
 
     Args:
         weight: (out, in).
         bias: (out,).
         scale: of the input.
-        zero: the input's integer that means 0.
-        rows: of the inputs to come.
+        zero: zero point of the input.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor, scale: float, zero: int, rows: int) -> None:
-        whole, self.scales = rounded(weight)
-        self.weight = torch.ops.onednn.qlinear_prepack(whole, [rows, weight.shape[1]])
+    def __init__(self, weight: Tensor, bias: Tensor, scale: float, zero: int) -> None:
+        whole, self.scales = quantize_weight(weight)
+        self.weight = torch.ops.onednn.qlinear_prepack(whole, [PACKED_ROWS, weight.shape[1]])
         self.zeros = torch.zeros(len(weight), dtype=torch.int64)
         self.bias, self.scale, self.zero = bias.float(), scale, zero
 
@@ -163,60 +190,24 @@ class Linear8:
         return out
 
 
-class FeedForward8:
-    """x (T, D) -> x + down(gelu(up(x))) by 8-bit products."""
+class OnednnFeedForward:
+    """x (T, D) -> x + down(gelu(up(x))) by 8-bit products of oneDNN."""
 
-    def __init__(self, up: nn.Linear, down: nn.Linear, seen: Range, rows: int) -> None:
+    @torch.no_grad()
+    def __init__(self, up: nn.Linear, down: nn.Linear, seen: ActivationRange) -> None:
         weight = up.weight.float()  # (I, D)
-        smooth = smoothing(weight, seen)
+        smooth = smoothing_scales(weight, seen)
         scale = MARGIN * float((seen.inputs / smooth).max().clamp(min=1e-6)) / 127
-        self.factors = (1 / (smooth * scale)).to(up.weight.dtype)  # (D,); mixed types would be slow
-        smooth = 1 / (self.factors.float() * scale)  # (D,) as rounded
-        self.gelu_scale, self.gelu_zero = gelu_levels(seen)
-        self.up8 = Linear8(weight * smooth, up.bias, scale, MIDDLE, rows)
-        self.down8 = Linear8(down.weight.float(), down.bias, self.gelu_scale, self.gelu_zero, rows)
+        self.smoothing = (1 / (smooth * scale)).to(up.weight.dtype)  # (D,); mixed types would be slow
+        smooth = 1 / (self.smoothing.float() * scale)  # (D,) as rounded
+        self.gelu_scale, self.gelu_zero = gelu_scale(seen)
+        self.up = QuantizedLinear(weight * smooth, up.bias, scale, MIDDLE)
+        self.down = QuantizedLinear(down.weight.float(), down.bias, self.gelu_scale, self.gelu_zero)
 
     def __call__(self, x: Tensor) -> Tensor:
         """(T, D) -> (T, D)."""
-        return self.down8.plus(self.up8.gelu(self.unsigned(x), self.gelu_scale, self.gelu_zero), x)
+        return self.down.plus(self.up.gelu(self.unsigned(x), self.gelu_scale, self.gelu_zero), x)
 
     def unsigned(self, x: Tensor) -> Tensor:
         """(T, D) -> (T, D) uint8 in 1..255, where 128 stands for 0; bf16 holds such integers exactly."""
-        return (x * self.factors).clamp_(-127, 127).round_().add_(MIDDLE).to(torch.uint8)
-
-
-_kept: WeakKeyDictionary[nn.Module, tuple[list[tuple[int, int]], PackedForward]] = WeakKeyDictionary()
-
-
-def quantized(backbone: nn.Module, calibration: TokenBatch, rows: int) -> PackedForward | None:
-    """The forward pass with 8-bit feed-forward halves; None if the backbone is of another kind.
-
-    It is kept until a weight changes: the same text must get the same vector from each call.
-
-    Args:
-        backbone: a Hugging Face encoder on the CPU.
-        calibration: sentences that fix the scales.
-        rows: of the batches to come.
-    """
-    now = [(weight.data_ptr(), weight._version) for weight in backbone.parameters()]
-    if backbone in _kept and _kept[backbone][0] == now:
-        return _kept[backbone][1]
-    forward = pack(backbone, prepack=rows)
-    if forward is None:
-        return None
-    with torch.no_grad():
-        watched = [Watched(layer.feed_forward) for layer in forward.layers]
-        for layer, half in zip(forward.layers, watched, strict=True):
-            layer.feed_forward = half
-        forward(calibration, (-1,))
-        blocks = forward.parts.blocks
-        forward.kernel = amx_layers(
-            forward.parts, [integers(b.up, b.down, half.range) for b, half in zip(blocks, watched, strict=True)]
-        )
-        if forward.kernel is not None:
-            forward.layers.clear()
-        else:
-            for layer, block, half in zip(forward.layers, blocks, watched, strict=True):
-                layer.feed_forward = FeedForward8(block.up, block.down, half.range, rows)
-    _kept[backbone] = now, forward
-    return forward
+        return (x * self.smoothing).clamp_(-127, 127).round_().add_(MIDDLE).to(torch.uint8)

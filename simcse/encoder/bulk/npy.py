@@ -5,20 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
+
+import numpy as np
 
 from simcse.display.progress import progress
-from simcse.encoder.encode import TEXTS_PER_CHUNK, encode
+from simcse.encoder.encode import TEXTS_PER_CHUNK
 from simcse.errors import ConfigError, DataError
 from simcse.files import check_writable, moved, naming_target, replaced_file
-
-if TYPE_CHECKING:
-    from simcse.encoder.model import SentenceEncoder
 
 __all__ = ["encode_to"]
 
@@ -36,16 +35,13 @@ class _Progress:
 
 
 def encode_to(
-    encoder: SentenceEncoder,
     path: str | Path,
     texts: Iterable[str],
+    encode: Callable[[list[str]], np.ndarray],
     *,
+    made_by: str,
+    dimension: int,
     resume: bool = True,
-    prompt: str | None = None,
-    prompt_name: str | None = None,
-    normalize: bool = True,
-    batch_size: int | None = None,
-    max_length: int | None = None,
     total: int | None = None,
     show_progress: bool = False,
 ) -> int:
@@ -54,15 +50,12 @@ def encode_to(
     Until it is done the rows lie in `PATH.partial`; a killed call goes on there when called again with the same texts.
 
     Args:
-        encoder: what encodes.
         path: the file, which appears when all is done.
         texts: any iterable, read once.
+        encode: m texts -> (m, d) float32.
+        made_by: the encoder's fingerprint, and the options that change a vector.
+        dimension: d.
         resume: go on from an unfinished call, skipping the texts already encoded; False starts anew.
-        prompt: put before each text, as in `SentenceEncoder.encode`.
-        prompt_name: a key of `encoder.prompts`.
-        normalize: to unit length.
-        batch_size: the most texts in a batch; default: as many as the token budget holds.
-        max_length: tokens kept of each text.
         total: expected number of texts, for the progress bar.
         show_progress: a bar on stderr.
 
@@ -80,10 +73,7 @@ def encode_to(
     partial, state_file = path.with_name(path.name + ".partial"), path.with_name(path.name + ".partial.json")
     check_writable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    tokenize = encoder.tokenize(max_length, encoder.resolve_prompt(prompt, prompt_name))
-    behind = f", prompt {tokenize.prompt!r}" if tokenize.prompt else ""
-    about = f"{encoder.fingerprint}, max_length {tokenize.max_length}, normalize {normalize}{behind}"
-    state = _Progress(about, encoder.dimension)
+    state = _Progress(made_by, dimension)
     source = iter(texts)
     if resume and partial.is_file() and state_file.is_file():
         state = _skip_done(_read_progress(state_file, partial), state, source, partial)
@@ -97,8 +87,7 @@ def encode_to(
             file.truncate(HEADER + state.rows * state.dimension * 4)  # rows behind the last noted chunk are done again
             file.seek(0, os.SEEK_END)
             while chunk := list(islice(source, TEXTS_PER_CHUNK)):
-                vectors = encode(encoder, chunk, tokenize, normalize=normalize, batch_size=batch_size)
-                file.write(vectors.tobytes())
+                file.write(encode(chunk).tobytes())
                 file.flush()
                 os.fsync(file.fileno())
                 state = _Progress(state.encoder, state.dimension, state.rows + len(chunk), _hash(state.texts, chunk))
@@ -163,6 +152,6 @@ def _hash(before: str, texts: Sequence[str]) -> str:
 
 def _write_header(file: BinaryIO, rows: int, dimension: int) -> None:
     """The .npy 1.0 header: magic, version, length, and a dict padded with blanks up to a newline."""
-    about = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {dimension}), }}"
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {dimension}), }}"
     file.seek(0)
-    file.write(b"\x93NUMPY\x01\x00" + (HEADER - 10).to_bytes(2, "little") + about.ljust(HEADER - 11).encode() + b"\n")
+    file.write(b"\x93NUMPY\x01\x00" + (HEADER - 10).to_bytes(2, "little") + header.ljust(HEADER - 11).encode() + b"\n")

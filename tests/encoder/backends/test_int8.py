@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from simcse import ConfigError, SentenceEncoder, cli, console
-from simcse.encoder.backends import int8 as quantized
+from simcse.encoder.backends import select
 from simcse.encoder.backends.cpu_features import INT8_PRODUCTS, has_int8_products
-from simcse.encoder.backends.int8 import FeedForward8, Linear8, Range
+from simcse.encoder.backends.int8 import ActivationRange, OnednnFeedForward, QuantizedLinear
 
 ROOT = Path(__file__).parents[3]
 NONE = f"needs a CPU with one of {', '.join(sorted(INT8_PRODUCTS))}: sums of 8-bit products overflow on this one"
@@ -37,7 +37,7 @@ def test_a_product_is_that_of_the_rounded_numbers(thin: bool) -> None:
     other, zero, scale = torch.randn(40, 48), 7, 0.03
     scales = weight.abs().amax(1, keepdim=True) / 127
     expected = F.linear((whole.float() - zero) * scale, (weight / scales).round() * scales, bias) + other
-    linear = Linear8(weight, bias, scale, zero, 40)
+    linear = QuantizedLinear(weight, bias, scale, zero)
     torch.testing.assert_close(linear.plus(whole, other), expected, atol=1e-4, rtol=1e-4)
 
 
@@ -45,7 +45,7 @@ def test_a_shifted_input_gives_the_same_integers() -> None:
     """x - 0 in signed numbers and (x + 128) - 128 in unsigned ones are the same sums."""
     torch.manual_seed(0)
     signed, weight, bias = torch.randint(-127, 128, (40, 32)), thinned(torch.randn(48, 32)), torch.randn(48)
-    by_sign, shifted = (Linear8(weight, bias, 0.03, zero, 40) for zero in (0, 128))
+    by_sign, shifted = (QuantizedLinear(weight, bias, 0.03, zero) for zero in (0, 128))
     pair = by_sign, signed.to(torch.int8)
     other = shifted, (signed + 128).to(torch.uint8)
     levels = [linear.gelu(whole, 0.02, 9) for linear, whole in (pair, other)]
@@ -62,15 +62,15 @@ def test_the_input_is_unsigned(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     up, down = torch.nn.Linear(32, 64).to(dtype), torch.nn.Linear(64, 32).to(dtype)
     x = torch.randn(50, 32).to(dtype)
-    half = FeedForward8(up, down, Range(x.abs().amax(0).float(), 3.0), 50)
-    got = half.unsigned(x)
+    sublayer = OnednnFeedForward(up, down, ActivationRange(x.abs().amax(0).float(), 3.0))
+    got = sublayer.unsigned(x)
     assert got.dtype == torch.uint8
-    assert torch.equal(got.int() - 128, (x * half.factors).round().int())
+    assert torch.equal(got.int() - 128, (x * sublayer.smoothing).round().int())
     assert len(got.unique()) > 150
-    assert half.unsigned(x * 100).aminmax() == (1, 255)
+    assert sublayer.unsigned(x * 100).aminmax() == (1, 255)
 
 
-def test_a_thin_feed_forward_half() -> None:
+def test_a_thin_feed_forward_sublayer() -> None:
     """On any CPU: near the exact one, and the same whichever rows lie beside."""
     torch.manual_seed(0)
     up, down, x = torch.nn.Linear(64, 256), torch.nn.Linear(256, 64), torch.randn(100, 64)
@@ -79,15 +79,15 @@ def test_a_thin_feed_forward_half() -> None:
             linear.weight.copy_(thinned(linear.weight))
         inner = F.gelu(up(x))
         exact = x + down(inner)
-        half = FeedForward8(up, down, Range(x.abs().amax(0), float(inner.max())), 100)
-        got = half(x)
+        sublayer = OnednnFeedForward(up, down, ActivationRange(x.abs().amax(0), float(inner.max())))
+        got = sublayer(x)
     assert (got - exact).norm() / (exact - x).norm() < 0.03
-    torch.testing.assert_close(half(x[7:8]), got[7:8], atol=1e-6, rtol=0)
+    torch.testing.assert_close(sublayer(x[7:8]), got[7:8], atol=1e-6, rtol=0)
 
 
 @exact8
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_feed_forward_half_with_an_outlying_channel(dtype: torch.dtype) -> None:
+def test_a_feed_forward_sublayer_with_an_outlying_channel(dtype: torch.dtype) -> None:
     """One channel 30 times the others: without smoothing the others would have four steps each way."""
     torch.manual_seed(0)
     up, down = torch.nn.Linear(64, 256), torch.nn.Linear(256, 64)
@@ -96,8 +96,8 @@ def test_a_feed_forward_half_with_an_outlying_channel(dtype: torch.dtype) -> Non
     with torch.no_grad():
         inner = F.gelu(up(x))
         exact = down(inner)
-        half = FeedForward8(up.to(dtype), down.to(dtype), Range(x.abs().amax(0), float(inner.max())), 100)
-        got = half(x.to(dtype)).float() - x.to(dtype).float()
+        sublayer = OnednnFeedForward(up.to(dtype), down.to(dtype), ActivationRange(x.abs().amax(0), float(inner.max())))
+        got = sublayer(x.to(dtype)).float() - x.to(dtype).float()
     # bf16 rounds the sum with x, whose outlier reaches 90: steps of up to 0.5
     keep = torch.arange(64) != 3
     assert ((got - exact)[:, keep].norm() / exact[:, keep].norm()) < (0.03 if dtype == torch.float32 else 0.06)
@@ -141,7 +141,7 @@ def test_only_where_it_exists(tiny_bert: Path, tmp_path: Path) -> None:
 
 
 def test_refused_where_sums_overflow(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quantized, "has_int8_products", lambda: False)
+    monkeypatch.setattr(select, "has_int8_products", lambda: False)
     with pytest.raises(ConfigError) as error:
         SentenceEncoder.from_pretrained(tiny_bert, device="cpu", dtype="int8")
     assert str(error.value) == (
@@ -154,7 +154,7 @@ def test_refused_where_sums_overflow(tiny_bert: Path, monkeypatch: pytest.Monkey
 def test_refused_on_the_command_line(
     command: str, tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(quantized, "has_int8_products", lambda: False)
+    monkeypatch.setattr(select, "has_int8_products", lambda: False)
     texts = tmp_path / "texts.txt"
     texts.write_text("a dog\n", encoding="utf-8")
     options = ["--model", str(tiny_bert), "--device", "cpu", "--dtype", "int8"]
@@ -168,7 +168,13 @@ def test_refused_on_the_command_line(
     assert len(lines) == 1
 
 
+@pytest.mark.parametrize("name", ["float32", "torch.float32", "bfloat16", "float16", "fp16"])
+def test_types_go_by_torchs_names(tiny_bert: Path, name: str) -> None:
+    encoder = SentenceEncoder.from_pretrained(tiny_bert, device="cpu", dtype=name)
+    assert encoder.dtype == getattr(torch, name.removeprefix("torch.").replace("fp16", "float16"))
+
+
 @pytest.mark.parametrize("dtype", [torch.int8, torch.bool, "float8"])
 def test_other_types_are_named(tiny_bert: Path, dtype: torch.dtype | str) -> None:
-    with pytest.raises(ConfigError, match="is not one of auto, fp32, bf16, fp16, int8"):
+    with pytest.raises(ConfigError, match="is not one of auto, fp32, bf16, fp16, float32, bfloat16, float16, int8"):
         SentenceEncoder.from_pretrained(tiny_bert, device="cpu", dtype=dtype)

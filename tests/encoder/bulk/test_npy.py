@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from simcse import ConfigError, SentenceEncoder
+from simcse.encoder import encode as inference
 from simcse.encoder.bulk import npy
 
 
@@ -49,14 +50,14 @@ def test_a_killed_call_goes_on(encoder: SentenceEncoder, sentences: list[str], t
     with partial.open("ab") as file:
         file.write(b"half a row")  # what a kill in the middle of a write leaves
     encoded: list[int] = []
-    original = npy.encode
+    original = inference.encode
 
-    def counting(encoder: SentenceEncoder, texts: list[str], *args: object, **options: object) -> np.ndarray:
+    def counting(texts: list[str], *args: object, **options: object) -> tuple[np.ndarray, int]:
         encoded.append(len(texts))
-        return original(encoder, texts, *args, **options)  # type: ignore[arg-type]
+        return original(texts, *args, **options)  # type: ignore[arg-type]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(npy, "encode", counting)
+        patch.setattr(inference, "encode", counting)
         encoder.encode_to(path, sentences)
     assert sum(encoded) == len(sentences) - killed_at // 10 * 10
     np.testing.assert_allclose(np.load(path), encoder.encode(sentences), atol=1e-6)

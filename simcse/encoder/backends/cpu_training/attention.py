@@ -17,7 +17,7 @@ from torch import Tensor
 from simcse.encoder.backends.cpu_training.dropout import keep_mask, keep_scale
 from simcse.tokens.batch import TokenBatch
 
-__all__ = ["Heads", "Saved", "attend", "attend_backward", "plan_heads", "rows_and_zero"]
+__all__ = ["AttentionLayout", "Saved", "attend", "attend_backward", "attention_layout", "rows_and_zero"]
 
 STRIDE = 32
 GROUP_BYTES = 24 << 20  # of scores: freed blocks beyond 32 MB go back to the system, and fault anew page by page
@@ -40,8 +40,10 @@ class Group(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Heads:
-    """Which row of d numbers goes where. N rows ask, T rows are read, H heads; Rq and Rk rows gathered, with padding.
+class AttentionLayout:
+    """Gather and scatter indices of rows of one head, d numbers each.
+
+    N query tokens, T key tokens, H heads; Rq and Rk rows gathered, with padding.
 
     N and T may exceed the tokens: what is there behind the last sequence reads zeros and gets zero gradients.
 
@@ -82,10 +84,10 @@ class Saved(NamedTuple):
     keep: Tensor | None
 
 
-def plan_heads(
+def attention_layout(
     batch: TokenBatch, rows: int, heads: int, width: int, rate: float, dtype: torch.dtype, *, first: bool = False
-) -> Heads:
-    """Lay out the attention of a batch.
+) -> AttentionLayout:
+    """The gather and scatter indices of a batch.
 
     Args:
         batch: S sequences.
@@ -94,9 +96,9 @@ def plan_heads(
         width: d, of one head.
         rate: of dropout on the attention weights.
         dtype: of the scores.
-        first: only the first token of each sequence asks (N = S), instead of all (N = T).
+        first: only the first token of each sequence is a query (N = S), instead of all (N = T).
     """
-    query_tokens, key_tokens, groups = [], [], []
+    query_indices, key_indices, groups = [], [], []
     queries = keys = 0
     count = len(batch) if first else rows  # N
     for members, longest in by_length(batch.lengths, GROUP_BYTES // (heads * dtype.itemsize)):
@@ -104,35 +106,35 @@ def plan_heads(
         offsets = torch.arange(longest)  # (Lk,)
         real = offsets < batch.sizes[sequences, None]  # (S', Lk)
         tokens = torch.where(real, batch.starts[sequences, None] + offsets, -1)  # (S', Lk)
-        asking = sequences[:, None] if first else tokens  # (S', Lq)
-        query_tokens.append(spread(asking, heads))
-        key_tokens.append(spread(tokens, heads))
+        query_tokens = sequences[:, None] if first else tokens  # (S', Lq)
+        query_indices.append(per_head(query_tokens, heads))
+        key_indices.append(per_head(tokens, heads))
         matrices = len(members) * heads
         padding = torch.zeros(real.shape, dtype=dtype).masked_fill_(~real, float("-inf"))
-        query_end, key_end = queries + matrices * asking.shape[1], keys + matrices * longest
+        query_end, key_end = queries + matrices * query_tokens.shape[1], keys + matrices * longest
         groups.append(
             Group(
                 queries=slice(queries, query_end),
                 keys=slice(keys, key_end),
-                query_shape=(matrices, asking.shape[1], width),
+                query_shape=(matrices, query_tokens.shape[1], width),
                 key_shape=(matrices, longest, width),
                 bias=None if real.all() else padding.repeat_interleave(heads, 0)[:, None],  # (G, 1, Lk)
             )
         )
         queries, keys = query_end, key_end
-    query_token, query_head = (torch.cat(parts) for parts in zip(*query_tokens, strict=True))  # (Rq,)
-    key_token, key_head = (torch.cat(parts) for parts in zip(*key_tokens, strict=True))  # (Rk,)
+    query_token, query_head = (torch.cat(parts) for parts in zip(*query_indices, strict=True))  # (Rq,)
+    key_token, key_head = (torch.cat(parts) for parts in zip(*key_indices, strict=True))  # (Rk,)
     is_key, is_query = key_token >= 0, query_token >= 0
     query_row = query_token * heads + query_head
     key_row = key_token.clamp(min=0) * 2 * heads + key_head
     key_rows = torch.cat([key_row, key_row + heads])
-    return Heads(
+    return AttentionLayout(
         groups=tuple(groups),
         query_rows=query_row.clamp(min=0),
         context_rows=torch.where(is_query, query_row, count * heads),
         key_rows=key_rows,
-        query_back=inverse(query_row, is_query, count * heads),
-        key_back=inverse(key_rows, is_key.repeat(2), rows * 2 * heads),
+        query_back=scatter_index(query_row, is_query, count * heads),
+        key_back=scatter_index(key_rows, is_key.repeat(2), rows * 2 * heads),
         rate=rate,
     )
 
@@ -151,58 +153,58 @@ def by_length(lengths: tuple[int, ...], most: int) -> Iterator[tuple[list[int], 
             yield members[first : first + count], longest
 
 
-def spread(tokens: Tensor, heads: int) -> tuple[Tensor, Tensor]:
+def per_head(tokens: Tensor, heads: int) -> tuple[Tensor, Tensor]:
     """(S', L) tokens -> token and head of each row, sequence by sequence, head by head: two of (S' * H * L,)."""
     shape = (tokens.shape[0], heads, tokens.shape[1])
     head = torch.arange(heads)[:, None].expand(shape)
     return tokens[:, None].expand(shape).reshape(-1), head.reshape(-1)
 
 
-def inverse(rows: Tensor, real: Tensor, size: int) -> Tensor:
+def scatter_index(rows: Tensor, real: Tensor, size: int) -> Tensor:
     """Where each of `size` rows went; behind all gathered rows, if nowhere."""
     back = torch.full((size,), len(rows))
     back[rows[real]] = real.nonzero().squeeze(1)
     return back
 
 
-def attend(plan: Heads, query: Tensor, key_value: Tensor) -> tuple[Tensor, tuple[Tensor, ...], list[Saved]]:
+def attend(layout: AttentionLayout, query: Tensor, key_value: Tensor) -> tuple[Tensor, tuple[Tensor, ...], list[Saved]]:
     """Softmax attention with dropout on its weights.
 
     Args:
-        plan: the layout.
+        layout: the layout.
         query: (N, D), 1 / sqrt(d) already in it.
         key_value: (T, 2 D), keys then values; the scale of dropout is already in the values.
 
     Returns:
         (N, D) context; gathered queries, keys and values; and what each group saved.
     """
-    width = plan.width
-    queries = query.view(-1, width).index_select(0, plan.query_rows)  # (Rq, d)
-    keys, values = key_value.view(-1, width).index_select(0, plan.key_rows).chunk(2)  # (Rk, d)
+    width = layout.width
+    queries = query.view(-1, width).index_select(0, layout.query_rows)  # (Rq, d)
+    keys, values = key_value.view(-1, width).index_select(0, layout.key_rows).chunk(2)  # (Rk, d)
     context = rows_and_zero(queries)
     saved = []
-    for group in plan.groups:
+    for group in layout.groups:
         q, k, v = pick(group, queries, keys, values)
         scores = k.transpose(1, 2)  # (G, d, Lk)
         scores = torch.bmm(q, scores) if group.bias is None else torch.baddbmm(group.bias, q, scores)  # (G, Lq, Lk)
         weights = torch.softmax(scores, -1)
-        keep = keep_mask(weights.shape, plan.rate, weights.dtype)
+        keep = keep_mask(weights.shape, layout.rate, weights.dtype)
         dropped = weights if keep is None else weights * keep
         torch.bmm(dropped, v, out=context[group.queries].view(group.query_shape))
         saved.append(Saved(weights, dropped, keep))
-    back = context.index_select(0, plan.query_back).view_as(query)  # (N, D)
+    back = context.index_select(0, layout.query_back).view_as(query)  # (N, D)
     return back, (queries, keys, values), saved
 
 
 def attend_backward(
-    plan: Heads, context_grad: Tensor, gathered: tuple[Tensor, ...], saved: list[Saved]
+    layout: AttentionLayout, context_grad: Tensor, gathered: tuple[Tensor, ...], saved: list[Saved]
 ) -> tuple[Tensor, Tensor]:
     """Gradients of query (N, D) and key_value (T, 2 D), from that of the context: (N + 1, D), its last row zeros."""
-    width = plan.width
-    grads = context_grad.view(-1, width).index_select(0, plan.context_rows)  # (Rq, d)
-    query_grad, key_value_grad = rows_and_zero(grads), rows_and_zero(grads, len(plan.key_rows))
+    width = layout.width
+    grads = context_grad.view(-1, width).index_select(0, layout.context_rows)  # (Rq, d)
+    query_grad, key_value_grad = rows_and_zero(grads), rows_and_zero(grads, len(layout.key_rows))
     key_grad, value_grad = key_value_grad[:-1].chunk(2)
-    for group, (weights, dropped, keep) in zip(plan.groups, saved, strict=True):
+    for group, (weights, dropped, keep) in zip(layout.groups, saved, strict=True):
         q, k, v = pick(group, *gathered)
         grad = grads[group.queries].view(group.query_shape)  # (G, Lq, d)
         torch.bmm(dropped.transpose(1, 2), grad, out=value_grad[group.keys].view(group.key_shape))
@@ -214,8 +216,8 @@ def attend_backward(
         torch.bmm(grad.transpose(1, 2), q, out=key_grad[group.keys].view(group.key_shape))
     tokens = len(context_grad) - 1
     return (
-        query_grad.index_select(0, plan.query_back).view(tokens, -1),  # (N, D)
-        key_value_grad.index_select(0, plan.key_back).view(-1, 2 * context_grad.shape[1]),  # (T, 2 D)
+        query_grad.index_select(0, layout.query_back).view(tokens, -1),  # (N, D)
+        key_value_grad.index_select(0, layout.key_back).view(-1, 2 * context_grad.shape[1]),  # (T, 2 D)
     )
 
 

@@ -38,21 +38,21 @@ class Rows(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         """The gradient of the table (V, D)."""
         (ids,) = ctx.saved_tensors
-        total = kept_zeros(ctx.table).index_add_(0, ids, grad)
+        total = reused_zeros(ctx.table).index_add_(0, ids, grad)
         if ctx.padding is not None:
             total[ctx.padding].zero_()
         return total, None, None
 
 
-_kept: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # table -> storages of its gradients
+_gradients: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # table -> storages of its gradients
 
 
-def kept_zeros(table: Tensor) -> Tensor:
+def reused_zeros(table: Tensor) -> Tensor:
     """Zeros like a table, in a storage of an earlier gradient that nobody holds any more, or in a new one.
 
     Two are enough: where gradients add up, one holds the sum and one the summand.
     """
-    storages: list[UntypedStorage] = _kept.setdefault(table, [])  # type: ignore[no-untyped-call]
+    storages: list[UntypedStorage] = _gradients.setdefault(table, [])  # type: ignore[no-untyped-call]
     for storage in storages:
         if torch._C._storage_Use_Count(storage._cdata) == 1:  # only this list's
             return torch.empty(0, dtype=table.dtype).set_(storage, 0, table.shape, table.stride()).zero_()

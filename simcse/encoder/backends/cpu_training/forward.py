@@ -13,24 +13,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from simcse.encoder.backends.bert_weights import Block, Parts, read_parts
-from simcse.encoder.backends.cpu_training.attention import Heads, plan_heads
+from simcse.encoder.backends.bert_weights import BertWeights, LayerWeights
+from simcse.encoder.backends.cpu_training.attention import AttentionLayout, attention_layout
 from simcse.encoder.backends.cpu_training.dropout import keep_mask, keep_scale
 from simcse.encoder.backends.cpu_training.embedding import look_up
-from simcse.encoder.backends.cpu_training.sublayers import AttentionBlock, FeedForwardBlock
+from simcse.encoder.backends.cpu_training.sublayers import AttentionSublayer, FeedForwardSublayer
 from simcse.tokens.batch import TokenBatch
 
 __all__ = ["training_states", "trains_fused"]
 
 
 def trains_fused(backbone: nn.Module) -> bool:
-    """Whether `training_states` computes what the backbone's own forward would: its kind, its parts, its state."""
+    """Whether `training_states` computes what the backbone's own forward would: its kind, its weights, its state."""
     weight = next(backbone.parameters())
     if weight.device.type != "cpu" or compute_dtype(weight) not in (torch.float32, torch.bfloat16):
         return False
     if any(getattr(module, "gradient_checkpointing", False) for module in backbone.modules()):
         return False
-    return read_parts(backbone) is not None
+    return BertWeights.from_hf(backbone) is not None
 
 
 def compute_dtype(weight: Tensor) -> torch.dtype:
@@ -54,33 +54,33 @@ def training_states(backbone: Any, batch: TokenBatch, layers: Sequence[int], *, 
     Returns:
         (T, D) each; for the last layer with `cls_only`, (S, D).
     """
-    parts = read_parts(backbone)
-    assert parts is not None, "ask trains_fused first"
-    dtype, last = compute_dtype(parts.word.weight), len(parts.blocks)
+    weights = BertWeights.from_hf(backbone)
+    assert weights is not None, "ask trains_fused first"
+    dtype, last = compute_dtype(weights.word.weight), len(weights.layers)
     wanted = [layer % (last + 1) for layer in layers]
     with torch.autocast("cpu", enabled=False):  # types are chosen here, a cast for each weight and none for activations
-        hidden = embed(parts, backbone.embeddings.dropout, batch, dtype)  # (T', D)
+        hidden = embed(weights, backbone.embeddings.dropout, batch, dtype)  # (T', D)
         states = [hidden]
-        width = hidden.shape[1] // parts.heads
+        width = hidden.shape[1] // weights.heads
         rate = active(backbone.encoder.layer[0].attention.self.dropout)
-        plan = plan_heads(batch, len(hidden), parts.heads, width, rate, dtype)
-        for number, (block, module) in enumerate(zip(parts.blocks, backbone.encoder.layer, strict=True), 1):
-            asking = None
+        layout = attention_layout(batch, len(hidden), weights.heads, width, rate, dtype)
+        for number, (layer, module) in enumerate(zip(weights.layers, backbone.encoder.layer, strict=True), 1):
+            query_tokens = None
             if cls_only and number == last:
-                asking = batch.starts
-                plan = plan_heads(batch, len(hidden), parts.heads, width, rate, dtype, first=True)
+                query_tokens = batch.starts
+                layout = attention_layout(batch, len(hidden), weights.heads, width, rate, dtype, first=True)
             if number <= max(wanted):
-                hidden = layer_forward(block, module, hidden, plan, asking)  # (T', D) or (S, D)
+                hidden = layer_forward(layer, module, hidden, layout, query_tokens)  # (T', D) or (S, D)
                 states.append(hidden)
     return [states[layer] if cls_only and layer == last else states[layer][: len(batch.ids)] for layer in wanted]
 
 
-def embed(parts: Parts, dropout: nn.Dropout, batch: TokenBatch, dtype: torch.dtype) -> Tensor:
+def embed(weights: BertWeights, dropout: nn.Dropout, batch: TokenBatch, dtype: torch.dtype) -> Tensor:
     """(T', D) output of the embedding layer; zeros behind the last of the T tokens."""
-    rows = parts.position_rows(batch.ids, batch.starts, batch.segments)
-    total = look_up(parts.word, batch.ids) + look_up(parts.position, rows)  # (T, D)
-    total = total + parts.token_type.weight[0]
-    norm = parts.norm
+    rows = weights.position_rows(batch.ids, batch.starts, batch.segments)
+    total = look_up(weights.word, batch.ids) + look_up(weights.position, rows)  # (T, D)
+    total = total + weights.token_type.weight[0]
+    norm = weights.norm
     hidden = F.layer_norm(total, norm.normalized_shape, norm.weight, norm.bias, norm.eps).to(dtype)
     hidden = F.pad(hidden, (0, 0, 0, rounded_up(len(hidden)) - len(hidden)))  # (T', D)
     keep = keep_mask(hidden.shape, active(dropout), dtype)
@@ -97,17 +97,19 @@ def rounded_up(tokens: int) -> int:
     return -(-tokens // step) * step
 
 
-def layer_forward(block: Block, module: Any, hidden: Tensor, plan: Heads, asking: Tensor | None) -> Tensor:
+def layer_forward(
+    layer: LayerWeights, module: Any, hidden: Tensor, layout: AttentionLayout, query_tokens: Tensor | None
+) -> Tensor:
     """One transformer layer; `module` knows the rates of dropout, which may be switched off part by part."""
-    linears = (block.query, block.key, block.value, block.attention_out)
-    weights = [tensor for part in (*linears, block.attention_norm) for tensor in (part.weight, part.bias)]
+    linears = (layer.query, layer.key, layer.value, layer.attention_out)
+    weights = [tensor for part in (*linears, layer.attention_norm) for tensor in (part.weight, part.bias)]
     rate = active(module.attention.output.dropout)
-    hidden = AttentionBlock.apply(  # type: ignore[no-untyped-call]
-        hidden, *weights, block.attention_norm.eps, rate, plan, asking
+    hidden = AttentionSublayer.apply(  # type: ignore[no-untyped-call]
+        hidden, *weights, layer.attention_norm.eps, rate, layout, query_tokens
     )
-    weights = [tensor for part in (block.up, block.down, block.output_norm) for tensor in (part.weight, part.bias)]
+    weights = [tensor for part in (layer.up, layer.down, layer.output_norm) for tensor in (part.weight, part.bias)]
     rate = active(module.output.dropout)
-    return FeedForwardBlock.apply(hidden, *weights, block.output_norm.eps, rate)  # type: ignore[no-any-return, no-untyped-call]
+    return FeedForwardSublayer.apply(hidden, *weights, layer.output_norm.eps, rate)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def active(dropout: nn.Dropout) -> float:

@@ -15,32 +15,33 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from simcse.encoder.backends.cpu_training.attention import Heads, attend, attend_backward, rows_and_zero
+from simcse.encoder.backends.cpu_training.attention import AttentionLayout, attend, attend_backward, rows_and_zero
 from simcse.encoder.backends.cpu_training.dropout import keep_mask, keep_scale
 
-__all__ = ["AttentionBlock", "FeedForwardBlock"]
+__all__ = ["AttentionSublayer", "FeedForwardSublayer"]
 
 Gradients = tuple[Tensor | None, ...]
 
 
-class AttentionBlock(torch.autograd.Function):
+class AttentionSublayer(torch.autograd.Function):
     """x (T, D) -> LayerNorm(x + dropout(attention(x))), for all tokens or for some of them."""
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, wq: Tensor, bq: Tensor, wk: Tensor, bk: Tensor, wv: Tensor, bv: Tensor, wo: Tensor,
-        bo: Tensor, gamma: Tensor, beta: Tensor, eps: float, rate: float, plan: Heads, asking: Tensor | None,
+        bo: Tensor, gamma: Tensor, beta: Tensor, eps: float, rate: float, layout: AttentionLayout,
+        query_tokens: Tensor | None,
     ) -> Tensor:  # fmt: skip
-        """(N, D). `rate` is of dropout on the block's output; `asking` (N,) are the tokens that ask; None: all."""
-        ctx.scales = ((plan.width**-0.5,), (1.0, plan.scale), (keep_scale(rate),))
+        """(N, D). `rate` is of dropout on the sublayer's output; `query_tokens` (N,), None: all."""
+        ctx.scales = ((layout.width**-0.5,), (1.0, layout.scale), (keep_scale(rate),))
         w_query, b_query = cast(x.dtype, ctx.scales[0], [wq], [bq])
         w_key, b_key = cast(x.dtype, ctx.scales[1], [wk, wv], [bk, bv])
         w_out, b_out = cast(x.dtype, ctx.scales[2], [wo], [bo])
-        own = x if asking is None else x.index_select(0, asking)  # (N, D)
+        own = x if query_tokens is None else x.index_select(0, query_tokens)  # (N, D)
         query, key_value = F.linear(own, w_query, b_query), F.linear(x, w_key, b_key)  # (N, D), (T, 2 D)
-        context, gathered, ctx.attention = attend(plan, query, key_value)
+        context, gathered, ctx.attention = attend(layout, query, key_value)
         out, *ctx.norm = add_norm(own, F.linear(context, w_out, b_out), gamma, beta, eps, rate)
-        ctx.plan, ctx.asking, ctx.master = plan, asking, wq.dtype
+        ctx.layout, ctx.query_tokens, ctx.master = layout, query_tokens, wq.dtype
         ctx.save_for_backward(x, own, context, *gathered, w_query, w_key, w_out, gamma, beta)
         return out
 
@@ -55,20 +56,20 @@ class AttentionBlock(torch.autograd.Function):
         of_out = weight_grads(ctx.master, to_out, grad, context, need[7:9])
         context_grad = rows_and_zero(grad)  # padding reads the zeros
         torch.mm(grad, w_out, out=context_grad[:-1])
-        query_grad, key_grad = attend_backward(ctx.plan, context_grad, tuple(gathered), ctx.attention)
+        query_grad, key_grad = attend_backward(ctx.layout, context_grad, tuple(gathered), ctx.attention)
         of_query = weight_grads(ctx.master, to_query, query_grad, own, need[1:3])
         of_key = weight_grads(ctx.master, to_key, key_grad, x, need[3:7])
         x_grad = None
         if need[0]:
             total.addmm_(query_grad, w_query)  # (N, D)
-            if ctx.asking is None:
+            if ctx.query_tokens is None:
                 x_grad = total.addmm_(key_grad, w_key)  # (T, D)
             else:
-                x_grad = torch.mm(key_grad, w_key).index_add_(0, ctx.asking, total)  # (T, D)
+                x_grad = torch.mm(key_grad, w_key).index_add_(0, ctx.query_tokens, total)  # (T, D)
         return x_grad, *of_query, *of_key, *of_out, *of_norm, None, None, None, None
 
 
-class FeedForwardBlock(torch.autograd.Function):
+class FeedForwardSublayer(torch.autograd.Function):
     """x (N, D) -> LayerNorm(x + dropout(down(gelu(up(x)))))."""
 
     @staticmethod
@@ -76,7 +77,7 @@ class FeedForwardBlock(torch.autograd.Function):
         ctx: Any, x: Tensor, w_up: Tensor, b_up: Tensor, w_down: Tensor, b_down: Tensor, gamma: Tensor, beta: Tensor,
         eps: float, rate: float,
     ) -> Tensor:  # fmt: skip
-        """(N, D) states. `rate` is of dropout on the block's output."""
+        """(N, D) states. `rate` is of dropout on the sublayer's output."""
         ctx.master, ctx.scale = w_up.dtype, keep_scale(rate)
         w_up, b_up = cast(x.dtype, (1.0,), [w_up], [b_up])
         w_down, b_down = cast(x.dtype, (ctx.scale,), [w_down], [b_down])

@@ -5,8 +5,6 @@
 
 #include <math.h>
 #include <string.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #include "microkernel_amx.hpp"
 
@@ -37,34 +35,11 @@ struct Layer {
   long width, heads, inner;
   Linear inputs, out, up, down;
   Norm attention_norm, output_norm;
-  const float *factors;             // (width,) on the feed-forward input before rounding to integers; null: bfloat16
+  const float *smoothing;           // (width,) on the feed-forward input before rounding to integers; null: bfloat16
   float hidden_scale, hidden_zero;  // gelu * hidden_scale + hidden_zero is rounded to 0..255
 };
 
-// ---- what is not a product; NaN stays NaN: min and max return their second argument for it
-
-// x * P(x), 1/2 and an odd polynomial with the least error on [-4, 4], exact at its ends: off by 0.00013 at most
-inline __m512 gelu(__m512 x) {
-  const float c[] = {0.39818633f, -0.06506377f, 0.0090395929f, -0.00088275902f,
-                     5.7392581e-5f, -2.3095048e-6f, 5.0507778e-8f, -4.3768257e-10f};
-  __m512 near = _mm512_min_ps(_mm512_set1_ps(4.0f), _mm512_max_ps(_mm512_set1_ps(-4.0f), x));
-  __m512 squared = _mm512_mul_ps(near, near), sum = _mm512_set1_ps(c[7]);
-#pragma GCC unroll 7
-  for (int i = 6; i >= 0; i--) sum = _mm512_fmadd_ps(sum, squared, _mm512_set1_ps(c[i]));
-  return _mm512_mul_ps(x, _mm512_fmadd_ps(sum, near, _mm512_set1_ps(0.5f)));
-}
-
-// 2^x for x <= 0, to 4e-6 of itself
-inline __m512 exp2(__m512 x) {
-  x = _mm512_max_ps(_mm512_set1_ps(-126.0f), x);
-  __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  __m512 rest = _mm512_sub_ps(x, whole);
-  __m512 sum = _mm512_fmadd_ps(_mm512_set1_ps(0.009618129f), rest, _mm512_set1_ps(0.05550411f));
-  sum = _mm512_fmadd_ps(sum, rest, _mm512_set1_ps(0.24022651f));
-  sum = _mm512_fmadd_ps(sum, rest, _mm512_set1_ps(0.69314718f));
-  sum = _mm512_fmadd_ps(sum, rest, _mm512_set1_ps(1.0f));
-  return _mm512_scalef_ps(sum, whole);
-}
+// ---- what is not a product, row by row
 
 // weights (keys) = exp2(scores - their largest), 0 behind `real` keys; returns 1 / sum
 inline float softmax(const float *scores, long real, long keys, bf16 *weights) {
@@ -110,26 +85,18 @@ void add_norm(float *sums, const bf16 *x, bf16 *out, long width, const Norm &nor
   for (long i = 0; i < width; i += 32) store(out + i, normed(i), normed(i + 16));
 }
 
-// integers (width) = x * factors / what is returned, which makes the largest of them 127
-float quantize(const bf16 *x, const float *factors, long width, int8_t *out) {
+// integers (width) = x * smoothing / what is returned, which makes the largest of them 127
+float quantize(const bf16 *x, const float *smoothing, long width, int8_t *out) {
   __m512 most = _mm512_set1_ps(1e-12f);
   for (long i = 0; i < width; i += 16)
-    most = _mm512_max_ps(most, _mm512_abs_ps(_mm512_mul_ps(load(x + i), _mm512_loadu_ps(factors + i))));
+    most = _mm512_max_ps(most, _mm512_abs_ps(_mm512_mul_ps(load(x + i), _mm512_loadu_ps(smoothing + i))));
   float scale = _mm512_reduce_max_ps(most) / 127;
   __m512 inverse = _mm512_set1_ps(1 / scale);
   for (long i = 0; i < width; i += 16) {
-    __m512 value = _mm512_mul_ps(_mm512_mul_ps(load(x + i), _mm512_loadu_ps(factors + i)), inverse);
+    __m512 value = _mm512_mul_ps(_mm512_mul_ps(load(x + i), _mm512_loadu_ps(smoothing + i)), inverse);
     _mm_storeu_si128((__m128i *)(out + i), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(value)));
   }
   return scale;
-}
-
-// 32 of 0..255
-inline void store_bytes(uint8_t *to, __m512 low, __m512 high) {
-  auto bytes = [](__m512 value) {
-    return _mm512_cvtusepi32_epi8(_mm512_max_epi32(_mm512_cvtps_epi32(value), _mm512_setzero_si512()));
-  };
-  _mm256_storeu_si256((__m256i *)to, _mm256_set_m128i(bytes(high), bytes(low)));
 }
 
 // ---- a layer
@@ -168,20 +135,20 @@ void attend(const bf16 *query, long apart, long length, long d, bf16 *context, c
   long keys = up_to(length, SIDE), stride = stride_of(keys * 2);
   panels_of_rows(query + apart, s.chunk, length, d * 2, s.keys);
   panels_of_columns(query + 2 * apart, s.chunk, length, d, s.values);
-  alignas(64) float sums[SIDE * SIDE], factors[SIDE];
+  alignas(64) float sums[SIDE * SIDE], reciprocals[SIDE];
   for (long row = 0; row < length; row += SIDE) {
     long real = length - row < SIDE ? length - row : SIDE;
     for (long key = 0; key < keys; key += SIDE)
       square((const char *)query + row * s.chunk, s.chunk, s.keys + key * d, d / 32, s.scores + key, keys * 4);
     for (long line = 0; line < real; line++)
-      factors[line] = softmax(s.scores + line * keys, length, keys, (bf16 *)((char *)s.weights + line * stride));
+      reciprocals[line] = softmax(s.scores + line * keys, length, keys, (bf16 *)((char *)s.weights + line * stride));
     for (long part = 0; part < d; part += SIDE) {
       square(s.weights, stride, s.values + part * keys, keys / 32, sums, SIDE * 4);
       for (long line = 0; line < real; line++) {
-        __m512 factor = _mm512_set1_ps(factors[line]);
+        __m512 reciprocal = _mm512_set1_ps(reciprocals[line]);
         const float *sum = sums + line * SIDE;
-        store((bf16 *)((char *)context + (row + line) * s.wide) + part, _mm512_mul_ps(_mm512_load_ps(sum), factor),
-              _mm512_mul_ps(_mm512_load_ps(sum + 16), factor));
+        store((bf16 *)((char *)context + (row + line) * s.wide) + part, _mm512_mul_ps(_mm512_load_ps(sum), reciprocal),
+              _mm512_mul_ps(_mm512_load_ps(sum + 16), reciprocal));
       }
     }
   }
@@ -241,7 +208,7 @@ void feed_forward_8(const Layer &layer, long rows, const Scratch &s) {
   long width = layer.width, wide = stride_of(width);
   const __m512 scale = _mm512_set1_ps(layer.hidden_scale), zero = _mm512_set1_ps(layer.hidden_zero);
   for (long row = 0; row < rows; row++)
-    s.row_scales[row] = quantize(s.x_row(row), layer.factors, width, s.rounded + row * wide);
+    s.row_scales[row] = quantize(s.x_row(row), layer.smoothing, width, s.rounded + row * wide);
   for (long begin = 0; begin < layer.inner; begin += CHUNK) {
     long size = layer.inner - begin < CHUNK ? layer.inner - begin : CHUNK;
     const float *bias = layer.up.bias + begin, *scales = layer.up.scales + begin;
@@ -269,11 +236,11 @@ void feed_forward_8(const Layer &layer, long rows, const Scratch &s) {
 }
 
 void block(const Layer &layer, const bf16 *x, bf16 *out, const long *lengths, long sequences, long rows,
-           bool first_only, const Scratch &s) {
+           bool cls_only, const Scratch &s) {
   long width = layer.width;
   for (long row = 0; row < rows; row++) memcpy(s.x_row(row), x + row * width, width * 2);
   attention(layer, lengths, sequences, rows, s);
-  if (first_only) {
+  if (cls_only) {
     for (long i = 0, at = 0; i < sequences; at += lengths[i++]) {
       memmove(s.context_row(i), s.context_row(at), width * 2);
       memmove(s.x_row(i), s.x_row(at), width * 2);
@@ -283,7 +250,7 @@ void block(const Layer &layer, const bf16 *x, bf16 *out, const long *lengths, lo
   add_product(s.context, s.wide, rows, layer.out.weight, width * SIDE * 2, width / 32, layer.out.bias, width, s);
   for (long row = 0; row < rows; row++)
     add_norm(s.sums + row * width, s.x_row(row), s.x_row(row), width, layer.attention_norm);
-  layer.factors ? feed_forward_8(layer, rows, s) : feed_forward(layer, rows, s);
+  layer.smoothing ? feed_forward_8(layer, rows, s) : feed_forward(layer, rows, s);
   for (long row = 0; row < rows; row++)
     add_norm(s.sums + row * width, s.x_row(row), out + row * width, width, layer.output_norm);
 }
@@ -303,8 +270,11 @@ void embed(const Embedding *table, const int64_t *ids, const int64_t *places, lo
   }
 }
 
-// whether the system lets this process use tiles; asking is what turns them on
-int allow_tiles() { return syscall(SYS_arch_prctl, 0x1023, 18) == 0; }
+// of the structs that the caller fills, who compares them with its own
+extern const long struct_sizes[4] = {sizeof(Norm), sizeof(Linear), sizeof(Embedding), sizeof(Layer)};
+
+// whether the system lets this process use the instructions
+int allowed() { return allow_tiles(); }
 
 // (rows, width bytes) weights of 32-bit pairs or fours -> panels
 void pack_weight(const void *weight, long rows, long width, void *panels) {
@@ -313,18 +283,18 @@ void pack_weight(const void *weight, long rows, long width, void *panels) {
 
 long scratch_bytes(const Layer *layer, long longest) { return Scratch(nullptr, *layer, longest).bytes; }
 
-// out = layer(x): (tokens, width) -> (tokens, width), or (sequences, width) of first tokens only
+// out = layer(x): (tokens, width) -> (tokens, width), or (sequences, width) of first tokens alone
 void run_layer(const Layer *layer, const bf16 *x, bf16 *out, const long *lengths, long sequences, long longest,
-               int first_only, char *scratch) {
+               int cls_only, char *scratch) {
   TileShapes shapes;
   _tile_loadconfig(&shapes);
   Scratch s(scratch, *layer, longest);
   for (long first = 0, last; first < sequences; first = last) {
     long rows = lengths[first];
     for (last = first + 1; last < sequences && rows + lengths[last] <= BLOCK; last++) rows += lengths[last];
-    block(*layer, x, out, lengths + first, last - first, rows, first_only, s);
+    block(*layer, x, out, lengths + first, last - first, rows, cls_only, s);
     x += rows * layer->width;
-    out += (first_only ? last - first : rows) * layer->width;
+    out += (cls_only ? last - first : rows) * layer->width;
   }
   _tile_release();
 }

@@ -5,10 +5,10 @@
 
 #pragma once
 
-#include <immintrin.h>
-#include <stdint.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
-typedef uint16_t bf16;
+#include "vec.hpp"
 
 namespace {
 
@@ -16,24 +16,17 @@ constexpr long SIDE = 32;
 constexpr long STEP = 64;           // bytes of a row of a tile
 constexpr long PAIR = 2 * 16 * 64;  // bytes of a step of a panel: two tiles
 
-inline long up_to(long n, long step) { return (n + step - 1) / step * step; }
-
 // bytes from row to row: an odd number of cache lines, so that the rows of a tile fall into different sets
 inline long stride_of(long bytes) { return (bytes / 64 | 1) * 64; }
-
-inline __m512 load(const bf16 *from) {
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)from)), 16));
-}
-
-inline void store(bf16 *to, __m512 low, __m512 high) {
-  _mm512_storeu_si512(to, (__m512i)_mm512_cvtne2ps_pbh(high, low));
-}
 
 struct alignas(64) TileShapes {
   uint8_t palette = 1, start = 0, reserved[14] = {};
   uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
   uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
 };
+
+// whether the system lets this process use tiles; asking is what turns them on
+inline bool allow_tiles() { return syscall(SYS_arch_prctl, 0x1023, 18) == 0; }
 
 enum Kind { FLOATS, SIGNED, UNSIGNED };  // bfloat16, or 8-bit integers times signed ones
 

@@ -14,12 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from simcse.encoder.backbone import own_states, token_states
-from simcse.encoder.backends.cpu_training import attention as heads_module
-from simcse.encoder.backends.cpu_training.attention import plan_heads
+from simcse.encoder.backends.cpu_training import attention as attention_module
+from simcse.encoder.backends.cpu_training.attention import attention_layout
 from simcse.encoder.backends.cpu_training.dropout import keep_mask, keep_scale
 from simcse.encoder.backends.cpu_training.forward import rounded_up, training_states, trains_fused
-from simcse.encoder.backends.cpu_training.sublayers import AttentionBlock, FeedForwardBlock
+from simcse.encoder.backends.cpu_training.sublayers import AttentionSublayer, FeedForwardSublayer
+from simcse.encoder.backends.huggingface import huggingface_states
+from simcse.encoder.backends.select import training_pass
 from simcse.encoder.loading import load_backbone
 from simcse.tokens.batch import TokenBatch
 
@@ -67,7 +68,7 @@ def test_without_dropout_it_is_the_own_forward(
     assert trains_fused(backbone)
     batch = batch_of(*lengths, views=views)
     states, grads = pass_through(backbone, training_states, batch, EVERY_LAYER)
-    expected, expected_grads = pass_through(backbone, own_states, batch, EVERY_LAYER)
+    expected, expected_grads = pass_through(backbone, huggingface_states, batch, EVERY_LAYER)
     for mine, plain in zip(states, expected, strict=True):
         torch.testing.assert_close(mine, plain, rtol=1e-5, atol=1e-5)
     assert_close(grads, expected_grads, 1e-5)
@@ -77,7 +78,7 @@ def test_without_dropout_it_is_the_own_forward(
 def test_any_choice_of_layers(tiny_bert: Path, layers: tuple[int, ...]) -> None:
     backbone, batch = load(tiny_bert), batch_of(4, 9, 2)
     states, grads = pass_through(backbone, training_states, batch, layers)
-    expected, expected_grads = pass_through(backbone, own_states, batch, layers)
+    expected, expected_grads = pass_through(backbone, huggingface_states, batch, layers)
     for mine, plain in zip(states, expected, strict=True):
         torch.testing.assert_close(mine, plain, rtol=1e-5, atol=1e-5)
     # a layer above the last one asked for has gradients 0 by its own forward, none here
@@ -88,7 +89,7 @@ def test_any_choice_of_layers(tiny_bert: Path, layers: tuple[int, ...]) -> None:
 def test_first_tokens_alone(tiny_bert: Path) -> None:
     backbone, batch = load(tiny_bert), batch_of(4, 9, 2, 33, views=2)
     states, grads = pass_through(backbone, training_states, batch, (-1,), cls_only=True)
-    expected, expected_grads = pass_through(backbone, own_states, batch, (-1,), cls_only=True)
+    expected, expected_grads = pass_through(backbone, huggingface_states, batch, (-1,), cls_only=True)
     assert states[0].shape == (8, 32)
     torch.testing.assert_close(states[0], expected[0], rtol=1e-5, atol=1e-5)
     assert_close(grads, expected_grads, 1e-5)
@@ -97,7 +98,7 @@ def test_first_tokens_alone(tiny_bert: Path) -> None:
 def test_packaged_minilm(minilm: Path) -> None:
     backbone, batch = load(minilm), batch_of(7, 32, 19, views=2)
     states, grads = pass_through(backbone, training_states, batch, (1, -1))
-    expected, expected_grads = pass_through(backbone, own_states, batch, (1, -1))
+    expected, expected_grads = pass_through(backbone, huggingface_states, batch, (1, -1))
     for mine, plain in zip(states, expected, strict=True):
         torch.testing.assert_close(mine, plain, rtol=1e-4, atol=1e-4)
     assert_close(grads, expected_grads, 2e-5)
@@ -162,7 +163,7 @@ def test_with_dropout_gradients_are_autograds(tiny_bert: Path, monkeypatch: pyte
         masks.append(mask.clone())
         return mask
 
-    for module in ("blocks", "attention", "forward"):
+    for module in ("sublayers", "attention", "forward"):
         monkeypatch.setattr(f"simcse.encoder.backends.cpu_training.{module}.keep_mask", listening)
     states, grads = pass_through(backbone, training_states, batch, (-1,))
     expected, expected_grads = pass_through(backbone, lambda b, t, _: [plain_states(b, t, masks)], batch, (-1,))
@@ -181,17 +182,17 @@ def test_gradients_by_finite_differences() -> None:
     ]
     x = torch.randn(9, 8, dtype=torch.float64, requires_grad=True)
     for first in (False, True):
-        plan = plan_heads(batch, 9, 2, 4, 0.2, torch.float64, first=first)
+        layout = attention_layout(batch, 9, 2, 4, 0.2, torch.float64, first=first)
 
-        def attention(*tensors: Tensor, plan: Any = plan, asking: Any = batch.starts if first else None) -> Tensor:
+        def attention(*tensors: Tensor, layout: Any = layout, queries: Any = batch.starts if first else None) -> Tensor:
             torch.manual_seed(5)
-            return AttentionBlock.apply(*tensors, 1e-5, 0.2, plan, asking)  # type: ignore[no-any-return]
+            return AttentionSublayer.apply(*tensors, 1e-5, 0.2, layout, queries)  # type: ignore[no-any-return]
 
         assert torch.autograd.gradcheck(attention, (x, *weights), fast_mode=True)
 
     def feed_forward(*tensors: Tensor) -> Tensor:
         torch.manual_seed(5)
-        return FeedForwardBlock.apply(*tensors, 1e-5, 0.2)  # type: ignore[no-any-return]
+        return FeedForwardSublayer.apply(*tensors, 1e-5, 0.2)  # type: ignore[no-any-return]
 
     assert torch.autograd.gradcheck(feed_forward, (x, *wide), fast_mode=True)
 
@@ -204,11 +205,11 @@ def test_the_same_state_of_the_generator_gives_the_same_pass(tiny_bert: Path, bf
     torch.manual_seed(0)
     state = torch.get_rng_state()
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        [with_grad] = token_states(backbone, batch, (-1,), cls_only=cls_only)
-        [other] = token_states(backbone, batch, (-1,), cls_only=cls_only)
+        [with_grad] = training_pass(backbone)(batch, (-1,), cls_only=cls_only)
+        [other] = training_pass(backbone)(batch, (-1,), cls_only=cls_only)
         torch.set_rng_state(state)
         with torch.no_grad():
-            [without] = token_states(backbone, batch, (-1,), cls_only=cls_only)
+            [without] = training_pass(backbone)(batch, (-1,), cls_only=cls_only)
     assert with_grad.requires_grad
     assert not without.requires_grad
     assert torch.equal(with_grad, without)
@@ -234,7 +235,7 @@ def test_expectation_is_that_of_no_dropout(tiny_bert: Path) -> None:
     with torch.no_grad():
         draws = torch.stack([training_states(backbone, batch, (0,))[0] for _ in range(500)])
         backbone.eval()
-        [expected] = own_states(backbone, batch, (0,))
+        [expected] = huggingface_states(backbone, batch, (0,))
     error = draws.std(0) / 500**0.5
     assert ((draws.mean(0) - expected).abs() < 5 * error + 1e-6).all()
 
@@ -310,7 +311,7 @@ def test_frozen_weights_stay_without_gradients(tiny_bert: Path) -> None:
     backbone.encoder.layer[1].attention.self.value.weight.requires_grad_(False)
     backbone.encoder.layer[1].output.dense.bias.requires_grad_(False)
     _, grads = pass_through(backbone, training_states, batch, (-1,))
-    _, expected = pass_through(backbone, own_states, batch, (-1,))
+    _, expected = pass_through(backbone, huggingface_states, batch, (-1,))
     assert set(grads) == {name for name, p in backbone.named_parameters() if p.requires_grad and "pooler" not in name}
     assert_close(grads, expected, 1e-5)
 
@@ -320,7 +321,7 @@ def test_dropout_switched_off_in_parts(tiny_bert: Path) -> None:
     for module in backbone.modules():
         if isinstance(module, nn.Dropout):
             module.eval()
-    [mine], [plain] = (states(backbone, batch, (0,)) for states in (training_states, own_states))
+    [mine], [plain] = (states(backbone, batch, (0,)) for states in (training_states, huggingface_states))
     torch.testing.assert_close(mine, plain, rtol=1e-5, atol=1e-5)
 
 
@@ -342,26 +343,26 @@ def test_others_take_their_own_forward(tiny_bert: Path) -> None:
     lengths=st.lists(st.integers(1, 100), min_size=1, max_size=8),
     heads=st.integers(1, 3),
     first=st.booleans(),
-    most=st.sampled_from([1, 50_000, heads_module.GROUP_BYTES]),
+    most=st.sampled_from([1, 50_000, attention_module.GROUP_BYTES]),
 )
 def test_plan_visits_each_token_once(lengths: list[int], heads: int, first: bool, most: int) -> None:
     """Going out and coming back is the identity on tokens, and zero behind them."""
     batch = batch_of(*lengths)
     rows = rounded_up(len(batch.ids))
-    with patch.object(heads_module, "GROUP_BYTES", most):
-        plan = plan_heads(batch, rows, heads, 2, 0.0, torch.float32, first=first)
-    for group in plan.groups:
+    with patch.object(attention_module, "GROUP_BYTES", most):
+        layout = attention_layout(batch, rows, heads, 2, 0.0, torch.float32, first=first)
+    for group in layout.groups:
         matrices, length, _ = group.key_shape
         assert matrices == heads or matrices * length**2 * 4 <= most
     count = len(batch) if first else rows
     query, key = torch.randn(count * heads, 2), torch.randn(rows * 2 * heads, 2)
-    for x, out, back in ((query, plan.query_rows, plan.query_back), (key, plan.key_rows, plan.key_back)):
-        gathered = heads_module.rows_and_zero(x, len(out))
+    for x, out, back in ((query, layout.query_rows, layout.query_back), (key, layout.key_rows, layout.key_back)):
+        gathered = attention_module.rows_and_zero(x, len(out))
         gathered[:-1] = x[out]
         real = len(x) if x is query and first else len(x) // rows * len(batch.ids)
         assert torch.equal(gathered[back][:real], x[:real])
         assert not gathered[back][real:].any()
-    assert all(group.key_shape[1] <= 32 * -(-min(lengths) // 32) or len(plan.groups) > 1 for group in plan.groups)
+    assert all(group.key_shape[1] <= 32 * -(-min(lengths) // 32) or len(layout.groups) > 1 for group in layout.groups)
 
 
 @given(st.integers(1, 100_000))

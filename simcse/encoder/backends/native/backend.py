@@ -1,0 +1,192 @@
+"""Transformer layers by a kernel of our own (`layer.cpp`), for CPUs that there is a micro-kernel for.
+
+torch runs a layer as a dozen operations, each of which reads and writes all rows: in oneDNN's hands the products
+themselves are half of the time. The kernel takes some hundred rows through a whole layer at a time. It is compiled on
+the machine that it runs on, as torch.compile does it, and kept in the user's cache folder; where there is no compiler,
+torch's operations do the same work.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from simcse.encoder.backends.bert_weights import BertWeights, LayerWeights
+from simcse.encoder.backends.int8 import QuantizedFeedForward
+from simcse.encoder.backends.native.binding import (
+    EmbeddingFields,
+    LayerFields,
+    LinearFields,
+    NormFields,
+    load_kernel,
+)
+from simcse.encoder.backends.native.instruction_sets import INSTRUCTION_SETS, best_instruction_set
+from simcse.tokens.batch import TokenBatch
+
+__all__ = ["NativeBackend", "unfit"]
+
+MULTIPLE = 32  # of which widths must be one: the kernel multiplies 32 columns by 32; 64 in integers
+
+
+class NativeBackend:
+    """A BERT-like backbone, prepared: all layers' weights in the kernel's own order.
+
+    Args:
+        weights: of the backbone, for which `unfit` finds nothing.
+        feed_forwards: each layer's feed-forward sublayer in integers; by default in bfloat16.
+    """
+
+    name = "native"
+    padded = False
+    tokens_per_batch = 4096  # it makes its own blocks: more than for torch, and little is gained beyond
+
+    @torch.no_grad()
+    def __init__(self, weights: BertWeights, feed_forwards: Sequence[QuantizedFeedForward] | None = None) -> None:
+        library = load_kernel()
+        assert library is not None, "ask `unfit` first"
+        self.library = library
+        self.kept: list[Tensor] = []  # what the fields point to
+        self.weights = weights
+        self.table = EmbeddingFields(
+            width=weights.word.embedding_dim,
+            word=self.keep(weights.word.weight),
+            position=self.keep(weights.position.weight),
+            token_type=self.floats(weights.token_type.weight[0]),
+            norm=self.norm(weights.norm),
+        )
+        each: Sequence[QuantizedFeedForward | None] = feed_forwards or [None] * len(weights.layers)
+        self.layers = [self.layer(*pair, weights.heads) for pair in zip(weights.layers, each, strict=True)]
+
+    def __call__(self, batch: TokenBatch, layers: Sequence[int], *, cls_only: bool = False) -> list[Tensor]:
+        """See `TokenStates`.
+
+        Raises:
+            IndexError: a token id or a position is beyond its table.
+        """
+        sizes = np.array(batch.lengths, dtype=ctypes.c_long)
+        scratch_bytes = self.library.scratch_bytes(ctypes.byref(self.layers[0]), batch.longest)
+        scratch = torch.empty(scratch_bytes, dtype=torch.uint8)
+        states = [self.embed(batch)]
+        for layer in self.layers:
+            alone = cls_only and layer is self.layers[-1]
+            out = states[0].new_empty(len(batch) if alone else len(batch.ids), self.table.width)
+            self.library.run_layer(
+                ctypes.byref(layer), states[-1].data_ptr(), out.data_ptr(), sizes.ctypes.data, len(sizes),
+                batch.longest, alone, scratch.data_ptr(),
+            )  # fmt: skip
+            states.append(out)
+        return [states[layer] for layer in layers]
+
+    def embed(self, batch: TokenBatch) -> Tensor:
+        """(T, D) embedding output.
+
+        Raises:
+            IndexError: a token id or a position is beyond its table.
+        """
+        ids, places = batch.ids.contiguous(), self.weights.position_rows(batch.ids, batch.starts, batch.segments)
+        for rows, table in ((ids, self.weights.word), (places, self.weights.position)):
+            least, most = torch.aminmax(rows)
+            if least < 0 or most >= table.num_embeddings:
+                raise IndexError(f"rows {int(least)} to {int(most)} of a table of {table.num_embeddings}")
+        out = self.weights.word.weight.new_empty(len(ids), self.table.width)
+        sums = torch.empty(self.table.width, dtype=torch.float32)
+        self.library.embed(
+            ctypes.byref(self.table), ids.data_ptr(), places.data_ptr(), len(ids), out.data_ptr(), sums.data_ptr()
+        )
+        return out
+
+    def layer(self, layer: LayerWeights, quantized: QuantizedFeedForward | None, heads: int) -> LayerFields:
+        """One layer as the kernel reads it."""
+        width = layer.query.in_features
+        inputs = (layer.query, layer.key, layer.value)
+        weight = torch.cat([linear.weight for linear in inputs])
+        bias = torch.cat([linear.bias for linear in inputs]).float()
+        scale = (width // heads) ** -0.5 * math.log2(math.e)  # the kernel's softmax takes powers of 2
+        weight[:width] *= scale
+        bias[:width] *= scale
+        fields = LayerFields(
+            width=width,
+            heads=heads,
+            inner=layer.up.out_features,
+            inputs=self.linear(weight, bias),
+            out=self.linear(layer.attention_out.weight, layer.attention_out.bias),
+            attention_norm=self.norm(layer.attention_norm),
+            output_norm=self.norm(layer.output_norm),
+        )
+        if quantized is None:
+            fields.up = self.linear(layer.up.weight, layer.up.bias)
+            fields.down = self.linear(layer.down.weight, layer.down.bias)
+        else:
+            fields.up = self.linear(quantized.up, layer.up.bias, quantized.up_scales)
+            fields.down = self.linear(quantized.down, quantized.down_bias, quantized.down_scales)
+            fields.smoothing = self.floats(quantized.smoothing)
+            fields.hidden_scale, fields.hidden_zero = quantized.hidden
+        return fields
+
+    def linear(self, weight: Tensor, bias: Tensor, scales: Tensor | None = None) -> LinearFields:
+        """A linear map's weight (out, in), laid out in panels; bias and scales (out,)."""
+        weight, panels = weight.contiguous(), torch.empty_like(weight, memory_format=torch.contiguous_format)
+        rows, columns = weight.shape
+        self.library.pack_weight(weight.data_ptr(), rows, columns * weight.itemsize, panels.data_ptr())
+        return LinearFields(self.keep(panels), self.floats(bias), None if scales is None else self.floats(scales))
+
+    def norm(self, module: nn.LayerNorm) -> NormFields:
+        """A LayerNorm's weights."""
+        return NormFields(self.floats(module.weight), self.floats(module.bias), module.eps)
+
+    def floats(self, values: Tensor) -> int:
+        """Where a float32 copy lies."""
+        return self.keep(values.detach().to(torch.float32, copy=True).contiguous())
+
+    def keep(self, values: Tensor) -> int:
+        """Where a tensor lies, as long as this object lives."""
+        self.kept.append(values.detach().contiguous())
+        return self.kept[-1].data_ptr()
+
+
+def unfit(weights: BertWeights, *, int8: bool = False) -> str | None:
+    """Why the kernel cannot compute with these weights; None if it can. Which it does not check again.
+
+    Args:
+        weights: of the backbone.
+        int8: whether the feed-forward sublayers are quantized.
+    """
+    tables = [weights.word.weight, weights.position.weight, weights.token_type.weight]
+    norms = [weights.norm, *(norm for layer in weights.layers for norm in (layer.attention_norm, layer.output_norm))]
+    linears = [
+        linear
+        for layer in weights.layers
+        for linear in (layer.query, layer.key, layer.value, layer.attention_out, layer.up, layer.down)
+    ]
+    every = [*tables, *(weight for module in (*norms, *linears) for weight in module.parameters())]
+    if any(weight.device.type != "cpu" or weight.dtype != torch.bfloat16 for weight in every):
+        return "the weights are not bfloat16 on the CPU"
+    if best_instruction_set() is None:
+        return f"this CPU has none of the instruction sets {', '.join(one.name for one in INSTRUCTION_SETS)}"
+    if not widths_fit(weights, 2 * MULTIPLE if int8 else MULTIPLE):
+        return f"the width of a head or of a layer is no multiple of {2 * MULTIPLE if int8 else MULTIPLE}"
+    width = weights.word.embedding_dim
+    if any(table.shape[1] != width for table in tables) or any(
+        norm.normalized_shape != (width,) or norm.bias is None for norm in norms
+    ):
+        return "an embedding table or a LayerNorm is not of the usual shape"
+    return None if load_kernel() is not None else "there is no compiled kernel; the log says why"
+
+
+def widths_fit(weights: BertWeights, multiple: int) -> bool:
+    """Whether the kernel's blocks divide the layers, whose products are of the usual shapes."""
+    width = weights.word.embedding_dim
+    if width % multiple or width % weights.heads or width // weights.heads % MULTIPLE:
+        return False
+    for layer in weights.layers:
+        inner = layer.up.out_features
+        linears = (layer.query, layer.key, layer.value, layer.attention_out, layer.up, layer.down)
+        shapes = [(width, width)] * 4 + [(inner, width), (width, inner)]
+        if inner % multiple or [tuple(linear.weight.shape) for linear in linears] != shapes:
+            return False
+    return True

@@ -1,0 +1,154 @@
+"""The only place that chooses a forward pass, and the one cache of prepared weights."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+from torch import Tensor, nn
+
+from simcse.encoder.backends.base import Backend, TokenStates
+from simcse.encoder.backends.bert_weights import BertWeights
+from simcse.encoder.backends.cpu_features import INT8_PRODUCTS, has_int8_products
+from simcse.encoder.backends.cpu_training.forward import training_states, trains_fused
+from simcse.encoder.backends.huggingface import HuggingFaceBackend, huggingface_states
+from simcse.encoder.backends.int8 import OnednnFeedForward, calibrate, quantize
+from simcse.encoder.backends.native.backend import NativeBackend, unfit
+from simcse.encoder.backends.torch_packed import TorchPackedBackend
+from simcse.errors import ConfigError
+from simcse.tokens.batch import TokenBatch
+
+__all__ = ["BACKENDS", "choose_backend", "prepared_backend", "release", "training_pass"]
+
+BACKENDS = ("auto", "huggingface", "torch", "native", "int8")
+
+
+def choose_backend(backbone: nn.Module, backend: str = "auto", option: str = "backend") -> str:
+    """The backend that `encode` uses for a backbone where it lies now; never `auto`.
+
+    Args:
+        backbone: a Hugging Face encoder.
+        backend: one of `BACKENDS`.
+        option: that asked for it; shown in errors.
+
+    Raises:
+        ConfigError: an unknown backend, or one that cannot compute this backbone on this device.
+    """
+    if backend not in BACKENDS:
+        raise ConfigError(f"{option} {backend!r:.40} is not one of {', '.join(BACKENDS)}")
+    weights = BertWeights.from_hf(backbone)
+    if backend == "huggingface" or (backend == "auto" and weights is None):
+        return "huggingface"
+    config: Any = backbone.config
+    device = next(backbone.parameters()).device
+    if weights is None or (backend == "int8" and device.type != "cpu"):
+        kinds = "unaltered BERT and RoBERTa encoders" if weights is None else "encoders on the CPU"
+        if backend == "int8":
+            kinds = "BERT and RoBERTa encoders on the CPU"
+        raise ConfigError(
+            f"{option} is {backend}: for {kinds} only, not {config.model_type} on {device.type}; take {option} auto"
+        )
+    if backend == "int8" and not has_int8_products():
+        raise ConfigError(
+            f"{option} is int8, but this CPU has none of {', '.join(sorted(INT8_PRODUCTS))}: sums of 8-bit products "
+            f"overflow; take {option} auto"
+        )
+    if backend == "native" and (reason := unfit(weights)) is not None:
+        raise ConfigError(f"{option} is native, but {reason}; take {option} auto")
+    if backend == "auto":
+        return "torch" if unfit(weights) is not None else "native"
+    return backend
+
+
+def prepared_backend(backbone: nn.Module, backend: str, calibration: Callable[[], TokenBatch]) -> Backend:
+    """What computes token states for `encode`, with weights prepared once until one changes.
+
+    A change is seen by a weight's storage address and version counter: an optimizer step, `load_state_dict` and `to`
+    are, a write in place through `.data` is not, which autograd does not see either.
+
+    Args:
+        backbone: a Hugging Face encoder.
+        backend: one of `BACKENDS`.
+        calibration: gives the texts that fix the scales of int8.
+
+    Raises:
+        ConfigError: as `choose_backend`.
+    """
+    state = (backend, *weights_state(backbone))
+    found = _prepared.get(backbone)
+    if found is not None and found.state == state:
+        return found.backend
+    with _preparing:
+        found = _prepared.get(backbone)
+        if found is not None and found.state == state:  # another thread prepared it
+            return found.backend
+        chosen = choose_backend(backbone, backend)
+        if chosen == "huggingface":  # nothing to prepare, and a value that holds its key would live for ever
+            return HuggingFaceBackend(backbone)
+        aliases = [weight.detach() for weight in backbone.parameters()]
+        made = prepare(backbone, chosen, calibration)
+        _prepared[backbone] = Prepared(state, aliases, made)
+        return made
+
+
+def prepare(backbone: nn.Module, chosen: str, calibration: Callable[[], TokenBatch]) -> Backend:
+    """A backend with the weights as they are now."""
+    weights = BertWeights.from_hf(backbone)
+    assert weights is not None, "choose_backend says huggingface then"
+    if chosen == "native":
+        return NativeBackend(weights)
+    if chosen == "torch":
+        return TorchPackedBackend(weights)
+    ranges = calibrate(weights, calibration())
+    if unfit(weights, int8=True) is None:
+        return NativeBackend(weights, quantize(weights.layers, ranges))
+    pairs = zip(weights.layers, ranges, strict=True)
+    return TorchPackedBackend(weights, [OnednnFeedForward(layer.up, layer.down, seen) for layer, seen in pairs])
+
+
+def training_pass(backbone: nn.Module, backend: str = "auto") -> TokenStates:
+    """What computes token states with gradients, and with dropout in training mode; nothing is prepared.
+
+    Args:
+        backbone: a Hugging Face encoder.
+        backend: `huggingface` forces the backbone's own; all others take the fastest that there is.
+    """
+    if backend != "huggingface" and trains_fused(backbone):
+        return partial(training_states, backbone)
+    return partial(huggingface_states, backbone)
+
+
+class Prepared(NamedTuple):
+    """A backend, the state of the weights that it was made of, and aliases of these: while an alias lives, no other
+    weight can come to lie at its address.
+    """
+
+    state: tuple[object, ...]
+    aliases: list[Tensor]
+    backend: Backend
+
+
+_prepared: WeakKeyDictionary[nn.Module, Prepared] = WeakKeyDictionary()
+_preparing = threading.Lock()
+
+
+def release(backbone: nn.Module) -> None:
+    """Free the memory of prepared weights; the next call of `encode` prepares them again."""
+    _prepared.pop(backbone, None)
+
+
+def weights_state(module: nn.Module) -> Iterator[object]:
+    """Storage address and version of each weight, and what else decides how a backbone computes: modules and hooks."""
+    yield id(module)
+    if module._forward_hooks or module._forward_pre_hooks:
+        yield len(module._forward_hooks), len(module._forward_pre_hooks)
+    for weight in module._parameters.values():
+        if weight is not None:
+            # weights made in inference mode have no version: they never count as unchanged
+            yield (object() if weight.is_inference() else weight._version), weight.data_ptr()
+    for child in module._modules.values():
+        if child is not None:
+            yield from weights_state(child)

@@ -1,0 +1,223 @@
+"""The kernel against plain torch, on CPUs that there is a micro-kernel for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from transformers import BertConfig, BertModel
+
+from simcse import SentenceEncoder
+from simcse.encoder.backends.bert_weights import BertWeights
+from simcse.encoder.backends.huggingface import huggingface_states
+from simcse.encoder.backends.int8 import CALIBRATION, QuantizedFeedForward, calibrate, quantize
+from simcse.encoder.backends.native import instruction_sets
+from simcse.encoder.backends.native.backend import NativeBackend, unfit
+from simcse.encoder.backends.native.binding import load_kernel
+from simcse.encoder.backends.native.instruction_sets import AMX
+from simcse.encoder.backends.torch_packed import TorchPackedBackend
+from simcse.tokens.batch import TokenBatch
+
+native = pytest.mark.skipif(load_kernel() is None, reason="needs a CPU with AMX and a C++ compiler")
+SHAPES = [(64, 2, 128), (128, 2, 96), (96, 1, 800), (192, 6, 64)]  # width, heads, inner
+
+
+@pytest.fixture
+def any_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if this CPU had the instructions: nothing is run, the weights alone are looked at."""
+    monkeypatch.setattr(instruction_sets, "cpu_flags", lambda: AMX.flags)
+
+
+def backbone_of(shape: tuple[int, int, int]) -> BertModel:
+    """Random weights, far enough from zero that each of them matters."""
+    torch.manual_seed(0)
+    width, heads, inner = shape
+    config = BertConfig(
+        vocab_size=50, hidden_size=width, num_attention_heads=heads, intermediate_size=inner, num_hidden_layers=2,
+        max_position_embeddings=600, initializer_range=0.1, layer_norm_eps=0.05,
+    )  # fmt: skip
+    backbone = BertModel(config, add_pooling_layer=False).eval()
+    for name, weight in backbone.named_parameters():
+        if weight.ndim == 1:
+            nn.init.normal_(weight, mean=float("LayerNorm.weight" in name), std=0.2)
+    return backbone.to(torch.bfloat16)
+
+
+def batch_of(lengths: list[int], seed: int = 0) -> TokenBatch:
+    rng = np.random.default_rng(seed)
+    return TokenBatch.from_lists([rng.integers(1, 50, length).tolist() for length in lengths])
+
+
+def weights_of(backbone: BertModel) -> BertWeights:
+    weights = BertWeights.from_hf(backbone)
+    assert weights is not None
+    return weights
+
+
+def by_kernel(backbone: BertModel, batch: TokenBatch, *, cls_only: bool = False) -> Tensor:
+    return NativeBackend(weights_of(backbone))(batch, (-1,), cls_only=cls_only)[0]
+
+
+def exact(backbone: BertModel, batch: TokenBatch) -> Tensor:
+    """The same weights in float32, by Hugging Face's own forward pass."""
+    other = BertModel(backbone.config, add_pooling_layer=False).eval()
+    other.load_state_dict(backbone.state_dict())
+    with torch.no_grad():
+        return huggingface_states(other, batch, (-1,))[0]
+
+
+@native
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("lengths", [[1], [5, 5, 5], [31, 32, 33, 1, 64, 7], [400, 20, 513, 3], [7] * 120])
+def test_close_to_the_exact_states(shape: tuple[int, int, int], lengths: list[int]) -> None:
+    backbone, batch = backbone_of(shape), batch_of(lengths)
+    expected, got = exact(backbone, batch), by_kernel(backbone, batch)
+    assert torch.cosine_similarity(got.float(), expected, dim=-1).min() > 0.9995
+    assert torch.equal(by_kernel(backbone, batch, cls_only=True), got[batch.starts])
+
+
+@native
+def test_nearer_to_the_exact_states_than_torch_in_bfloat16() -> None:
+    backbone, batch = backbone_of((128, 4, 512)), batch_of([30] * 40)
+    plain = TorchPackedBackend(weights_of(backbone))
+    expected = exact(backbone, batch)
+    off = [float((states.float() - expected).norm()) for states in (by_kernel(backbone, batch), plain(batch, (-1,))[0])]
+    assert off[0] <= 0.8 * off[1]  # sums stay in float32 until they are normalised
+
+
+@native
+@settings(max_examples=25, deadline=None)
+@given(lengths=st.lists(st.integers(1, 130), min_size=1, max_size=12), data=st.data())
+def test_neighbours_change_nothing(lengths: list[int], data: st.DataObject) -> None:
+    backbone, batch = backbone_of((64, 2, 128)), batch_of(lengths)
+    one = data.draw(st.integers(0, len(lengths) - 1))
+    start = int(batch.starts[one])
+    together = by_kernel(backbone, batch)[start : start + lengths[one]]
+    assert torch.equal(together, by_kernel(backbone, batch.select(one, one + 1)))
+
+
+@native
+def test_states_of_all_layers() -> None:
+    weights, batch = weights_of(backbone_of((64, 2, 128))), batch_of([9, 4])
+    forward, plain = NativeBackend(weights), TorchPackedBackend(weights)
+    for layers in ((0, 1, 2), (-2, -1)):
+        for got, expected in zip(forward(batch, layers), plain(batch, layers), strict=True):
+            torch.testing.assert_close(got, expected, atol=0.1, rtol=0.05)
+
+
+@native
+def test_ids_beyond_the_table() -> None:
+    forward = NativeBackend(weights_of(backbone_of((64, 2, 128))))
+    for ids in ([3, 50], [-1, 3], list(range(50)) * 13):
+        with pytest.raises(IndexError, match="of a table of"):
+            forward(TokenBatch.from_lists([ids]), (-1,))
+
+
+@native
+def test_scores_of_any_size() -> None:
+    backbone = backbone_of((64, 2, 128))
+    with torch.no_grad():
+        for layer in backbone.encoder.layer:
+            layer.attention.self.query.weight.mul_(300)  # all weight on one key, its score in the thousands
+    batch = batch_of([40, 3])
+    states = by_kernel(backbone, batch)
+    assert states.isfinite().all()
+    cosine = torch.cosine_similarity(states.float(), exact(backbone, batch), dim=-1)
+    assert cosine.median() > 0.99  # where two keys are near each other, rounding decides
+
+
+@native
+@pytest.mark.parametrize(
+    "name", ["query.weight", "key.bias", "value.weight", "output.dense.bias", "intermediate.dense.weight"]
+)
+def test_a_damaged_weight_shows(name: str) -> None:
+    backbone = backbone_of((64, 2, 128))
+    damaged = next(weight for key, weight in backbone.named_parameters() if key.endswith(name))
+    with torch.no_grad():
+        damaged.view(-1)[3] = float("nan")
+    assert by_kernel(backbone, batch_of([12])).isnan().any()
+
+
+@native
+@pytest.mark.parametrize("shape", [(64, 2, 128), (128, 2, 832)])
+def test_integers_are_near(shape: tuple[int, int, int]) -> None:
+    backbone, batch = backbone_of(shape), batch_of([40, 33, 7])
+    weights = weights_of(backbone)
+    assert unfit(weights, int8=True) is None
+    forward = NativeBackend(weights, quantize(weights.layers, calibrate(weights, batch)))
+    cosine = torch.cosine_similarity(forward(batch, (-1,))[0].float(), exact(backbone, batch), dim=-1)
+    assert cosine.min() > 0.998
+
+
+@native
+def test_integers_do_what_their_numbers_say() -> None:
+    """A sublayer whose numbers fit into integers exactly, so that only the activations are rounded."""
+    backbone, batch = backbone_of((64, 2, 128)), batch_of([20])
+    weights = weights_of(backbone)
+    sublayers = []
+    for layer in weights.layers:
+        up, down = torch.randint(-127, 128, (128, 64)), torch.randint(-127, 128, (64, 128))
+        scale, zero = 255 / 8, 6.0
+        bias = down.float().sum(1) * -zero / (scale * 1000)
+        sublayers.append(
+            QuantizedFeedForward(
+                torch.ones(64), up.to(torch.int8), torch.full((128,), 1 / 500), (scale, zero), down.to(torch.int8),
+                torch.full((64,), 1 / (scale * 1000)), layer.down.bias.float() + bias,
+            )
+        )  # fmt: skip
+        with torch.no_grad():
+            layer.up.weight.copy_(up / 500)
+            layer.down.weight.copy_(down / 1000)
+    got = NativeBackend(weights, sublayers)(batch, (-1,))[0].float()
+    assert torch.cosine_similarity(got, exact(backbone, batch), dim=-1).min() > 0.998
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_only_for_bfloat16(dtype: torch.dtype) -> None:
+    assert unfit(weights_of(backbone_of((64, 2, 128)).to(dtype))) == "the weights are not bfloat16 on the CPU"
+
+
+@pytest.mark.usefixtures("any_cpu")
+@pytest.mark.parametrize("shape", [(64, 4, 128), (64, 2, 100), (80, 1, 128)])
+def test_only_for_widths_that_fit(shape: tuple[int, int, int]) -> None:
+    assert "is no multiple of 32" in str(unfit(weights_of(backbone_of(shape))))
+
+
+@pytest.mark.usefixtures("any_cpu")
+def test_integers_need_multiples_of_64() -> None:
+    weights = weights_of(backbone_of((96, 1, 800)))
+    assert "multiple" not in str(unfit(weights))
+    assert "is no multiple of 64" in str(unfit(weights, int8=True))
+
+
+@pytest.mark.usefixtures("any_cpu")
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda backbone: backbone.embeddings.word_embeddings.float(),
+        lambda backbone: backbone.encoder.layer[1].output.dense.float(),
+        lambda backbone: setattr(backbone.encoder.layer[1].output.LayerNorm, "bias", None),
+        lambda backbone: setattr(backbone.encoder.layer[1].attention.self, "key", nn.Linear(64, 32).bfloat16()),
+    ],
+    ids=["table in fp32", "layer in fp32", "norm without bias", "narrow keys"],
+)
+def test_only_for_weights_that_are_what_they_should_be(change: Callable[[BertModel], object]) -> None:
+    backbone = backbone_of((64, 2, 128))
+    change(backbone)
+    assert unfit(weights_of(backbone)) is not None
+
+
+@native
+def test_encoding_takes_it(minilm: Path) -> None:
+    encoder = SentenceEncoder.from_pretrained(minilm, device="cpu", dtype="bf16")
+    assert repr(encoder).endswith("backend native)")
+    vectors = encoder.encode(list(CALIBRATION))
+    np.testing.assert_array_equal(encoder.encode(list(CALIBRATION)), vectors)
+    forced = SentenceEncoder.from_pretrained(minilm, device="cpu", dtype="bf16", backend="native")
+    np.testing.assert_array_equal(forced.encode(list(CALIBRATION)), vectors)
