@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import csv
-import json
 import sys
-import textwrap
 
-from simcse.commands.shared import Dtype, load_encoder
+from simcse.commands.shared import Dtype, load_encoder, print_json
+from simcse.display.hits import SCORE_DIGITS
+from simcse.display.tables import bullet
 from simcse.errors import ConfigError, DataError
 
 __all__ = ["cluster", "dedup", "inspect_data", "mine"]
@@ -43,7 +43,7 @@ def inspect_data(
     filled = {name: lengths for name, lengths in tokens.items() if len(lengths)}
     if filled:
         line = cut_line(filled, max_length, encoder.backbone_limit, findings.rows)
-        print(textwrap.fill(line, 80, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False))
+        print(bullet(line))
 
 
 def mine(
@@ -131,8 +131,8 @@ def dedup(index: str, *, threshold: float = 0.95, delete: bool = False) -> None:
     opened = SearchIndex.load(index)
     total, gone = len(opened), []
     for kept, duplicates in near_duplicates(opened, threshold):
-        found = [{"id": key, "score": round(score, 6)} for key, score in duplicates]
-        print(json.dumps({"keep": kept, "duplicates": found}, ensure_ascii=False))
+        found = [{"id": key, "score": round(score, SCORE_DIGITS)} for key, score in duplicates]
+        print_json({"keep": kept, "duplicates": found})
         gone += [key for key, _ in duplicates]
     if delete and gone:
         opened.delete(gone)
@@ -156,6 +156,6 @@ def cluster(index: str, *, clusters: int, iterations: int = 25, seed: int = 0) -
     from simcse.search.tools.duplicates import cluster as grouped
 
     for number, group in enumerate(grouped(SearchIndex.load(index), clusters, iterations=iterations, seed=seed)):
-        members = [{"id": key, "score": round(score, 6)} for key, score in group.members]
+        members = [{"id": key, "score": round(score, SCORE_DIGITS)} for key, score in group.members]
         line = {"cluster": number, "size": len(members), "examples": group.examples, "members": members}
-        print(json.dumps(line, ensure_ascii=False))
+        print_json(line)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from simcse.commands.shared import Dtype, Format, as_text, load_encoder, print_json, sources
+from simcse.display.hits import SCORE_DIGITS
 from simcse.errors import ConfigError, DataError
 
 __all__ = ["encode", "similarity"]
@@ -144,7 +145,7 @@ def similarity(
         cosines = (vectors[::2] * vectors[1::2]).sum(1).clip(-1, 1)  # (n,)
         for (a, b), cosine in zip(chunk, cosines.tolist(), strict=True):
             if not readable:
-                print_json({"a": a, "b": b, "score": round(cosine, 6)})
+                print_json({"a": a, "b": b, "score": round(cosine, SCORE_DIGITS)})
             elif len(texts) > 2:
                 print(f"{cosine:7.4f}  {b}")
             else:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from simcse.display.hits import hit_lines, hits_as_json
 from simcse.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -67,15 +68,6 @@ def open_index(folder: str, model: str | None, device: str, dtype: str) -> Searc
 def print_hits(query: str, hits: list[Hit], readable: bool, headed: bool) -> None:
     """The hits of a query: lines that fit the terminal, or one JSON object; `headed` puts the query above the lines."""
     if not readable:
-        found = [{"text": h.text, "score": round(h.score, 6), "id": h.id, "metadata": h.metadata} for h in hits]
-        print_json({"query": query, "hits": found})
+        print_json(hits_as_json(query, hits))
         return
-    if headed:
-        print(f"{query}")
-    columns = shutil.get_terminal_size((80, 24)).columns
-    width = max((len(str(hit.id)) for hit in hits), default=0)
-    for hit in hits:
-        line = f"{hit.score:7.4f}  {hit.id!s:>{width}}  {' '.join(hit.text.split())}"
-        print(line if len(line) <= columns else f"{line[: columns - 3]}...")
-    if not hits:
-        print("   no hit")
+    print(*([query] if headed else []), *hit_lines(hits, shutil.get_terminal_size((80, 24)).columns), sep="\n")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import re
-import textwrap
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,12 +17,12 @@ import numpy as np
 from simcse.data.columns import ROLES, chosen_columns
 from simcse.data.lengths import LONGEST, SAMPLE, Counts
 from simcse.data.tables import Row, check_file, format_of, lines, named_rows
+from simcse.display.tables import Table, bullet, number, terminal
 from simcse.errors import DataError, shown
 
 __all__ = ["ColumnFindings", "Example", "Findings", "inspect", "render"]
 
 PERCENTILES = (0, 5, 50, 95, 99, 100)
-WIDTH = 80  # columns of the terminal
 LONG = 2000  # characters; far beyond what any sentence encoder reads
 EXAMPLES = 3  # shown of each kind
 MARKUP = re.compile(r"</?[a-zA-Z][\w-]*(\s[^<>]*)?/?>|&(amp|lt|gt|quot|nbsp|#\d+);")
@@ -268,40 +267,20 @@ def render(findings: Findings, tokens: Mapping[str, Counts] | None = None) -> st
         findings: of `inspect`.
         tokens: column -> numbers of tokens of its sample; see `lengths.token_counts`.
     """
-    from rich.console import Console
-    from rich.table import Table
-
-    counts = Table(title=f"{findings.source}: {findings.rows:,} rows", title_justify="left")
-    lengths = Table(title="lengths", title_justify="left")
-    counts.add_column("column", overflow="fold")
-    lengths.add_column("column", overflow="fold")
-    lengths.add_column("in")
-    for heading in ("distinct", "repeated"):
-        counts.add_column(heading, justify="right")
-    for percentile in PERCENTILES:
-        lengths.add_column(_heading(percentile), justify="right")
+    counts, lengths = [], []
     for column in findings.columns:
-        counts.add_row(column.name, f"{column.distinct:,}", f"{column.duplicates:,}")
+        counts.append([column.name, number(column.distinct), number(column.duplicates)])
         units = {"words": column.words, "characters": column.characters}
         if tokens is not None and len(found := tokens[column.name]):
             values = np.percentile(found, PERCENTILES, method="inverted_cdf")
             units["tokens"] = dict(zip(PERCENTILES, map(int, values), strict=True))
-        for unit, spread in units.items():
-            if spread:
-                lengths.add_row(column.name, unit, *(f"{value:,}" for value in spread.values()))
-    console = Console(width=WIDTH, color_system=None)
-    with console.capture() as capture:
-        console.print(counts)
-        console.print(lengths)
-    body = "\n".join(line.rstrip() for line in capture.get().splitlines())
-    told = findings.warnings
-    return body + "\n" + ("\n".join(map(_bullet, told)) if told else "no issues found")
+        lengths += [[column.name, unit, *map(number, spread.values())] for unit, spread in units.items() if spread]
+    tables = terminal(
+        Table(["column", "distinct", "repeated"], counts, f"{findings.source}: {findings.rows:,} rows"),
+        Table(["column", "in", *map(_heading, PERCENTILES)], lengths, "lengths"),
+    )
+    return tables + "\n" + ("\n".join(map(bullet, findings.warnings)) or "no issues found")
 
 
 def _heading(percentile: int) -> str:
     return {0: "least", 50: "median", 100: "longest"}.get(percentile, f"{percentile} %")
-
-
-def _bullet(warning: str) -> str:
-    """A line, or several of at most 80 columns."""
-    return textwrap.fill(warning, WIDTH, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from simcse.display.tables import Table, number, terminal
+
 __all__ = ["summary"]
 
 NAMES = {
@@ -19,26 +21,11 @@ NAMES = {
 
 def summary(report: dict[str, Any]) -> str:
     """The content of report.json, of one run or of several seeds, for the terminal."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=None)
     several = "seeds" in report
-    for name in (
-        "task",
-        "measure",
-        *(("mean", "95 % interval", "spread", "range") if several else ("before", "after")),
-    ):
-        table.add_column(name, justify="left" if name in ("task", "measure") else "right", overflow="fold")
-    for row in seed_rows(report) if several else run_rows(report):
-        table.add_row(*row)
-    console = Console(width=80, color_system=None, legacy_windows=False)
-    with console.capture() as capture:
-        console.print(table)
-        where = "the runs and their mean lie in" if several else "the best encoder lies in"
-        console.print(Text(f"{where} {report['model']}", overflow="fold"))
-    return "\n".join(line.rstrip() for line in capture.get().splitlines())
+    columns = ("mean", "95 % interval", "spread", "range") if several else ("before", "after")
+    rows = seed_rows(report) if several else run_rows(report)
+    where = "the runs and their mean lie in" if several else "the best encoder lies in"
+    return terminal(Table(["task", "measure", *columns], rows), f"{where} {report['model']}")
 
 
 def run_rows(report: dict[str, Any]) -> list[list[str]]:
@@ -78,10 +65,3 @@ def seed_rows(report: dict[str, Any]) -> list[list[str]]:
         ]
         for task, key, s in rows
     ]
-
-
-def number(value: float | None) -> str:
-    """Two decimals, three for what is small."""
-    if value is None:
-        return ""
-    return f"{value:.2f}" if abs(value) >= 10 else f"{value:.3f}"

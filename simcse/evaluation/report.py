@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from simcse.display.tables import Table, markdown, number, terminal
 from simcse.errors import ConfigError
 from simcse.files import check_writable, replaced_file
 
 __all__ = ["Report", "TaskResult", "check_output", "versions"]
 
-WIDTH = 80  # columns of the terminal's tables
 HEADINGS = {
     "f1": "F1",
     "map": "MAP",
@@ -30,7 +29,6 @@ HEADINGS = {
     "recall@100": "R@100",
     "spearman": "Spearman",
 }
-TEXT_COLUMNS = ("measure", "protocol", "split", "task")
 TITLES = {
     "sts": "Semantic textual similarity (correlation x 100)",
     "pairs": "Own scored pairs (correlation x 100)",
@@ -101,35 +99,11 @@ class Report:
 
     def to_markdown(self) -> str:
         """The same tables as in the terminal, as GitHub markdown."""
-        parts = [f"# {self.model}"]
-        for title, columns, rows in self._tables():
-            line = " | ".join
-            rule = line("---" if column in TEXT_COLUMNS else "---:" for column in columns)
-            parts.append(f"## {title}\n\n| {line(columns)} |\n| {rule} |\n" + "\n".join(f"| {line(r)} |" for r in rows))
-        return "\n\n".join([*parts, *self._notes()]) + "\n"
+        return "\n\n".join([f"# {self.model}", *map(markdown, self._tables()), *self._notes()]) + "\n"
 
     def to_terminal(self) -> str:
         """Tables of at most 80 columns, without colour codes."""
-        from rich.box import SIMPLE_HEAD
-        from rich.console import Console
-        from rich.table import Table
-        from rich.text import Text
-
-        console = Console(width=WIDTH, color_system=None, legacy_windows=False)
-        with console.capture() as capture:
-            console.print(Text(self.model, overflow="fold"))
-            for title, columns, rows in self._tables():
-                table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-                for column in columns:
-                    table.add_column(column, justify="left" if column in TEXT_COLUMNS else "right", overflow="fold")
-                for row in rows:
-                    if row[0].startswith("average of"):
-                        table.add_section()
-                    table.add_row(*row)
-                console.print(table)
-            for note in self._notes():
-                console.print(Text(note))
-        return "\n".join(line.rstrip() for line in capture.get().splitlines())
+        return terminal(self.model, *self._tables(), *self._notes())
 
     def write(self, path: str | Path) -> list[Path]:
         """Write `.json` or `.md`, or both (`report.json`, `report.md`) into a folder; each replaces an older one whole.
@@ -146,30 +120,29 @@ class Report:
                 new.write_text(text, encoding="utf-8")
         return targets
 
-    def _tables(self) -> list[tuple[str, list[str], list[list[str]]]]:
-        """(title, columns, rows) of each kind, as text."""
+    def _tables(self) -> list[Table]:
+        """One of each kind."""
         tables = []
         for kind, title in TITLES.items():
             group = [result for result in self.results if result.kind == kind]
             if group:
-                tables.append((title, *self._table(group)))
+                tables.append(Table(*self._table(group), title))
         if self.geometry:
             single = {k: v for k, v in self.geometry.items() if isinstance(v, float | int | str)}  # no spectrum
-            rows = [[HEADINGS.get(name, name.replace("_", " ")), _number(value)] for name, value in single.items()]
-            tables.append(("Geometry", ["measure", "value"], rows))
+            rows = [[HEADINGS.get(name, name.replace("_", " ")), number(value)] for name, value in single.items()]
+            tables.append(Table(["measure", "value"], rows, "Geometry"))
         return tables
 
     def _table(self, group: Sequence[TaskResult]) -> tuple[list[str], list[list[str]]]:
         metrics = list(dict.fromkeys(name for result in group for name in result.metrics))
         columns = ["task", "split", "protocol", group[0].unit, *(HEADINGS.get(name, name) for name in metrics)]
         rows = [
-            [r.name, r.split, r.protocol, f"{r.n:,}", *(_number(r.metrics.get(name)) for name in metrics)]
-            for r in group
+            [r.name, r.split, r.protocol, f"{r.n:,}", *(number(r.metrics.get(name)) for name in metrics)] for r in group
         ]
         within = [result.name for result in group if result.name in self.averaged]
         if len(within) > 1:
             label = f"average of {len(within)}"
-            rows.append([label, "", "", "", _number(self.average), *[""] * (len(metrics) - 1)])
+            rows.append([label, "", "", "", number(self.average), *[""] * (len(metrics) - 1)])
         return columns, rows
 
     def _notes(self) -> list[str]:
@@ -182,16 +155,6 @@ class Report:
             f"{speed['sentences']:,.0f} sentences encoded, distinct ones once, in {speed['seconds']:.1f} s: "
             f"{speed['sentences_per_second']:,.0f} sentences/s",
         ]
-
-
-def _number(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            return str(value)
-        return f"{value:.2f}" if abs(value) >= 10 else f"{value:.3f}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def check_output(path: str | Path | None) -> None:

@@ -20,11 +20,12 @@ from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
 from simcse import __version__
+from simcse.display.hits import SCORE_DIGITS, hits_as_json
 from simcse.encoder.model import SentenceEncoder
 from simcse.errors import SearchError, SimCSEError
 from simcse.search.filters import FilterError
 from simcse.search.fingerprint import OtherEncoderError
-from simcse.search.index import Hit, SearchIndex
+from simcse.search.index import SearchIndex
 from simcse.search.storage import Filter
 from simcse.serving.answers import Answer, Answers, Filtering, Filters, Search, Task
 from simcse.serving.batcher import ClosedError, MicroBatcher, QueueFullError
@@ -207,10 +208,7 @@ def _add_api(app: FastAPI, service: Service) -> None:
             raise RequestError("query: found none, expected at least one text")
         wanted = Search(request.top_k, request.min_score, request.where)
         answers = await service.answers(queries, wanted)
-        results = [
-            {"query": query, "hits": [_hit(hit) for hit in answer.hits]}
-            for query, answer in zip(queries, answers, strict=True)
-        ]
+        results = [hits_as_json(query, answer.hits) for query, answer in zip(queries, answers, strict=True)]
         return JSONResponse({"results": results, "seconds": round(time.perf_counter() - begin, 6)})
 
     @app.post("/api/similarity", response_model=SimilarityResponse, responses=REFUSALS, summary="Compare texts")
@@ -218,7 +216,7 @@ def _add_api(app: FastAPI, service: Service) -> None:
         vectors = await service.vectors([*request.a, *(request.b or [])])  # (n_a + n_b, d)
         rows = vectors[: len(request.a)]  # (n_a, d)
         columns = rows if request.b is None else vectors[len(request.a) :]  # (n_b, d)
-        return JSONResponse({"scores": _listed(np.clip(rows @ columns.T, -1, 1), 6)})
+        return JSONResponse({"scores": _listed(np.clip(rows @ columns.T, -1, 1), SCORE_DIGITS)})
 
     @app.post("/api/encode", response_model=EncodeResponse, responses=REFUSALS, summary="Turn texts into vectors")
     async def encode(request: EncodeRequest) -> Response:
@@ -226,10 +224,6 @@ def _add_api(app: FastAPI, service: Service) -> None:
         return JSONResponse(
             {"vectors": _listed(vectors, 7), "dimension": vectors.shape[1], "model": shown_name(service.encoder.name)}
         )
-
-
-def _hit(hit: Hit) -> dict[str, Any]:
-    return {"text": hit.text, "score": round(hit.score, 6), "id": hit.id, "metadata": hit.metadata}
 
 
 def _listed(values: Matrix, digits: int) -> Any:

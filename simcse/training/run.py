@@ -14,7 +14,7 @@ from accelerate import Accelerator
 
 from simcse.data.lengths import cut_line, sample, token_counts
 from simcse.data.readers import read_training
-from simcse.display.training_bar import training_bar
+from simcse.display.progress import training_bar
 from simcse.encoder.model import SentenceEncoder
 from simcse.errors import ConfigError
 from simcse.evaluation.report import versions

@@ -1,0 +1,31 @@
+"""Hits of a search, for programs and for readers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+__all__ = ["SCORE_DIGITS", "hit_lines", "hits_as_json"]
+
+SCORE_DIGITS = 6  # decimals of a cosine in JSON: more are rounding
+
+
+def hits_as_json(query: str, hits: Sequence[Any]) -> dict[str, Any]:
+    """`{"query": ..., "hits": [{"text": ..., "score": ..., "id": ..., "metadata": {...}}, ...]}` of search's `Hit`s."""
+    return {
+        "query": query,
+        "hits": [
+            {"text": hit.text, "score": round(hit.score, SCORE_DIGITS), "id": hit.id, "metadata": hit.metadata}
+            for hit in hits
+        ],
+    }
+
+
+def hit_lines(hits: Sequence[Any], columns: int) -> Iterator[str]:
+    """A line of at most `columns` characters for each hit: cosine, id, text."""
+    width = max((len(str(hit.id)) for hit in hits), default=0)
+    for hit in hits:
+        line = f"{hit.score:7.4f}  {hit.id!s:>{width}}  {' '.join(hit.text.split())}"
+        yield line if len(line) <= columns else f"{line[: columns - 3]}..."
+    if not hits:
+        yield "   no hit"
