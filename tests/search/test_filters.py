@@ -85,6 +85,27 @@ def test_sql_means_what_a_naive_evaluation_does(rows, where):
     store.close()
 
 
+# one of each kind under one name; a filter may ask for any of them
+MIXED = [
+    None, True, False, 0, 1, 1.0, -1, 1.5, 1995, 2**53 + 1, 2.0**53, 2**63 - 1, 2**63, -(2**63) - 1, 1e300,
+    "", "1", "1995", "true", "a", "a\0b", "a\x01", "a\nb", 'q"\\', "b", "\u00e9", "\u65e5", [1], {"x": 1},
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def mixed(storage, module_encoder):
+    metadata = [*({"x": value} for value in MIXED), {"y": 1}]
+    return metadata, storage.build([f"t{i}" for i in range(len(metadata))], module_encoder.encode, metadata=metadata)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.dictionaries(st.sampled_from("xy"), WANTED, min_size=1))
+def test_every_storage_means_the_same_across_kinds_of_values(mixed, where):
+    metadata, index = mixed
+    hits = index.search_vectors(np.ones((1, 32)), top_k=len(metadata), where=where)[0]
+    assert sorted(hit.id for hit in hits) == [i for i, held in enumerate(metadata) if fits(held, where)]
+
+
 @pytest.mark.parametrize(
     ("where", "message"),
     [

@@ -71,3 +71,30 @@ def test_where_takes_numbers_and_texts_of_a_csv(tmp_path, tiny_bert, capsys):
     for where in ("year=1e999", "year<[1]", "lang=\udc80"):
         assert main(["index", "search", index, "rain", "--where", where]) == 1
         assert "expected text, number, boolean" in capsys.readouterr().err
+
+
+def test_each_command_works_on_each_storage(durable, tiny_bert, tmp_path, capsys):
+    """index build, info, search, add, delete and compact; dedup and cluster."""
+    place, source = durable.new(), tmp_path / "docs.csv"
+    source.write_text("id,text,year\na,rain falls,1999\nb,snow,2005\nc,rain falls,2010\n")
+    commands = [
+        (
+            ["index", "build", "--input", str(source), "--model", str(tiny_bert), "--output", place],
+            "3 texts, dimension",
+        ),
+        (["index", "info", place, "--verify", "--format", "text"], "year"),
+        (["index", "search", place, "rain", "--where", "year=2005", "--format", "text"], "snow"),
+        (["index", "search", place, "snow", "--hybrid", "--format", "text"], "snow"),
+        (["dedup", place, "--delete", "--threshold", "0.99999"], '{"keep": "a", "duplicates": [{"id": "c"'),
+        (["cluster", place, "--clusters", "2"], '"size": 1, "examples": '),
+        (["index", "add", place, "--input", str(source), "--upsert"], "added 3, now 3 texts"),
+        (["index", "delete", place, "b"], "deleted 1, now 2 texts"),
+        (["index", "compact", place], "2 texts"),
+    ]
+    for command, expected in commands:
+        assert main(command) == 0, capsys.readouterr().err
+        told = capsys.readouterr()
+        assert expected in told.out + told.err
+    assert main(["index", "build", "--input", str(source), "--model", str(tiny_bert), "--output", place]) in (1, 2)
+    assert f"{place.removeprefix('milvus:').partition('#')[0]}" in (told := capsys.readouterr().err)
+    assert "exists; " in told

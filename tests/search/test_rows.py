@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from decimal import Decimal
-from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -16,19 +15,11 @@ from simcse.search.rows import typed_ids
 
 NO_IDS = [True, False, np.True_, 1.0, np.float64(1), None, b"a", (1,), Decimal(1), [1]]  # equal to ids, some of them
 NOT_STORED = ["", "a\0b", "a\0", "\0a", "a\ud800", -1, 2**63, 10**30]
-NO_MILVUS = not (find_spec("pymilvus") and find_spec("milvus_lite"))
 
 
-@pytest.fixture(
-    scope="module", params=["flat", pytest.param("milvus", marks=pytest.mark.skipif(NO_MILVUS, reason="no pymilvus"))]
-)
-def kind(request, tmp_path_factory):
-    return "flat" if request.param == "flat" else f"milvus:{tmp_path_factory.mktemp('rows') / 'a.db'}"
-
-
-def test_only_ids_are_taken_for_ids(kind, encoder):
+def test_only_ids_are_taken_for_ids(storage, encoder):
     """Each of these once found, replaced or deleted the rows "a" or 1, or ended in a traceback."""
-    index = SearchIndex.build(["text a", "text one", "text zero"], encoder.encode, ids=["a", 1, 0], kind=kind)
+    index = storage.build(["text a", "text one", "text zero"], encoder.encode, ids=["a", 1, 0])
     before = {row[0]: row[1:] for row in index.rows()}
     for key in [*NO_IDS, *NOT_STORED]:
         calls = [
@@ -50,6 +41,18 @@ def test_only_ids_are_taken_for_ids(kind, encoder):
         index.delete(None)
     assert set(index.storage.vectors(["a", True, 1, "b", 0])) == {"a", 1, 0}
     assert {row[0]: row[1:] for row in index.rows()} == before
+
+
+def test_any_text_may_be_an_id(storage, encoder):
+    """pymilvus writes ids into an expression as they are: x','a would be two."""
+    ids = ["a", "x','t a", "'", '"', "a\\", "%61", "\n\x01", "\u65e5\u672c", "\u2028", "t a", "1", 1]
+    index = storage.build([f"text {i}" for i in range(len(ids))], encoder.encode, ids=ids)
+    for left in range(len(ids), 0, -1):
+        key = ids[left - 1]
+        assert index.search_vectors(index.vectors([key]), top_k=1)[0][0].id == key
+        assert index.upsert([f"new {left}"], ids=[key]) == [key]
+        assert len(index) == left
+        assert index.delete([key]) == 1
 
 
 def test_whole_numbers_and_texts_of_numpy_are_ids(encoder, tmp_path):

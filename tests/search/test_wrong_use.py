@@ -26,8 +26,8 @@ NO_KINDS = [
 
 
 @pytest.fixture(scope="module")
-def index(module_encoder):
-    return SearchIndex.build(TEXTS, module_encoder.encode, metadata=[{"lang": "en"}] * 3)
+def index(storage, module_encoder):
+    return storage.build(TEXTS, module_encoder.encode, metadata=[{"lang": "en"}] * 3)
 
 
 @pytest.mark.parametrize("kind", NO_KINDS, ids=lambda kind: repr(kind)[:20])
@@ -56,13 +56,13 @@ def test_what_is_no_number_of_hits_is_told(index, top_k):
             call()
 
 
-def test_numpys_numbers_work(index):
+def test_numpys_numbers_work(index, encoder):
     for top_k in (np.int64(2), np.uint8(2), np.int32(2)):
         expected = index.search("a man", top_k=2, min_score=0.1)
         assert index.search("a man", top_k=top_k, min_score=np.float32(0.1)) == expected
         assert len(index.search_vectors(index.vectors([0]), top_k=top_k)[0]) == 2
         assert len(HybridSearch(index).search("a man", top_k=top_k)[0]) == 2
-    assert len(index.search("a", top_k=10**30)[0]) == 3
+    assert len(SearchIndex.build(TEXTS, encoder).search("a", top_k=10**30)[0]) == 3
     assert len(cluster(index, np.int64(2))) == 2
 
 

@@ -5,28 +5,29 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from simcse import ConfigError, SearchError, SearchIndex
+from simcse import ConfigError, SearchError
 from simcse.search.tools.duplicates import cluster, near_duplicates
 
 
-def at(*degrees):
-    """An index of unit vectors at these angles, whose texts are the angles."""
+@pytest.fixture
+def at(storage):
+    """Makes an index of unit vectors at these angles, whose texts are the angles."""
 
     def encode(texts):
         angles = np.radians([float(text) if text.lstrip("-").isdigit() else len(text) for text in texts])
         return np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
-    return SearchIndex.build([str(d) for d in degrees], encode)
+    return lambda *degrees, **options: storage.build([str(d) for d in degrees], encode, **options)
 
 
-def test_duplicates_are_close_to_what_is_kept_and_chains_do_not_collapse():
+def test_duplicates_are_close_to_what_is_kept_and_chains_do_not_collapse(at):
     """cos 10 degrees is .985, cos 20 is .940: of 0, 10, 20, 30 the first has 10, then 20 has 30; 90 is alone."""
     groups = dict(near_duplicates(at(0, 10, 20, 90, 30), 0.98))
     assert {kept: [key for key, _ in others] for kept, others in groups.items()} == {0: [1], 2: [4]}
     assert groups[0][0][1] == pytest.approx(np.cos(np.radians(10)), abs=1e-6)
 
 
-def test_exact_copies_and_deleted_texts():
+def test_exact_copies_and_deleted_texts(at):
     index = at(5, 5, 5, 80)
     assert [(kept, [key for key, _ in others]) for kept, others in near_duplicates(index, 1.0)] == [(0, [1, 2])]
     index.delete([0])
@@ -35,7 +36,18 @@ def test_exact_copies_and_deleted_texts():
         list(near_duplicates(index, 95))
 
 
-def test_clusters_that_are_apart_are_found():
+def test_ids_of_both_kinds_and_a_change_between(at):
+    index = at(0, 60, 120, 1, 121, 180, ids=[3, 20, 100, 101, "b", "a"])
+    pairs = [(kept, [key for key, _ in others]) for kept, others in near_duplicates(index, 0.99)]
+    assert pairs == [(3, [101]), (100, ["b"])]
+    assert {key for group in cluster(index, 3) for key, _ in group.members} == {3, 20, 100, 101, "a", "b"}
+    index.delete(["a", 101])
+    index.add(["59"])
+    pairs = [(kept, [key for key, _ in others]) for kept, others in near_duplicates(index, 0.99)]
+    assert pairs == [(20, [102]), (100, ["b"])]
+
+
+def test_clusters_that_are_apart_are_found(at):
     index = at(0, 1, 2, 3, 120, 121, 122, 240, 241, 300)
     index.delete([9])
     groups = cluster(index, 3)
@@ -46,6 +58,6 @@ def test_clusters_that_are_apart_are_found():
 
 
 @pytest.mark.parametrize("k", [0, 5])
-def test_a_number_of_clusters_out_of_range_is_told(k):
+def test_a_number_of_clusters_out_of_range_is_told(at, k):
     with pytest.raises(SearchError, match=f"clusters: found {k}, expected a number from 1 to 4"):
         cluster(at(0, 1, 2, 3), k)

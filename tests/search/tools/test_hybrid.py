@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from simcse import ConfigError, SearchError, SearchIndex
+from simcse import ConfigError, SearchError
 from simcse.search.tools.hybrid import HybridSearch
 
 TEXTS = [
@@ -18,9 +18,13 @@ TEXTS = [
 ]
 
 
-@pytest.fixture
-def index(encoder):
-    return SearchIndex.build(TEXTS, encoder.encode, metadata=[{"n": i} for i in range(5)])
+def built(storage, encoder):
+    return storage.build(TEXTS, encoder.encode, metadata=[{"n": i} for i in range(5)])
+
+
+@pytest.fixture(scope="module")
+def index(storage, module_encoder):
+    return built(storage, module_encoder)
 
 
 def bm25(query, texts, k1=1.5, b=0.75):
@@ -68,7 +72,8 @@ def test_weight_one_is_the_order_of_the_vectors(index):
     ]
 
 
-def test_it_follows_the_index(index):
+def test_it_follows_the_index(storage, encoder):
+    index = built(storage, encoder)
     hybrid = HybridSearch(index)
     assert 0 in {hit.id for hit in hybrid.search("crossing", top_k=9)[0]}
     index.delete([0])

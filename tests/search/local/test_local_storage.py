@@ -1,0 +1,136 @@
+"""What an index in memory or in a folder does beside what every storage does: see `test_index.py`."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from simcse import DataError, SearchError, SearchIndex
+
+TEXTS = ["a man plays the guitar", "a woman plays the piano", "rain falls on the city", "the sun is over the mountain"]
+
+
+@pytest.fixture
+def index(encoder):
+    return SearchIndex.build(TEXTS, encoder.encode)
+
+
+def found(index, query, **options):
+    return [hit.text for hit in index.search(query, **options)[0]]
+
+
+def test_many_deletions_compact_by_themselves(index):
+    index.delete([0])
+    assert index.info["deleted"] == 1
+    index.delete([1])
+    assert index.info["deleted"] == 0
+    assert found(index, TEXTS[2], top_k=1) == [TEXTS[2]]
+
+
+def test_saved_and_loaded_it_answers_the_same(index, encoder, tmp_path):
+    before = index.search(TEXTS, top_k=3)
+    index.save(tmp_path / "idx")
+    for mmap in (True, False):
+        loaded = SearchIndex.load(tmp_path / "idx", encoder.encode, mmap=mmap)
+        assert loaded.search(TEXTS, top_k=3) == before
+        assert len(loaded) == 4
+        assert loaded.info["encoder"] == "word-sum"
+        assert loaded.info["fingerprint"] == encoder.fingerprint
+
+
+def test_once_saved_every_change_is_durable(index, encoder, tmp_path):
+    index.save(tmp_path / "idx")
+    index.add(["rain in the night"])
+    index.delete([3])
+    index.upsert(["a man plays the flute"], ids=[0])
+    loaded = SearchIndex.load(tmp_path / "idx", encoder.encode)
+    assert loaded.search(TEXTS, top_k=9) == index.search(TEXTS, top_k=9)
+    assert {hit.id for hit in loaded.search("rain", top_k=9)[0]} == {0, 1, 2, 4}
+
+
+def test_saving_over_an_index_replaces_it(index, encoder, tmp_path):
+    SearchIndex.build(["old"], encoder.encode).save(tmp_path / "idx")
+    index.save(tmp_path / "idx")
+    assert len(SearchIndex.load(tmp_path / "idx", encoder.encode)) == 4
+    assert sorted(path.suffix for path in (tmp_path / "idx").iterdir()) == [".f32", ".json", ".sqlite"]
+
+
+def test_saving_elsewhere_leaves_the_first_folder_alone(index, encoder, tmp_path):
+    index.save(tmp_path / "a")
+    index.save(tmp_path / "b")
+    index.add(["only in b"])
+    assert len(SearchIndex.load(tmp_path / "a", encoder.encode)) == 4
+    assert len(SearchIndex.load(tmp_path / "b", encoder.encode)) == 5
+
+
+def test_a_folder_with_other_things_is_not_touched(index, tmp_path):
+    (tmp_path / "mine.txt").write_text("precious")
+    with pytest.raises(SearchError, match="exists and is no index"):
+        index.save(tmp_path)
+    with pytest.raises(SearchError, match="exists and is no index"):
+        index.save(tmp_path / "mine.txt")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_two_that_opened_one_folder_see_each_others_changes(index, encoder, tmp_path):
+    index.save(tmp_path / "idx")
+    other = SearchIndex.load(tmp_path / "idx", encoder.encode)
+    assert other.add(["added by the other"]) == [4]
+    assert found(index, "added by the other", top_k=1) == ["added by the other"]
+    assert index.add(["added by the first"]) == [5]
+    other.delete([0])
+    other.compact()
+    assert found(index, TEXTS[0], top_k=1) != [TEXTS[0]]
+    assert index.add(["after the other compacted"]) == [6]
+    assert found(other, "after the other compacted", top_k=1) == ["after the other compacted"]
+    assert len(index) == len(other) == 6
+
+
+def test_an_addition_that_fails_changes_nothing(index, encoder, tmp_path):
+    """The second chunk fails after the first is encoded and written; in memory and on disk."""
+    from simcse.search import index as module
+
+    def stream():
+        yield from ("fine " + str(i) for i in range(module.CHUNK + 5))
+        raise DataError("file.txt:9: broken")
+
+    for _ in range(2):
+        before = index.search(TEXTS, top_k=9), index.info
+        with pytest.raises(DataError, match="broken"):
+            index.add(stream())
+        with pytest.raises(SearchError, match="twice"):
+            index.add(["p", "q"], ids=["new", "new"])
+        assert (index.search(TEXTS, top_k=9), index.info) == before
+        index.verify()
+        index.save(tmp_path / "idx")
+    assert index.add(["fine after all"]) == [4]
+    assert len(SearchIndex.load(tmp_path / "idx", encoder.encode)) == 5
+
+
+def test_threads_search_while_one_changes(index, encoder, tmp_path):
+    index.save(tmp_path / "idx")
+    stop, errors = threading.Event(), []
+
+    def searching():
+        try:
+            while not stop.is_set():
+                hits = index.search("a man plays the guitar", top_k=3)[0]
+                assert hits[0].id == 0
+                assert len(hits) == 3
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=searching) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for number in range(15):
+        (key,) = index.add([f"rain number {number}"])
+        if number % 2:
+            index.delete([key])
+    index.compact()
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    assert len(index) == 12
