@@ -1,4 +1,4 @@
-"""A Hugging Face encoder's dropout rates, and how many tokens it takes."""
+"""A Hugging Face encoder's dropout rates, and how many tokens it accepts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["check_length", "choose_length", "longest_input", "override_dropout",
 
 # parts of names of rates that do not act on token states: heads' own, and those at which whole layers are left out
 OTHER_RATES = ("classif", "summary", "qa_", "pooler", "head", "layerdrop", "drop_path")
-NO_LIMIT = 1_000_000  # tokens; what stands for a backbone that takes any number, and a tokenizer that allows it
+NO_LIMIT = 1_000_000  # tokens; what stands for a backbone that accepts any number, and a tokenizer that allows it
 
 
 def override_dropout(config: PretrainedConfig, rate: float) -> None:
@@ -41,7 +41,7 @@ def dropout_rates(config: PretrainedConfig) -> dict[str, float]:
 def longest_input(config: PretrainedConfig, tokenizer_limit: int) -> int:
     """The most tokens, special ones included, that the backbone has positions for and its tokenizer allows.
 
-    A backbone without a table of positions (T5), or with -1 of them (XLNet), takes any number.
+    A backbone without a table of positions (T5), or with -1 of them (XLNet), accepts any number.
     """
     positions = getattr(config, "max_position_embeddings", None) or -1
     limit = positions - position_offset(config) if positions > 0 else NO_LIMIT
@@ -49,7 +49,7 @@ def longest_input(config: PretrainedConfig, tokenizer_limit: int) -> int:
 
 
 def usual_length(limit: int) -> int:
-    """The tokens to keep of each text where nobody says: all that the backbone takes, 512 where it takes any number."""
+    """Tokens to keep of each text by default: all that the backbone accepts, 512 where that is any number."""
     return 512 if limit >= NO_LIMIT else limit
 
 
@@ -79,7 +79,7 @@ def check_length(
 def choose_length(
     asked: int | None, stored: int | None, tokenizer: PreTrainedTokenizerBase, limit: int, name: str, folder: object
 ) -> int:
-    """The maximum length that is asked for, else the stored one, else all that the backbone takes.
+    """The maximum length that is asked for, else the stored one, else all that the backbone accepts.
 
     Args:
         asked: by the caller.

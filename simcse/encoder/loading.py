@@ -166,13 +166,13 @@ def takes_pooler(backbone: PreTrainedModel) -> bool:
 
 def check_sizes(folder: Path, outline: PreTrainedModel) -> None:
     """Raise a ModelError if the model has more weights than the files can hold: they take a byte each at least."""
-    held = sum(file.stat().st_size for pattern in WEIGHTS for file in folder.glob(pattern) if file.is_file())
-    if not held:
+    size = sum(file.stat().st_size for pattern in WEIGHTS for file in folder.glob(pattern) if file.is_file())
+    if not size:
         raise ModelError(f"{folder}: no weights (none of {', '.join(WEIGHT_FILES)}); the checkpoint is incomplete")
-    if (expected := sum(weight.numel() for weight in outline.parameters())) > held:
+    if (expected := sum(weight.numel() for weight in outline.parameters())) > size:
         raise ModelError(
             f"{folder}: the weights cannot be loaded (config.json describes {expected:,} of them, their files hold "
-            f"{held:,} bytes); one of the two is damaged or another checkpoint's"
+            f"{size:,} bytes); one of the two is damaged or another checkpoint's"
         )
 
 

@@ -51,7 +51,7 @@ class SentenceEncoder(nn.Module):
         tokenizer: its tokenizer.
         pooling: cls | mean | last_token | first_last_mean | top2_mean.
         projection: the head, if it is part of the encoder.
-        max_length: tokens kept of each text, special tokens included; default all that the backbone takes.
+        max_length: tokens kept of each text, special tokens included; default all that the backbone accepts.
         name: what it was loaded from; shown in reports and index manifests.
         prompts: texts to put before those to encode, by name.
         default_prompt_name: the prompt that is put there unless `encode` is given another.
@@ -125,9 +125,9 @@ class SentenceEncoder(nn.Module):
             pooling: instead of what the folder says; where it says nothing cls, or last_token of a decoder.
             projection: "none" drops a stored head; "pooler" takes `pooler.dense`, where converted checkpoints of the
                 original SimCSE keep theirs. Default: what the folder says.
-            max_length: tokens kept of each text; default what the folder says, else all that the backbone takes.
+            max_length: tokens kept of each text; default what the folder says, else all that the backbone accepts.
             dropout: rate put in place of every dropout rate of the backbone.
-            device: "auto" takes the accelerator, if there is one.
+            device: "auto" is the accelerator, if there is one.
             dtype: "auto" | "fp32" | "bf16" | "fp16" | "int8", or as torch names them; auto is bf16 where the device
                 computes in it, else fp32; int8 is auto, with the backend int8.
             backend: what computes token states in `encode`: "huggingface" (the backbone's own forward pass), "torch"

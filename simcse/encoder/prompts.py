@@ -54,8 +54,8 @@ def read_prompts(settings: dict[str, Any], file: Path) -> tuple[dict[str, str], 
     Raises:
         ModelError: they are of another type, or there is no default one of that name.
     """
-    given = entry(settings, "prompts", dict, file, {})
-    prompts = {name: "" if text is None else text for name, text in given.items()}
+    stored = entry(settings, "prompts", dict, file, {})
+    prompts = {name: "" if text is None else text for name, text in stored.items()}
     if wrong := next((name for name, text in prompts.items() if not isinstance(text, str)), None):
         raise ModelError(f"{file}: prompt {wrong!r} is {shown(prompts[wrong])}, expected a text")
     default = entry(settings, "default_prompt_name", str, file, None)

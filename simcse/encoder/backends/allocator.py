@@ -20,8 +20,8 @@ def keep_freed_memory() -> bool:
     """Keep freed memory in the process, for the next step to use.
 
     A training step allocates and frees the same few hundred MB each time. By default glibc hands them back to the
-    system and gets them again page by page, each page a fault that zeroes it: a twentieth of a step on the CPU. This is
-    a setting of the whole process, so a program makes it, never an import.
+    system and gets them again page by page, each page a fault that zeroes it. This is a setting of the whole process,
+    so a program makes it, never an import.
 
     Returns:
         Whether it was set; only glibc knows how.
@@ -32,27 +32,26 @@ def keep_freed_memory() -> bool:
         set_option = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
         return False
-    # 32 MB is the highest threshold that glibc takes; larger blocks come and go as before
+    # 32 MB is the highest threshold that glibc accepts; larger blocks come and go as before
     options = ((MMAP_THRESHOLD, 32 * MEGABYTE), (TRIM_THRESHOLD, NEVER), (TOP_PAD, 64 * MEGABYTE))
     return all(set_option(option, value) == 1 for option, value in options)
 
 
 def keep_freed_megabytes() -> None:
-    """Have freed blocks of some megabytes kept, for the next batch to use, by showing glibc a larger one.
+    """Raise glibc's mmap threshold by freeing a larger block, so that freed blocks of some megabytes are reused.
 
     glibc maps a block anew if it is larger than any freed before (128 KB at the start, 32 MB at most), and hands memory
-    back as soon as twice as much lies free. A batch's blocks of 1 to 6 MB then fault page by page in each batch: a
-    fifth of the processor time of the first eight thousand sentences. Any large array that a program frees does the
-    same, so a library may do it, and no more than 64 MB stay.
+    back as soon as twice as much lies free. The blocks of 1 to 6 MB of a batch would fault page by page in each batch.
+    Any large array that a program frees does the same, so a library may do it, and no more than 64 MB stay.
     """
     torch.empty(31 * MEGABYTE, dtype=torch.uint8)  # no page of it is touched
 
 
 def prefer_large_pages() -> None:
-    """Have torch ask for pages of 2 MB where a tensor is that large, on a Linux that gives them to who asks.
+    """Make torch ask for pages of 2 MB where a tensor is that large, on a Linux that gives them to who asks.
 
-    The first thousands of sentences grow the process by some hundred MB; in pages of 4 KB that is 150,000 faults, a
-    twentieth of the processor time of 20,000 sentences. The switch is torch's own, read when it makes its first tensor:
-    a program that made one before, or has set the variable itself, has decided otherwise.
+    The first thousands of sentences grow the process by some hundred MB, which in pages of 4 KB are as many faults. The
+    switch is torch's own, read when it makes its first tensor: a program that made one before, or has set the variable
+    itself, has decided otherwise.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")

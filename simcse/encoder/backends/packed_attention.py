@@ -1,7 +1,7 @@
 """Attention over packed sequences without padding tokens and without gradients.
 
 A softmax is exp, sum, divide; torch's own is slow on the CPU for rows whose length is no multiple of the vector width,
-which most sentences are, and so is its fused attention: twice to three times. Here the exponential is one flat pass,
+which most sentences are, and so is its fused attention. Here the exponential is one flat pass,
 and the sums fall out of the product with the values, to which columns of ones are joined. Without subtracting the row's
 maximum a sum could leave the range of the type: `denominators_finite` tells, and the caller then computes the stable
 (max-shifted) softmax. Sequences beyond `LONG` always take the stable one: there the fused attention is the faster one.

@@ -1,6 +1,6 @@
 """Bulk encoding by Ray Data: Parquet files in, Parquet files with vectors out, on one machine or a cluster.
 
-Each worker holds an encoder and takes batches of rows; the batches of a worker that dies go to another. What is written
+Each worker has an encoder and encodes batches of rows; the batches of a worker that dies go to another. What is written
 appears under its name when all of it is there.
 """
 
@@ -72,7 +72,7 @@ def encode_parquet(
     Where a worker died, blocks that were done again may stand behind later ones: keep a column that numbers the rows.
 
     Joins the cluster that `RAY_ADDRESS` names, else starts Ray on this machine for the time of the call. Every node
-    must reach `model`, the inputs and the output under the same names. A worker takes an accelerator, if there is any.
+    must reach `model`, the inputs and the output under the same names. A worker uses an accelerator, if there is one.
 
     Args:
         inputs: Parquet files.
@@ -132,8 +132,8 @@ def _checked(files: Sequence[Path], column: str | None) -> tuple[str, int]:
     """The column of texts, and the number of rows of all files."""
     rows = 0
     for file in files:
-        about = opened_parquet(file)  # engine ray reads no other
-        names = about.schema_arrow.names
+        parquet = opened_parquet(file)  # engine ray reads no other
+        names = parquet.schema_arrow.names
         column = column or ("text" if "text" in names else names[0] if len(names) == 1 else None)
         if column is None or column not in names:
             hint = did_you_mean(column, names) if column else ""
@@ -142,7 +142,7 @@ def _checked(files: Sequence[Path], column: str | None) -> tuple[str, int]:
             )
         if VECTOR in names:
             raise DataError(f"{file}: has a column {VECTOR!r} already; rename it")
-        rows += about.metadata.num_rows
+        rows += parquet.metadata.num_rows
     if not rows:
         raise DataError(f"{', '.join(map(str, files))}: found no row, expected at least one")
     return column or "text", rows

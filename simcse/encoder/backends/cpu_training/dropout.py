@@ -1,6 +1,6 @@
 """Dropout masks at a quarter of a random draw an element.
 
-torch's own dropout on the CPU spends one draw of the Mersenne Twister an element, a fifth of a training step.
+torch's own dropout on the CPU spends one draw of the Mersenne Twister an element, a large share of a training step.
 Here one 64-bit draw gives four 16-bit lanes. It comes from torch's default generator, so that
 `torch.manual_seed`, `torch.get_rng_state` and different seeds on different ranks work as with any dropout.
 """

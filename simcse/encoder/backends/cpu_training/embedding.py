@@ -17,8 +17,7 @@ def look_up(embedding: nn.Embedding, ids: Tensor) -> Tensor:
     """(T,) ids -> (T, D) rows of the table.
 
     The gradient is dense, as optimizers want it. A word table is larger than what the C library keeps when it is freed
-    (32 MB), so that a gradient made anew faults page by page: a twelfth of a training step on the CPU. Zeros and sums
-    in memory that is there already take a tenth of that.
+    (32 MB), so that a gradient made anew faults page by page; memory that is there already does not.
     """
     return Rows.apply(embedding.weight, ids, embedding.padding_idx)  # type: ignore[no-any-return, no-untyped-call]
 

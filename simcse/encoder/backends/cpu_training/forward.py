@@ -90,7 +90,7 @@ def embed(weights: BertWeights, dropout: nn.Dropout, batch: TokenBatch, dtype: t
 def rounded_up(tokens: int) -> int:
     """The next multiple of 1/32 to 1/64 of the number itself.
 
-    oneDNN compiles each matrix product anew for a number of rows that it has not seen, which takes longer than the
+    oneDNN compiles each matrix product anew for a number of rows that it has not seen, which costs more than the
     product; so few different numbers may occur.
     """
     step = max(16, (1 << (tokens - 1).bit_length()) // 32)

@@ -1,4 +1,4 @@
-"""The two halves of a post-LN transformer layer, each one autograd node with its backward pass written out.
+"""The two sublayers of a post-LN transformer layer, each one autograd node with its backward pass written out.
 
 A node saves the few tensors its backward needs and runs one matrix product for each weight and each input. Weights are
 cast to the type of the activations once a forward pass. Scales that would cost a pass over the activations, 1 / sqrt(d)
@@ -163,7 +163,7 @@ def outer(grad: Tensor, x: Tensor) -> Tensor:
     narrow, wide = sorted((grad.shape[1], x.shape[1]))
     if grad.dtype != torch.bfloat16 or wide < 3 * narrow:
         return grad.t() @ x
-    # oneDNN reads a transposed left side slowly: copying the narrow one first takes three quarters of the time
+    # oneDNN reads a transposed left side slowly: copying the narrow one first is faster
     if grad.shape[1] == narrow:
         return grad.t().contiguous() @ x
     return (x.t().contiguous() @ grad).t()

@@ -1,9 +1,8 @@
 """Transformer layers by a kernel of our own (`layer.cpp`), for CPUs that there is a micro-kernel for.
 
-torch runs a layer as a dozen operations, each of which reads and writes all rows: in oneDNN's hands the products
-themselves are half of the time. The kernel takes some hundred rows through a whole layer at a time. It is compiled on
-the machine that it runs on, as torch.compile does it, and kept in the user's cache folder; where there is no compiler,
-torch's operations do the same work.
+torch runs a layer as a dozen operations, each of which reads and writes all rows. The kernel takes some hundred rows
+through a whole layer at a time. It is compiled on the machine that it runs on, as torch.compile does it, and kept in
+the user's cache folder; where there is no compiler, torch's operations do the same work.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ def load_kernel() -> ctypes.CDLL | None:
         logger.info("%s: %s; encoding by torch alone", path, error)
         return None
     expected, found = [ctypes.sizeof(struct) for struct in STRUCTS], struct_sizes(library)
-    if found != expected:  # a compiler that lays structs out otherwise
+    if found != expected:  # by a compiler with another layout of structs
         logger.warning("%s: structs of %s bytes, expected %s; encoding by torch alone", path, found, expected)
         return None
     library.run_layer.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_long] * 2 + [ctypes.c_int, ctypes.c_void_p]

@@ -28,7 +28,7 @@ __all__ = ["cache_folder", "compiled"]
 
 logger = logging.getLogger(__name__)
 
-SECONDS = 120  # a compiler that takes longer hangs
+SECONDS = 120  # a compiler that needs longer hangs
 PRIVATE = 0o700
 _compiling = threading.Lock()
 
