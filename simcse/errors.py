@@ -17,7 +17,7 @@ import itertools
 import re
 from collections.abc import Iterable
 
-LONGEST = 2000  # characters of a message
+LONGEST, WIDTH = 2000, 40  # characters of a message, and of a value quoted in it
 CLOSE_LENGTH, CLOSE_AMONG = 100, 1000  # the characters, and the names, that a near one is looked for in
 
 __all__ = [
@@ -71,10 +71,10 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def shown(value: object, width: int = 40) -> str:
-    """`value` quoted for a message, cut to `width` characters."""
+def shown(value: object) -> str:
+    """`value` quoted for a message, cut to WIDTH characters."""
     try:
-        quoted = repr(value[: width + 1] if isinstance(value, str) else value)
+        quoted = repr(value[: WIDTH + 1] if isinstance(value, str) else value)
     except RecursionError:
         quoted = f"<{type(value).__name__} in many levels>"
-    return quoted if len(quoted) <= width else f"{quoted[: width - 3]}...{quoted[0]}"
+    return quoted if len(quoted) <= WIDTH else f"{quoted[: WIDTH - 3]}...{quoted[0]}"

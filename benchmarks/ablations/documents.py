@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 import re
+from itertools import pairwise
 from pathlib import Path
 
-from simcse.data.augment import next_sentences
 from simcse.data.readers import read_texts
 from simcse.files import replaced_file
 
@@ -26,7 +26,7 @@ def write_sentence_files(documents: Path, folder: Path) -> tuple[Path, Path]:
         [sentence for sentence in END.split(" ".join(text.split())) if len(sentence.split()) >= LEAST_WORDS]
         for text in read_texts(documents)
     ]
-    pairs = list(next_sentences(cut))
+    pairs = [pair for sentences in cut for pair in pairwise(sentences)]
     texts, neighbours = folder / "sentences.txt", folder / "next_sentences.csv"
     with replaced_file(texts) as new:
         new.write_text("".join(f"{anchor}\n" for anchor, _ in pairs), encoding="utf-8")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +13,7 @@ from simcse.errors import ConfigError, DataError, did_you_mean, shown
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["AUGMENTATIONS", "Augment", "build_augment", "next_sentences", "read_synonyms"]
+__all__ = ["AUGMENTATIONS", "Augment", "build_augment", "read_synonyms"]
 
 Augment = Callable[[str, "np.random.Generator"], str]
 """A text and a source of randomness to another text; a text of one word may come back as it is."""
@@ -121,9 +120,3 @@ def read_synonyms(source: str | Path) -> dict[str, list[str]]:
     if not table:
         raise DataError(f"{path}: is empty; expected lines of a word and its synonyms with tabs between")
     return table
-
-
-def next_sentences(documents: Iterable[Sequence[str]]) -> Iterator[tuple[str, str]]:
-    """Pairs of each sentence with the one behind it in its document (paper, table 1: the next sentence as positive)."""
-    for sentences in documents:
-        yield from itertools.pairwise(sentences)

@@ -15,6 +15,8 @@ from simcse.errors import ConfigError, ModelError
 
 __all__ = ["LossWatch", "check_dropout", "check_finite"]
 
+DELAY = 2  # steps behind the one at hand
+
 
 def check_dropout(model: nn.Module, batch: Batch) -> None:
     """Make sure that two passes over the same text differ, by making them; no random state is used up.
@@ -57,11 +59,10 @@ def check_finite(model: nn.Module, step: int, kept: Path) -> None:
 class LossWatch:
     """Stops at a loss that is NaN or infinite, and names the step and the rows.
 
-    On an accelerator it reads the loss `delay` steps later, so that the host never waits for the step at hand.
+    On an accelerator it reads the loss DELAY steps later, so that the host never waits for the step at hand.
     """
 
-    def __init__(self, delay: int = 2) -> None:
-        self._delay = delay
+    def __init__(self) -> None:
         self._pending: deque[tuple[int, np.ndarray, Tensor, torch.cuda.Event]] = deque()
 
     def see(self, step: int, rows: np.ndarray, loss: Tensor) -> None:
@@ -78,7 +79,7 @@ class LossWatch:
         event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         event.record()
         self._pending.append((step, rows, host, event))
-        self._settle(self._delay)
+        self._settle(DELAY)
 
     def flush(self) -> None:
         """Look at every loss seen so far; called before anything is saved."""

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simcse.data.augment import AUGMENTATIONS, build_augment, next_sentences, read_synonyms
+from simcse.data.augment import AUGMENTATIONS, build_augment, read_synonyms
 from simcse.data.collate import Batches
 from simcse.encoder.model import SentenceEncoder
 from simcse.errors import ConfigError, DataError
@@ -77,10 +77,6 @@ def test_tables_of_synonyms(tmp_path: Path) -> None:
     table.write_text("")
     with pytest.raises(DataError, match="empty"):
         read_synonyms(table)
-
-
-def test_next_sentences_stay_in_their_document() -> None:
-    assert list(next_sentences([["a", "b", "c"], ["d"], [], ["e", "f"]])) == [("a", "b"), ("b", "c"), ("e", "f")]
 
 
 @pytest.mark.parametrize(
