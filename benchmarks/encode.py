@@ -4,8 +4,8 @@
     python benchmarks/encode.py --texts wiki.txt.gz --quick true
     python benchmarks/encode.py --texts wiki.txt.gz --curve docs/figures   # rate over length, too
 
-Each contestant is a process of its own; they take turns on each half of the texts, so that what else the machine
-does falls on all of them. Each prints a line when it is done with its part, and ends where its seconds do; one that is
+Each contestant is a process of its own; they run interleaved, half of the texts at a time: what else the machine does
+falls on all of them. Each prints a line when it is done with its part, and ends where its seconds do; one that is
 not installed, or not possible on this machine, is left out and said.
 """
 
@@ -253,7 +253,7 @@ def race(
     seconds = dict.fromkeys(left, 0.0)
     vectors: dict[str, list[np.ndarray]] = {name: [] for name in left}
     dtypes = (torch.float32, *([torch.bfloat16] if has_native_bf16(torch.device("cpu")) else []))
-    peak = dict.fromkeys(dtypes, 0.0)  # emulated, bf16 would take minutes
+    peak = dict.fromkeys(dtypes, 0.0)  # emulated, bf16 would need minutes
     share = -(-len(lines) // rounds)
     starts = range(0, len(lines), share)
     for part, start in enumerate([0, *starts]):  # part 0 compiles kernels

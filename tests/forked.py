@@ -57,9 +57,9 @@ class Run:
     @property
     def ended(self) -> bool:
         """Whether it has, all threads of it: the server does not wait for its children, so they stay as zombies."""
-        about = Path(f"/proc/{self.pid}")
-        state = (about / "stat").read_text().rsplit(")", 1)[1].split()[0]
-        return state in ("Z", "X") and len(list((about / "task").iterdir())) <= 1
+        process = Path(f"/proc/{self.pid}")
+        state = (process / "stat").read_text().rsplit(")", 1)[1].split()[0]
+        return state in ("Z", "X") and len(list((process / "task").iterdir())) <= 1
 
     def status(self, seconds: float = 120) -> int | None:
         """Its exit status once it has ended; None if a signal ended it."""
@@ -69,7 +69,7 @@ class Run:
 
 
 def wait_for(true: Callable[[], object], seconds: float = 120) -> None:
-    """Return when it is; fail if it takes too long."""
+    """Return when it is; fail if it lasts too long."""
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "took too long"

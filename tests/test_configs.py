@@ -1,4 +1,4 @@
-"""Each shipped recipe is read as a user's would be, has the paper's figures, and trains when given a tiny backbone."""
+"""Each shipped recipe is read as a user's would be, has the paper's figures, and trains with a tiny backbone."""
 
 from __future__ import annotations
 

@@ -165,11 +165,11 @@ def test_a_living_writer_is_left_alone(tmp_path: Path) -> None:
     with start(tmp_path / "best", "alive") as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "writing\n"
-        held = names(tmp_path)
+        before = names(tmp_path)
         sweep(tmp_path)
         with replaced_folder(tmp_path / "best") as new:
             (new / "a").write_text("ours")
-        assert names(tmp_path) == sorted([*held, "best"])
+        assert names(tmp_path) == sorted([*before, "best"])
         process.communicate("", timeout=60)
     assert (tmp_path / "best" / "a").read_text() == "new"  # the later one wins
     assert names(tmp_path) == ["best"]

@@ -59,11 +59,11 @@ def main(argv: Sequence[str]) -> None:
             raise ConfigError(f"--{name} is {getattr(options, name)}: at least 1")
     grids = [read_grid(name) for name in options.grids or GRIDS]
     for grid in grids if options.grids else [grid for grid in grids if grid.source]:
-        run_grid(grid, given_to(grid, options), options)
+        run_grid(grid, shared_options(grid, options), options)
 
 
-def given_to(grid: Grid, options: Any) -> dict[str, Any]:
-    """What all variants of a grid are given; files that only some need stand under `$NAME`.
+def shared_options(grid: Grid, options: Any) -> dict[str, Any]:
+    """What all variants of a grid share; files that only some need stand under `$NAME`.
 
     Raises:
         ConfigError: a file that the grid needs is neither named nor to be found under --data_dir.
@@ -79,10 +79,10 @@ def given_to(grid: Grid, options: Any) -> dict[str, Any]:
         if (own := getattr(options, name)) is not None:
             return str(own)
         if options.data_dir is None:
-            raise ConfigError(f"--{name} is not given, nor is --data_dir (or SIMCSE_DATA), which would hold it")
+            raise ConfigError(f"--{name} is missing, and so is --data_dir (or SIMCSE_DATA), where it would lie")
         return str(Path(options.data_dir) / places[name])
 
-    given: dict[str, Any] = {
+    shared: dict[str, Any] = {
         "data.train": file("triplets" if grid.base.endswith("-sup") else "train"),
         "data.dev": file("dev"),
         "data.test": None,
@@ -93,25 +93,25 @@ def given_to(grid: Grid, options: Any) -> dict[str, Any]:
         "$synonyms": options.synonyms,
     }
     if options.model:
-        given["model.name"] = options.model
+        shared["model.name"] = options.model
     if any(value == "$next_sentences" for variant in grid.variants for value in variant.options.values()):
         from benchmarks.ablations.documents import write_sentence_files
 
         texts, pairs = write_sentence_files(Path(file("documents")), Path(options.runs) / grid.name)
-        given |= {"$sentences": str(texts), "$next_sentences": str(pairs)}
-    return given
+        shared |= {"$sentences": str(texts), "$next_sentences": str(pairs)}
+    return shared
 
 
-def run_grid(grid: Grid, given: dict[str, Any], options: Any) -> None:
+def run_grid(grid: Grid, shared: dict[str, Any], options: Any) -> None:
     """Train each variant, then write its table, figure and numbers."""
     from benchmarks.ablations.table import Outcome, draw, to_markdown
     from simcse.evaluation.report import versions
 
     outcomes = []
     for variant in grid.variants:
-        config = train_config(grid, variant, given)
+        config = train_config(grid, variant, shared)
         if config is None:
-            print(f"{grid.name}, {variant.name}: left out, it needs a file that is not given (--help)", file=sys.stderr)
+            print(f"{grid.name}, {variant.name}: left out, as no option names its file (--help)", file=sys.stderr)
             continue
         folder = Path(options.runs) / grid.name / slug(variant.name)
         reports = [
@@ -122,7 +122,7 @@ def run_grid(grid: Grid, given: dict[str, Any], options: Any) -> None:
         ]
         scores = [report["tasks"][report["dev"]]["spearman"] for report in reports]
         outcomes.append(Outcome(variant, scores, reports[0]["before"]["spearman"]))
-    about = (
+    setup = (
         f"Here: {grid.base} with {options.steps} steps of {options.batch_size} rows, "
         f"{options.seeds} seed{'s' if options.seeds > 1 else ''}, best of every {max(1, options.steps // 2)} steps."
     )
@@ -130,8 +130,8 @@ def run_grid(grid: Grid, given: dict[str, Any], options: Any) -> None:
     draw(grid, outcomes, target / grid.name)
     numbers = [{"name": one.variant.name, "paper": one.variant.paper, "scores": one.scores} for one in outcomes]
     texts = {
-        ".md": to_markdown(grid, outcomes, about) + f"\n![{grid.title}]({grid.name}.svg)\n",
-        ".json": json.dumps({"about": about, "variants": numbers, "versions": versions()}, indent=2) + "\n",
+        ".md": to_markdown(grid, outcomes, setup) + f"\n![{grid.title}]({grid.name}.svg)\n",
+        ".json": json.dumps({"setup": setup, "variants": numbers, "versions": versions()}, indent=2) + "\n",
     }
     for suffix, text in texts.items():
         with replaced_file(target / f"{grid.name}{suffix}") as new:

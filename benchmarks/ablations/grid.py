@@ -58,24 +58,24 @@ def read_grid(name: str) -> Grid:
     return Grid(name, values["title"], values.get("source"), values["base"], variants)
 
 
-def train_config(grid: Grid, variant: Variant, given: Mapping[str, Any]) -> TrainConfig | None:
-    """The run's configuration: the base recipe, what all runs are given, the variant's own options.
+def train_config(grid: Grid, variant: Variant, shared: Mapping[str, Any]) -> TrainConfig | None:
+    """The run's configuration: the base recipe, what all runs share, the variant's own options.
 
     Args:
         grid: names the base.
         variant: its options win.
-        given: dotted option -> value, and `$NAME` -> file or None where there is none.
+        shared: dotted option -> value, and `$NAME` -> file or None where there is none.
 
     Returns:
-        None where the variant needs a file that is not given.
+        None where the variant needs a file that no option names.
     """
     parser = Parser()
     parser.add_class_arguments(TrainConfig)
     parser.add_argument("--config", action="config")
-    own = {key: given.get(value, value) if isinstance(value, str) else value for key, value in variant.options.items()}
+    own = {key: shared.get(value, value) if isinstance(value, str) else value for key, value in variant.options.items()}
     if None in own.values():
         return None
-    plain = {key: value for key, value in given.items() if not key.startswith("$")}
+    plain = {key: value for key, value in shared.items() if not key.startswith("$")}
     arguments = ["--config", str(CONFIGS / f"{grid.base}.yaml")]
     for key, value in {**plain, **own}.items():
         arguments += [f"--{key}", value if isinstance(value, str) else json.dumps(value)]

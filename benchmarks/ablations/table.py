@@ -32,7 +32,7 @@ class Outcome:
         return mean_interval(self.scores).mean
 
 
-def to_markdown(grid: Grid, outcomes: Sequence[Outcome], about: str) -> str:
+def to_markdown(grid: Grid, outcomes: Sequence[Outcome], setup: str) -> str:
     """The table, what it says, and what ran."""
     columns: dict[str, list[str]] = {"variant": [one.variant.name for one in outcomes]}
     if grid.source:
@@ -49,7 +49,7 @@ def to_markdown(grid: Grid, outcomes: Sequence[Outcome], about: str) -> str:
     lines = [
         f"## {grid.title}",
         "",
-        f"STS-B development set, Spearman × 100{f'; {grid.source}, BERT-base' if grid.source else ''}. {about}",
+        f"STS-B development set, Spearman × 100{f'; {grid.source}, BERT-base' if grid.source else ''}. {setup}",
         "",
         f"| {' | '.join(columns)} |",
         f"| --- |{' ---: |' * (len(columns) - 1)}",

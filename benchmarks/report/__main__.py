@@ -97,13 +97,13 @@ def build_models(options: Any) -> list[Model]:
         if not (folder / SETTINGS).is_file():
             texts = texts or list(itertools.islice(read_texts(texts_file), options.texts))
             print(f"fitting {kind} on {len(texts)} sentences", file=sys.stderr)
-            about = {
+            metadata = {
                 "encoder": options.model,
                 "fingerprint": raw.fingerprint,
                 "pooling": raw.pooling,
                 "fitted_on": texts_file.name,
             }
-            fit(plain, texts, kind=kind, about=about).save(folder)
+            fit(plain, texts, kind=kind, about=metadata).save(folder)
         fitted = Fitted.load(folder)
         models.append(Model(kind, f"fitted on {fitted.about['texts']:,} sentences", fitted(plain)))
     for kind, rows in (("unsup", "sentences"), ("sup", "NLI triplets")):
@@ -118,7 +118,7 @@ def build_models(options: Any) -> list[Model]:
 def run_config(kind: str, options: Any) -> TrainConfig:
     """The MiniLM recipe at [CLS], evaluated every 10 steps for the trajectory, as in the paper."""
     data = Path(options.data_dir)
-    given = {
+    shared = {
         "model.name": options.model,
         "model.pooling": "cls",
         "data.train": str(data / PLACES["triplets" if kind == "sup" else "train"]),
@@ -129,7 +129,7 @@ def run_config(kind: str, options: Any) -> TrainConfig:
         "eval_every": min(10, options.steps),
         "save_every": options.steps,
     }
-    config = train_config(Grid(kind, "", "", f"minilm-{kind}", []), Variant(kind, 0.0, {}), given)
+    config = train_config(Grid(kind, "", "", f"minilm-{kind}", []), Variant(kind, 0.0, {}), shared)
     assert config is not None  # only a missing file of a grid gives None
     return replace(config, output_dir=str(Path(options.runs) / kind))
 

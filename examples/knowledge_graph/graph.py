@@ -62,9 +62,9 @@ class Graph:
         left = counts.repeat_interleave(counts)  # (N,)
         groups, size = [], most
         while size:
-            taken = left // size * size
-            groups.append(order[(place >= 0) & (place < taken)].view(-1, size))
-            place, left, size = place - taken, left - taken, size // 2
+            used = left // size * size
+            groups.append(order[(place >= 0) & (place < used)].view(-1, size))
+            place, left, size = place - used, left - used, size // 2
         return groups
 
 
@@ -100,7 +100,7 @@ def read_graph(folder: str) -> Graph:
 
 def _read(path: Path) -> list[tuple[str, str, str]]:
     if not path.is_file():
-        raise DataError(f"{path}: no such file; --data takes a folder with train.txt, valid.txt and test.txt")
+        raise DataError(f"{path}: no such file; --data needs a folder with train.txt, valid.txt and test.txt")
     rows = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         fields = line.split("\t")

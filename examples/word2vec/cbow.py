@@ -83,7 +83,7 @@ def read_stream(path: str, min_count: int) -> tuple[list[str], np.ndarray]:
         DataError: no such file, or fewer than two different words.
     """
     if not Path(path).is_file():
-        raise DataError(f"{path}: no such file; --data takes a text file, a sentence a line")
+        raise DataError(f"{path}: no such file; --data needs a text file, a sentence a line")
     text = [word for line in Path(path).read_text(encoding="utf-8").splitlines() for word in [*line.split(), "<eos>"]]
     counts = Counter(text)
     words = [word for word, count in counts.most_common() if count >= min_count]

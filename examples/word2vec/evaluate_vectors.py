@@ -33,7 +33,7 @@ class Words:
 def load(path: str) -> Words:
     """Raises DataError where there is no such file."""
     if not Path(path).is_file():
-        raise DataError(f"{path}: no such file; --vectors takes what cbow.py wrote")
+        raise DataError(f"{path}: no such file; --vectors needs what cbow.py wrote")
     with np.load(path) as file:
         return Words(file["words"].tolist(), file["vectors"])
 

@@ -46,15 +46,15 @@ def to_dataset(
     name = f"{path.name.split('.')[0]}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.arrow"
     copy = Path(datasets.config.HF_DATASETS_CACHE) / "simcse" / name
     if not copy.exists():
-        held: list[pa.RecordBatch] = []
+        small: list[pa.RecordBatch] = []
         batches = iter(batches)
-        while sum(batch.nbytes for batch in held) < IN_MEMORY:
+        while sum(batch.nbytes for batch in small) < IN_MEMORY:
             if (batch := next(batches, None)) is None:
-                return datasets.Dataset(datasets.table.InMemoryTable(pa.Table.from_batches(held, schema=schema)))
-            held.append(batch)
+                return datasets.Dataset(datasets.table.InMemoryTable(pa.Table.from_batches(small, schema=schema)))
+            small.append(batch)
         log.info("%s: making an Arrow copy at %s", path, copy)
         with replaced_file(copy) as part, pa.OSFile(str(part), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
-            for batch in itertools.chain(held, batches):
+            for batch in itertools.chain(small, batches):
                 writer.write_batch(batch)
     return datasets.Dataset.from_file(str(copy))
 

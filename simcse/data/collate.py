@@ -33,7 +33,7 @@ class Batch:
         views: V, sentences of a row: 2 for dropout positives and pairs, 3 for triplets.
         rows: (B,) numbers of the rows in the training file.
         keys: (V, B) int64 hashes of the texts; equal texts have equal keys.
-        log_frequency: (V, B) natural log of the share of rows that hold the text in this view, if asked for.
+        log_frequency: (V, B) natural log of the share of rows that have the text in this view, if asked for.
     """
 
     tokens: TokenBatch
@@ -57,7 +57,7 @@ class Batches:
     """The order of the rows, and one process's share of every batch.
 
     The rows of an epoch are shuffled by (seed, epoch) alone, and step s of a run is always the same rows: a run can
-    stop and go on anywhere, and W processes take together what one process would.
+    stop and go on anywhere, and W processes together see what one process would.
 
     Args:
         dataset: columns `text` (each row is its own positive), or `anchor`, `positive` and perhaps `hard_negative`.

@@ -56,7 +56,7 @@ def read_hub(
     part = whole.select_columns(chosen).rename_columns(dict(zip(chosen, ROLES[len(chosen) - 1], strict=True)))
 
     def filled(batch: pa.Table) -> pa.ChunkedArray:
-        """Which rows hold text in every column."""
+        """Which rows have text in every column."""
         kept = [pc.fill_null(pc.greater(pc.utf8_length(pc.utf8_trim_whitespace(c)), 0), False) for c in batch.columns]
         return list(itertools.accumulate(kept, pc.and_))[-1]
 

@@ -81,7 +81,7 @@ class Findings:
     duplicate_rows: int
     """Rows that equal an earlier one in all columns."""
     equal: dict[tuple[str, str], int]
-    """Two columns -> rows in which they hold the same text."""
+    """Two columns -> rows in which they have the same text."""
     equal_examples: dict[tuple[str, str], list[Example]]
 
     @property

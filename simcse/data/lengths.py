@@ -45,7 +45,7 @@ def cut_line(counts: Mapping[str, Counts], max_length: int, limit: int, rows: in
     Args:
         counts: as from `token_counts`; no column may be empty.
         max_length: tokens kept of each text.
-        limit: the most tokens that the model takes.
+        limit: the most tokens that the model accepts.
         rows: of the whole file.
     """
     parts = []
@@ -60,10 +60,10 @@ def cut_line(counts: Mapping[str, Counts], max_length: int, limit: int, rows: in
     if needed <= max_length:
         return said
     if max_length >= limit:
-        return f"{said}; the model takes no more: split the texts"
+        return f"{said}; the model accepts no more: split the texts"
     proposed = min(-(-needed // STEP) * STEP, limit)
     left = ", ".join(f"{_share(lengths, proposed)} of {name}" for name, lengths in counts.items())
-    return f"{said}; --max_length {proposed}{', all that the model takes,' if proposed == limit else ''} cuts {left}"
+    return f"{said}; --max_length {proposed}{', all that the model accepts,' if proposed == limit else ''} cuts {left}"
 
 
 def _share(lengths: Counts, max_length: int) -> str:

@@ -34,7 +34,7 @@ def name_of(path: Path) -> str:
 
 
 def is_there(path: Path) -> bool:
-    """Whether the system knows the path; False, too, for names that it cannot take."""
+    """Whether the system knows the path; False, too, for names that it cannot accept."""
     try:
         path.stat()
     except (OSError, ValueError):
@@ -63,7 +63,7 @@ def check_file(path: Path, why: str = "") -> None:
             kind = "pipe" if stat.S_ISFIFO(mode) else "socket" if stat.S_ISSOCK(mode) else "device"
             raise DataError(
                 f"{path}: is a {kind}, expected a file; write what it gives to a file, or pipe it into standard input "
-                "where a command takes -"
+                "where a command accepts -"
             )
 
 

@@ -38,7 +38,7 @@ def read_training(
       `text`, two `anchor, positive`, three `anchor, positive, hard_negative`, by position; the headers
       `sent0,sent1,hard_neg` and `anchor,positive,negative` (or `hard_negative`) say it by name, and other columns may
       stand beside them. In a tsv quotes are plain characters.
-    - In jsonl the keys of the first object, in parquet the schema take the header's place.
+    - In jsonl the keys of the first object, in parquet the schema replace the header's place.
     - `owner/name`, `owner/name:config`, `owner/name@revision` is a dataset on the hub; its `train` split is read.
 
     Text of more than 32 MiB is copied once to an Arrow file in the cache of `datasets` (keyed by path, size and time of
@@ -162,7 +162,7 @@ def read_texts(source: str | Path, *, column: str | None = None) -> Iterator[str
 
 
 def _checked(texts: Iterator[str]) -> Iterator[str]:
-    """The same texts, the file opened now rather than at the first use, so that a missing one is told at once."""
+    """The same texts, the file opened now rather than at the first use, so that a missing one is an error at once."""
     first = next(texts, None)
     return iter(()) if first is None else itertools.chain([first], texts)
 

@@ -64,7 +64,7 @@ def format_of(path: Path) -> str:
 def delimited_rows(path: Path, kind: str) -> Iterator[tuple[int, list[str]]]:
     """(line, fields) of a csv or tsv file, the header among them; an empty line has no fields.
 
-    A csv is RFC 4180: fields may be quoted and then hold commas, quotes and line ends; the line is the row's first.
+    A csv is RFC 4180: fields may be quoted and then contain commas, quotes and line ends; the line is the row's first.
     A tsv has no quoting: tabs separate, a `"` is a plain character.
 
     Raises:
@@ -163,7 +163,7 @@ def count_rows(path: Path) -> int | None:
 
 
 def named_rows(path: Path, *, columns: Sequence[str] | None = None) -> tuple[list[str], Iterator[Row]]:
-    """Column names, and (line, values) of a csv, tsv, jsonl or parquet file, restricted to `columns` if given.
+    """Column names, and (line, values) of a csv, tsv, jsonl or parquet file, restricted to `columns` unless None.
 
     Names are the header of a csv or tsv, the keys of a jsonl's first object, a parquet's schema. An empty line has no
     values.

@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 Gather = Callable[[Tensor], Tensor]
-"""Takes this process's rows (n, ...) and returns everyone's (world * n, ...) in rank order, with gradient."""
+"""Maps this process's rows (n, ...) to everyone's (world * n, ...) in rank order, with gradient."""
 
 Similarity = Literal["cosine", "dot"]
 
@@ -71,7 +71,7 @@ class BatchCandidates:
 
     hard_negative_weight: float = 1.0
     """Weight alpha of the anchor's own hard negatives in the denominator; others' have weight 1. 1 as in SimCSE (whose
-    code takes ln alpha)."""
+    code expects ln alpha)."""
 
     similarity: Similarity = "cosine"
     """Of two vectors: "cosine", or "dot" product."""
@@ -105,7 +105,7 @@ class BatchCandidates:
             views: (V, B, D) this process's vectors: anchors, positives, then V - 2 views of hard negatives.
             keys: (V, B) int64 hashes of the texts. A candidate other than the target whose key equals the anchor's or
                 its positive's is no negative: it is masked out.
-            log_frequency: (V, B) natural log of the share of the training rows that hold the text in this view; fills
+            log_frequency: (V, B) natural log of the share of the training rows that have the text in this view; fills
                 `log_noise` and `correction` for the objectives that need counts.
             past: vectors of earlier batches, the last candidates of each row.
             gather: brings the rows of all processes together, with gradient.
@@ -220,7 +220,7 @@ class _Batch:
         """The same with vectors of earlier batches, as they are compared."""
         for name, own, other in (("keys", self.keys, past.keys), ("frequency", self.frequency, past.log_frequency)):
             if (own is None) != (other is None):
-                raise ConfigError(f"{name} of the batch and of past: only one of them is given, expected both or none")
+                raise ConfigError(f"{name} of the batch and of past: found only one of them, expected both or none")
         D = self.own.shape[-1]
         if past.vectors.ndim != 2 or past.vectors.shape[-1] != D:
             raise ConfigError(f"past: found {tuple(past.vectors.shape)}, expected (Q, {D}) to fit the views")

@@ -1,4 +1,4 @@
-"""Similarities of anchors and candidates: what each candidate set returns and each objective is given."""
+"""Similarities of anchors and candidates: what each candidate set returns and each objective reads."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ class ContrastiveLogits:
     """(R,) column of the right candidate, int64."""
 
     valid: Tensor | None = None
-    """(R, C) candidates that take part, bool; None: all of them."""
+    """(R, C) valid candidates, bool; None: all of them."""
 
     log_noise: Tensor | None = None
-    """(C,) or (R, C) natural log of how often a row's noise is expected to hold the candidate, log(k q)."""
+    """(C,) or (R, C) natural log of how often a row's noise is expected to contain the candidate, log(k q)."""
 
     correction: Tensor | None = None
     """(R,) #x / #y, training counts of the row's query and of its answer; read by `BackwardCorrected` alone."""
@@ -112,7 +112,7 @@ class ContrastiveLogits:
 
     @property
     def masked(self) -> Tensor:
-        """(R, C) scores with -inf where a candidate takes no part."""
+        """(R, C) scores with -inf where a candidate is not valid."""
         return self.logits if self.valid is None else self.logits.masked_fill(~self.valid, -math.inf)
 
 
@@ -121,7 +121,7 @@ def keep_negatives(
 ) -> ContrastiveLogits:
     """Keep `count` random negatives of each row, and mask out the others.
 
-    Contrastive Tension (Carlsson et al. 2021) takes 7. A row that has fewer keeps what it has. Expected counts are
+    Contrastive Tension (Carlsson et al. 2021) keeps 7. A row that has fewer keeps what it has. Expected counts are
     thinned alike.
 
     Raises:

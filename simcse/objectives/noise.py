@@ -3,8 +3,8 @@
 Classes lie side by side on a line, each as long as it is likely, the target's stretch cut out. k points at equal
 distances from a random start pick the row's classes (systematic sampling, Madow 1949). No class is longer than that
 distance, so none is picked twice, and a row holds class c exactly k q(c) / (1 - q(target)) times on average. Lengths
-are integers, so both facts hold to the last bit. Classes lie in random order, in blocks that each call shuffles anew,
-so that other classes meet in a row each time.
+are integers, so both facts are exact. Classes lie in random order, in blocks that each call shuffles anew, so that
+other classes meet in a row each time.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Noise:
 
         Args:
             classes: (R, ...) int64; any shape where there is no target.
-            target: (R,) as given to `sample`. The count of a row's own target is the one that the formula gives.
+            target: (R,) as passed to `sample`. The count of a row's own target is the one that the formula gives.
 
         Returns:
             The shape of `classes`, float32; -inf for a class that is never drawn.

@@ -31,6 +31,6 @@ def build(option: str, registry: Mapping[str, Callable[..., T]], name: str, opti
         )
     known = sorted(inspect.signature(registry[name]).parameters)
     if unknown := sorted(set(options) - set(known)):
-        takes = ", ".join(known) if known else "no options"
-        raise ConfigError(f"{option} {name}: unknown option {unknown[0]!r}; it takes {takes}")
+        accepted = ", ".join(known) if known else "no options"
+        raise ConfigError(f"{option} {name}: unknown option {unknown[0]!r}; it accepts {accepted}")
     return registry[name](**options)

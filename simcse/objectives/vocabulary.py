@@ -27,7 +27,7 @@ def vocabulary_candidates(
         queries: (R, D).
         table: (C, D) vectors of the candidates.
         target: (R,) the right candidate's row in the table.
-        valid: (R, C) candidates that take part; None: all.
+        valid: (R, C) valid candidates; None: all.
         log_noise: (C,) or (R, C) log expected counts, for the objectives that read `log_noise`; 0: each once.
         correction: (R,) #x / #y for `BackwardCorrected`.
 
@@ -63,7 +63,7 @@ def sampled_candidates(
         log_noise: (vocabulary,) or (R, 1 + k) log expected counts, log(k q): of each candidate, or of each
             column.
         remove_hits: mask out noise that hits the target (accidental hits). The limits of `NegativeSampling` and
-            `NoiseContrastive` hold exactly where hits stay; noise without the target is within O(p_d) of that.
+            `NoiseContrastive` are exact where hits stay; noise without the target is within O(p_d) of that.
         correction: (R,) #x / #y for `BackwardCorrected`.
 
     Returns:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Plan", "TokenBatch", "TokenLists", "plan_batches"]
+__all__ = ["BatchPlan", "TokenBatch", "TokenLists", "plan_batches"]
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class TokenBatch:
         return TokenBatch(self.ids[before : before + sum(lengths)], lengths)
 
 
-class Plan(NamedTuple):
+class BatchPlan(NamedTuple):
     """n sequences in order of length, longest first, cut into batches.
 
     Attributes:
@@ -112,13 +112,13 @@ class Plan(NamedTuple):
 
 def plan_batches(
     lengths: Sequence[int] | np.ndarray, *, max_tokens: int, max_sequences: int | None = None, padded: bool = False
-) -> Plan:
+) -> BatchPlan:
     """Sort by length, longest first (too little memory shows at once), and cut into batches within a token budget.
 
     Args:
         lengths: (n,) token counts, in the caller's order.
-        max_tokens: the most tokens that a batch may hold; one sequence always goes through, however long.
-        max_sequences: the most sequences that a batch may hold.
+        max_tokens: the most tokens in a batch; one sequence always goes through, however long.
+        max_sequences: the most sequences in a batch.
         padded: whether sequences count as long as the longest of their batch.
     """
     sizes = np.asarray(lengths, dtype=np.int64)
@@ -133,7 +133,7 @@ def plan_batches(
             stop = int(np.searchsorted(ends, ends[start] + max_tokens, side="right")) - 1
         stop = min(max(stop, start + 1), start + (max_sequences or len(order)), len(order))
         cuts.append(stop)
-    return Plan(order, np.array(cuts))
+    return BatchPlan(order, np.array(cuts))
 
 
 class TokenLists(NamedTuple):

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from simcse.errors import ConfigError, DataError
 from simcse.tokens.batch import TokenLists
-from simcse.tokens.word_cache import WordMemory, splits_at_spaces
+from simcse.tokens.word_cache import WordCache, splits_at_spaces
 
 __all__ = ["Tokenize", "wrong_element"]
 
@@ -37,14 +37,14 @@ class Tokenize:
         self.left_out = 0
         self._slow = tokenizer
         self._fast: Tokenizer | None = None
-        self._words: WordMemory | None = None
+        self._words: WordCache | None = None
         if not tokenizer.is_fast:
             return
         self._fast = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         self._fast.no_padding()
         self._fast.no_truncation()
         if splits_at_spaces(self._fast):
-            self._words = WordMemory(self._fast)
+            self._words = WordCache(self._fast)
         else:
             self._fast.enable_truncation(max_length)
 
@@ -57,7 +57,7 @@ class Tokenize:
         ids: list[int] = self._slow(prompt, truncation=False, verbose=False)["input_ids"]
         if len(ids) >= self.max_length:
             raise ConfigError(
-                f"the prompt {prompt!r:.60} takes {len(ids)} tokens, special ones included, and max_length is "
+                f"the prompt {prompt!r:.60} has {len(ids)} tokens, special ones included, and max_length is "
                 f"{self.max_length}: no text has room behind it; raise max_length or shorten the prompt"
             )
         other = copy.copy(self)
@@ -137,4 +137,4 @@ def wrong_element(texts: Sequence[object]) -> str:
             text.encode()
         except UnicodeEncodeError as error:
             return f"text {position} holds {text[error.start]!r}, half of a character, which is no text: drop it"
-    return "the texts hold something that is no string"
+    return "one of the texts is no string"

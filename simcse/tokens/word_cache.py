@@ -13,14 +13,14 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-__all__ = ["WordMemory", "splits_at_spaces"]
+__all__ = ["WordCache", "splits_at_spaces"]
 
 PROBE = "a"
 MOST_WORDS = 1 << 17  # some 30 MB; when full, it starts anew
 LONGEST_WORD = 64  # characters; longer ones seldom come again, and in scripts without spaces they are whole texts
 
 
-class WordMemory:
+class WordCache:
     """Ids of texts, equal to the tokenizer's own.
 
     Args:

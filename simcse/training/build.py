@@ -61,7 +61,7 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
         precision = "bf16" if has_native_bf16(device) else "fp32"
     AcceleratorState._reset_state()  # a second run in this process may ask for another precision
     accelerator = Accelerator(
-        cpu=device.type == "cpu",  # without an accelerator torchrun's processes find each other only if told
+        cpu=device.type == "cpu",  # without an accelerator torchrun's processes do not find each other by default
         mixed_precision=MIXED[precision],
         log_with=config.trackers or None,
         project_dir=config.output_dir,
@@ -75,7 +75,7 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
     if accelerator.device.type == "cpu":
         keep_freed_memory()
     if accelerator.device.type == "cpu" and {"ACCELERATE_DYNAMO_BACKEND", "TORCHELASTIC_RUN_ID"} & os.environ.keys():
-        # under a launcher, which gives a process one thread unless told otherwise
+        # under a launcher, which gives a process one thread by default
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_world()))
     return accelerator
 
@@ -94,7 +94,7 @@ def build_model(config: TrainConfig, run: RunDir | None = None) -> ContrastiveMo
     )
     if config.max_length > encoder.backbone_limit:
         raise ConfigError(
-            f"--max_length is {config.max_length}: {config.model.name} takes at most {encoder.backbone_limit} tokens"
+            f"--max_length is {config.max_length}: {config.model.name} accepts at most {encoder.backbone_limit} tokens"
         )
     options = config.model
     return ContrastiveModel(

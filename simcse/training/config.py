@@ -1,4 +1,4 @@
-"""Everything that a training run can be told. Importing this costs nothing: no torch, no transformers."""
+"""Everything that a training run can be configured by. Importing this costs nothing: no torch, no transformers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ModelConfig:
     """Branch, tag or commit of a hub id."""
 
     pooling: Literal["cls", "mean", "last_token", "first_last_mean", "top2_mean"] | None = None
-    """How token states become one vector; null takes what the checkpoint says, else cls (paper, table 6)."""
+    """How token states become one vector; null: what the checkpoint says, else cls (paper, table 6)."""
 
     projection: Literal["none", "train", "always"] = "train"
     """Linear + tanh head: none; in training only, dropped at save (paper: unsupervised); always, saved (supervised)."""
@@ -53,7 +53,7 @@ class DataConfig:
     """Training file or hub id: 1 column (dropout positives), 2 (anchor, positive) or 3 (and a hard negative)."""
 
     columns: list[str] | None = None
-    """Names of the columns to take, in this order; null takes all of the file's 1 to 3 columns."""
+    """Names of the columns to read, in this order; null: all of the file's 1 to 3 columns."""
 
     blank_lines: Literal["error", "skip"] = "error"
     """What to do with a row that has an empty field."""
@@ -208,7 +208,7 @@ class TrainConfig:
                 "--model.two_encoders goes neither with --model.fixed_dropout_mask nor with --model.queue_size"
             )
         if self.data.dev_corpus and not self.data.dev:
-            raise ConfigError("--data.dev_corpus is given without --data.dev, the file of (query, document) pairs")
+            raise ConfigError("--data.dev_corpus needs --data.dev, the file of (query, document) pairs")
 
     def as_dict(self) -> dict[str, Any]:
         """Nested plain values, as `config.yaml` holds them."""

@@ -36,7 +36,7 @@ def gather(rows: Tensor) -> Tensor:
     """This process's rows (n, ...) -> everyone's (world * n, ...), in rank order, with gradient.
 
     The gradient of a row is the sum of what all processes' losses ask of it. With the mean over processes that DDP
-    takes, it equals one process's gradient on the whole batch; no further factor belongs here.
+    computes, it equals one process's gradient on the whole batch; no further factor belongs here.
     """
     if world() == 1:
         return rows
@@ -97,5 +97,5 @@ def first_process_first(action: Callable[[], T]) -> T:
     if failure[0] is not None:
         if rank() == 0:
             raise failure[0]
-        raise SystemExit(getattr(failure[0], "exit_code", 1))  # it is told once
+        raise SystemExit(getattr(failure[0], "exit_code", 1))  # one line for all
     return action() if rank() else result  # type: ignore[return-value]

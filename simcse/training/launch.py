@@ -49,19 +49,19 @@ def command_to_resume() -> str:
 
 
 def _launcher() -> list[str]:
-    """The launcher and its options, as far as the environment that it gave us tells them."""
-    told = os.environ
-    if "ACCELERATE_MIXED_PRECISION" in told:
-        words = ["accelerate", "launch", "--num_processes", told.get("WORLD_SIZE", "1")]
-        words += ["--cpu"] if told.get("ACCELERATE_USE_CPU", "").lower() == "true" else []
+    """The launcher and its options, as far as the environment that it gave us says them."""
+    env = os.environ
+    if "ACCELERATE_MIXED_PRECISION" in env:
+        words = ["accelerate", "launch", "--num_processes", env.get("WORLD_SIZE", "1")]
+        words += ["--cpu"] if env.get("ACCELERATE_USE_CPU", "").lower() == "true" else []
         nodes = {"--num_machines": "GROUP_WORLD_SIZE", "--machine_rank": "GROUP_RANK"}
         nodes |= {"--main_process_ip": "MASTER_ADDR", "--main_process_port": "MASTER_PORT"}
-    elif "TORCHELASTIC_RUN_ID" in told:
-        words = ["torchrun", "--nproc_per_node", told["LOCAL_WORLD_SIZE"]]
+    elif "TORCHELASTIC_RUN_ID" in env:
+        words = ["torchrun", "--nproc_per_node", env["LOCAL_WORLD_SIZE"]]
         nodes = {"--nnodes": "GROUP_WORLD_SIZE", "--node_rank": "GROUP_RANK"}
         nodes |= {"--master_addr": "MASTER_ADDR", "--master_port": "MASTER_PORT"}
     else:
         return []
-    if told.get("GROUP_WORLD_SIZE", "1") != "1":
-        return words + [word for option, name in nodes.items() for word in (option, told[name])]
+    if env.get("GROUP_WORLD_SIZE", "1") != "1":
+        return words + [word for option, name in nodes.items() for word in (option, env[name])]
     return words + (["--standalone"] if words[0] == "torchrun" else [])

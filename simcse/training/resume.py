@@ -122,9 +122,9 @@ def check_data(before: Facts, now: Facts, names: Mapping[str, Any], folder: Path
         was = before.get(name, {})
         if was == now[name]:
             continue
-        rows, given = was.get("rows"), now[name].get("rows")
-        found = f"{given} rows, " if rows != given else "other content "
-        expected = f"{rows} in its place" if rows != given else "in its place"
+        old, new = was.get("rows"), now[name].get("rows")
+        found = f"{new} rows, " if new != old else "other content "
+        expected = f"{old} in its place" if new != old else "in its place"
         raise DataError(
             f"{names[name]}: holds {found}but the run in {folder} was started with {expected}; give it the "
             "same data, or name another --output_dir"

@@ -48,7 +48,7 @@ class RunDir:
         if writes:
             check_writable(self.folder / "config.yaml")
             if self.folder.exists():  # a new one is made, and locked, when all options are known to be good
-                self._lock.take()
+                self._lock.acquire()
         try:
             self.start = self._find_start(resume)
             self._before = self._checked(resume) if self.start is not None or resume == "finished" else None
@@ -70,7 +70,7 @@ class RunDir:
         """Write the config, and cut the log at the step that the run goes on from.
 
         Args:
-            data: what the files of this run hold.
+            data: what is in the files of this run.
 
         Raises:
             ConfigError: another run has begun there in the meantime.
@@ -79,8 +79,8 @@ class RunDir:
         self.data = data
         if not self.writes:
             return
-        if not self._lock.held:  # the folder is new
-            self._lock.take()
+        if not self._lock.locked:  # the folder is new
+            self._lock.acquire()
             self._find_start("never")  # nobody was faster
         first = int(self.load_state()["step"]) if self.start else 0
         kept = self._logged(first) if self.start else []
@@ -94,10 +94,10 @@ class RunDir:
         self._lock.release()
 
     def check_data(self, data: Facts, names: Mapping[str, Any]) -> None:
-        """Make sure that the files hold what they held when the run that this one goes on from was started.
+        """Make sure that the data are the same as when the run that this one goes on from was started.
 
         Args:
-            data: what they hold now.
+            data: what they are now.
             names: of the files.
 
         Raises:

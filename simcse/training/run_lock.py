@@ -17,23 +17,23 @@ from simcse.files import make_folder, naming_target, sweep
 __all__ = ["RunLock"]
 
 NAME = ".lock"
-SECONDS_TO_DIE = 1  # that a run which was killed just now may take to let go
+SECONDS_TO_DIE = 1  # that a run which was killed just now may need to end
 
 
 class RunLock:
-    """Held by the process that writes a run folder, until it lets go or dies; says in the folder who that is."""
+    """Belongs to the process that writes a run folder, until it ends or dies; a file in the folder says who that is."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / NAME
         self._handle: int | None = None
 
     @property
-    def held(self) -> bool:
+    def locked(self) -> bool:
         """Whether it is ours."""
         return self._handle is not None
 
-    def take(self) -> None:
-        """Take it unless it is ours already, and clear up after killed runs.
+    def acquire(self) -> None:
+        """Acquire it unless it is ours already, and clear up after killed runs.
 
         Raises:
             ConfigError: another run has it; names that.
@@ -54,12 +54,12 @@ class RunLock:
                     file=sys.stderr,
                 )
             os.ftruncate(self._handle, 0)
-            about = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-            os.pwrite(self._handle, json.dumps(about).encode(), 0)
+            owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+            os.pwrite(self._handle, json.dumps(owner).encode(), 0)
         sweep(self.path.parent)
 
     def release(self) -> None:
-        """Let go, and leave nothing behind."""
+        """Release it, and leave nothing behind."""
         if self._handle is not None:
             self.path.unlink(missing_ok=True)
             os.close(self._handle)
@@ -68,21 +68,21 @@ class RunLock:
     def _locked(self, *, patient: bool) -> int | None:
         """A handle that locks the file; None if another run has just removed it, or may be about to."""
         handle, remedy = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666), ""
-        about = os.pread(handle, 4096, 0)
+        owner = os.pread(handle, 4096, 0)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             free = True
         except BlockingIOError:
             free = False
         except OSError:  # a file system without locks: all there is to go by is what the file says
-            free, remedy = not about, f", or remove {self.path} if that one has ended"
+            free, remedy = not owner, f", or remove {self.path} if that one has ended"
         if free and os.fstat(handle).st_nlink:
             return handle
         os.close(handle)
         if not free:
             if not patient:
                 raise ConfigError(
-                    f"--output_dir {self.path.parent}: {_shown(_parsed(about))} is writing a run there; wait for its "
+                    f"--output_dir {self.path.parent}: {_shown(_parsed(owner))} is writing a run there; wait for its "
                     f"end or stop it, or name another folder{remedy}"
                 )
             time.sleep(0.05)
@@ -93,13 +93,13 @@ class RunLock:
         return _parsed(os.pread(self._handle, 4096, 0))
 
 
-def _parsed(about: bytes) -> dict[str, Any] | None:
+def _parsed(owner: bytes) -> dict[str, Any] | None:
     try:
-        found = json.loads(about)
+        found = json.loads(owner)
         return {key: found[key] for key in ("pid", "host", "since")}
     except (ValueError, KeyError, TypeError):  # empty: it was killed, or has just begun
         return None
 
 
-def _shown(about: dict[str, Any] | None) -> str:
-    return f"process {about['pid']} on {about['host']} (since {about['since']})" if about else "another process"
+def _shown(owner: dict[str, Any] | None) -> str:
+    return f"process {owner['pid']} on {owner['host']} (since {owner['since']})" if owner else "another process"

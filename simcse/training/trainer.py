@@ -96,7 +96,7 @@ class Trainer:
         """Run to the last step.
 
         Args:
-            show: told after every step: step, and at log steps loss, lr, grad_norm and rows_per_second too.
+            show: called after every step with step, and at log steps loss, lr, grad_norm and rows_per_second too.
             stop: asked after every step for the number of a signal that tells the run to stop; 0: none.
 
         Raises:
@@ -166,7 +166,7 @@ class Trainer:
         self.accelerator.wait_for_everyone()
 
     def resume(self) -> None:
-        """Take up optimizer, head, step and best evaluation from the folder that the run goes on from."""
+        """Restore optimizer, head, step and best evaluation from the folder that the run goes on from."""
         state = self.run.load_state()
         self.optimizer.load_state_dict(state["optimizer"])
         if self._plain.head is not None:

@@ -62,17 +62,17 @@ def arguments(files: Path, model: Path, output: Path) -> list[str]:
 
 def test_every_variant_reaches_the_run(grids: ModuleType) -> None:
     """Each option of each row is in the configuration, and no two rows of a grid are the same run."""
-    given = {"data.train": "t", "$synonyms": "s", "$sentences": "a", "$next_sentences": "b"}
+    shared = {"data.train": "t", "$synonyms": "s", "$sentences": "a", "$next_sentences": "b"}
     assert len(grids.GRIDS) == 11
     for name in grids.GRIDS:
         grid, seen = grids.read_grid(name), []
         for variant in grid.variants:
-            config = grids.train_config(grid, variant, given).as_dict()
+            config = grids.train_config(grid, variant, shared).as_dict()
             for key, value in variant.options.items():
                 found = config
                 for part in key.split("."):
                     found = found[part]
-                assert found == given.get(value, value) if isinstance(value, str) else found == value, (name, key)
+                assert found == shared.get(value, value) if isinstance(value, str) else found == value, (name, key)
             assert config not in seen
             seen.append(config)
             assert (variant.paper is not None) == (grid.source is not None)
@@ -109,7 +109,7 @@ def test_without_names_only_the_papers_are_run(
     from benchmarks.ablations import __main__ as command
 
     ran: list[str] = []
-    monkeypatch.setattr(command, "run_grid", lambda grid, given, options: ran.append(grid.name))
+    monkeypatch.setattr(command, "run_grid", lambda grid, shared, options: ran.append(grid.name))
     command.main(arguments(files, tiny_bert, tmp_path))
     assert ran == [name for name in command.GRIDS if not name.startswith("objectives")]
     assert len(ran) == 9

@@ -94,7 +94,7 @@ def test_bad_options_are_refused(options: dict[str, object], message: str) -> No
 
 
 def test_positives_are_augmented_anew_each_step_whatever_the_processes(tiny_bert: Path, sentences: list[str]) -> None:
-    """Two processes take together what one takes; view 0 stays the text; another step changes it otherwise."""
+    """Two processes together see what one does; view 0 stays the text; another step changes it otherwise."""
     encoder = SentenceEncoder.from_pretrained(tiny_bert, device="cpu")
     data = datasets.Dataset.from_dict({"text": sentences[:8]})
     augment = build_augment("delete", rate=0.3)

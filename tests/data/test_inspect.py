@@ -54,7 +54,7 @@ def test_columns_are_compared(tmp_path: Path) -> None:
     assert "1 rows have positive = hard_negative (line 4)" in text
 
 
-def test_constant_columns_are_told(tmp_path: Path) -> None:
+def test_constant_columns_are_reported(tmp_path: Path) -> None:
     constant = tmp_path / "constant.csv"
     constant.write_text("sent0,sent1\n" + "".join(f"text {i},same\n" for i in range(5)))
     assert "positive is always 'same'" in render(inspect(constant))

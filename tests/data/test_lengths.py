@@ -33,8 +33,10 @@ def test_the_line_says_shares_percentiles_and_a_length_that_cuts_few() -> None:
         "(tokens: median 100, 95 % 190, longest 200) in 100 rows; "
         "--max_length 192 cuts none of anchor, 4.0 % of positive"
     )
-    assert "; --max_length 128, all that the model takes, cuts none of anchor, 36.0 %" in cut_line(counts, 32, 128, 100)
-    assert cut_line(counts, 64, 64, 100).endswith("the model takes no more: split the texts")
+    assert "; --max_length 128, all that the model accepts, cuts none of anchor, 36.0 %" in cut_line(
+        counts, 32, 128, 100
+    )
+    assert cut_line(counts, 64, 64, 100).endswith("the model accepts no more: split the texts")
     assert cut_line({"text": np.array([5, 6])}, 32, 64, 9000) == (
         "max_length 32 cuts none of text (tokens: median 5, 95 % 6, longest 6) in 2 of 9,000 rows"
     )

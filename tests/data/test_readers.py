@@ -228,7 +228,7 @@ def test_parquet_gives_what_json_knows(tmp_path: Path) -> None:
 
 
 def test_text_that_a_small_gzip_file_holds_is_mapped_from_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """50 KB of text in less than 1 KB: what counts is what memory would hold."""
+    """50 KB of text in less than 1 KB: what counts is what memory would need."""
     monkeypatch.setattr(arrow, "IN_MEMORY", 10_000)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
     path = tmp_path / "packed.txt.gz"
@@ -282,7 +282,7 @@ def test_a_hub_id_is_read_through_datasets(monkeypatch: pytest.MonkeyPatch) -> N
         read_training("owner/pairs", columns=["sent2"])
 
 
-def test_a_hub_that_is_out_of_reach_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_is_out_of_reach_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match="owner/nothing: neither a file here nor a dataset"):
         read_training("owner/nothing")
 

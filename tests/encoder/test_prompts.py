@@ -109,7 +109,7 @@ def test_names(tiny_bert: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 def test_a_prompt_without_room_behind_it(tiny_bert: Path) -> None:
     """Every text would get the same vector."""
     encoder = load(tiny_bert)
-    with pytest.raises(ConfigError, match=r"'dog dog dog dog ' takes 6 tokens.* max_length is 6.*raise max_length"):
+    with pytest.raises(ConfigError, match=r"'dog dog dog dog ' has 6 tokens.* max_length is 6.*raise max_length"):
         encoder.encode(["a", "the"], prompt="dog " * 4, max_length=6)
     a, the = encoder.encode(["a", "the"], prompt="dog " * 4, max_length=7)
     assert not np.allclose(a, the, atol=1e-4)

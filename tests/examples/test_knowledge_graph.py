@@ -268,7 +268,7 @@ def test_every_model_learns_a_graph_of_its_kind(
         (["--objective", "nce"], "error: --objective is 'nce', expected one of sce, sce+ls"),
         (["--size", "7"], "error: --size is 7, expected an even number"),
         (["--objective", "sans", "--negatives", "50"], "error: negatives a row: k is 50, expected 1 to 11"),
-        (["--data", "nowhere"], "error: nowhere/train.txt: no such file; --data takes a folder"),
+        (["--data", "nowhere"], "error: nowhere/train.txt: no such file; --data needs a folder"),
     ],
 )
 def test_mistakes_are_told_in_one_line(

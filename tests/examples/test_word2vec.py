@@ -119,12 +119,12 @@ def test_the_textbook_learns(study, corpus: Path) -> None:
 @pytest.mark.parametrize(
     ("script", "arguments", "message"),
     [
-        ("cbow", ["--data", "none.txt"], "error: none.txt: no such file; --data takes a text file"),
+        ("cbow", ["--data", "none.txt"], "error: none.txt: no such file; --data needs a text file"),
         ("cbow", ["--data", "TEXT", "--window", "9999"], "error: --window is 9999, expected 1 to"),
         (
             "evaluate_vectors",
             ["--vectors", "none.npz"],
-            "error: none.npz: no such file; --vectors takes what cbow.py wrote",
+            "error: none.npz: no such file; --vectors needs what cbow.py wrote",
         ),
     ],
 )

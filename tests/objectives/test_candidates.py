@@ -150,7 +150,7 @@ def test_ranks_give_the_loss_and_gradient_of_one_process(name: str, world: int) 
 
 
 def test_equal_texts_are_no_negatives() -> None:
-    """Unsupervised rows 0 and 3 hold one text: neither is a negative of the other, and no one else is touched."""
+    """Unsupervised rows 0 and 3 have one text: neither is a negative of the other, and no one else is touched."""
     keys = torch.tensor([7, 8, 9, 7]).expand(2, 4)
     valid = InBatchCandidates()(random_views(2, 4), keys=keys).valid
     assert valid.logical_not().nonzero().tolist() == [[0, 3], [3, 0]]
@@ -171,7 +171,7 @@ def test_equal_texts_in_triplets() -> None:
 
 
 def test_masked_candidates_get_no_gradient() -> None:
-    """Rows 0, 2 and 3 hold one text, so each of them meets row 1's positive alone, and row 1 meets all three."""
+    """Rows 0, 2 and 3 have one text, so each of them meets row 1's positive alone, and row 1 meets all three."""
     vectors = random_views(2, 4).requires_grad_()
     scores = InBatchCandidates()(vectors, keys=torch.tensor([7, 8, 7, 7]).expand(2, 4))
     gradient = torch.autograd.grad(SoftmaxCrossEntropy()(scores), scores.logits)[0]
@@ -272,7 +272,7 @@ def test_keep_negatives_never_revives_a_masked_candidate() -> None:
         ({"temperature": math.nan}, "--temperature is nan"),
         ({"hard_negative_weight": 0.0}, "--hard_negative_weight is 0.0"),
         ({"similarity": "euclid"}, "similarity is 'euclid'"),
-        ({"tau": 0.1}, "unknown option 'tau'; it takes hard_negative_weight, "),
+        ({"tau": 0.1}, "unknown option 'tau'; it accepts hard_negative_weight, "),
     ],
 )
 def test_wrong_options_are_named(name: str, options: dict[str, object], message: str) -> None:

@@ -1,8 +1,8 @@
 """What each objective drives a model to: free score tables trained to the end on a known p_d(x, y).
 
-The training set holds the pair (x, y) COUNTS[x, y] times, so p_d is known exactly; noise columns hold class y as often
-as it is expected, so nothing is drawn and what is left is theory. The limits are those of Kamigaito and Hayashi (2021),
-table 1; those of SANS and sampled softmax are derived below.
+The training set holds the pair (x, y) COUNTS[x, y] times, so p_d is known exactly; noise columns contain class y as
+often as it is expected, so nothing is drawn and what is left is theory. The limits are those of Kamigaito and Hayashi
+(2021), table 1; those of SANS and sampled softmax are derived below.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ LIMITS = {
 
 @pytest.mark.parametrize("name", sorted(LIMITS))
 def test_limit(name: str) -> None:
-    """For SANS: with weights w held, the optimum is exp(s) = p_d / w with w proportional to exp(a s), so
+    """For SANS: with fixed weights w, the optimum is exp(s) = p_d / w with w proportional to exp(a s), so
     exp((1 + a) s) is proportional to p_d. For sampled softmax: that y is the right one of the candidates C has
     probability proportional to p_d(y | x) P(the others enter) P(the rest stay out), so to p_d(y | x) / P(y enters)."""
     objective, layout, expected = LIMITS[name]

@@ -1,6 +1,6 @@
 """Each JSON file of a checkpoint replaced, each of its entries changed: the same vectors, or one line that says why.
 
-The short form takes a sample; SIMCSE_SOAK=1 takes all, some thousands.
+The short form reads a sample; SIMCSE_SOAK=1 reads all, some thousands.
 """
 
 from __future__ import annotations

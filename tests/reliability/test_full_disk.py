@@ -40,7 +40,7 @@ def mount(tmp_path: Path) -> Iterator[Mount]:
             ["mount", "-t", "tmpfs", "-o", options, "tmpfs", place], capture_output=True, text=True, check=False
         )
         if done.returncode:
-            pytest.skip(f"a disk of a few kilobytes takes the right to mount: {done.stderr.strip()}")
+            pytest.skip(f"a disk of a few kilobytes needs the right to mount: {done.stderr.strip()}")
         mounted = True
         return place
 
@@ -115,7 +115,7 @@ def test_no_room_or_read_only(
 def test_a_full_disk_costs_no_vector(
     mount: Mount, inputs: Path, tiny_bert: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """400 rows of 32 float32 take 51,328 bytes: a disk of 32 KiB holds a part, a larger one the rest."""
+    """400 rows of 32 float32 need 51,328 bytes: a disk of 32 KiB holds a part, a larger one the rest."""
     monkeypatch.setattr(npy, "TEXTS_PER_CHUNK", 64)
     target = mount("size=32k") / "v.npy"
     assert started("encode", target, inputs, tiny_bert) == 1

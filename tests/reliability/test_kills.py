@@ -62,20 +62,20 @@ def test_killed_runs_end_as_undisturbed_ones(runs: Runs, options: dict[str, obje
     for number in range(KILLS):
         folder, sent = tmp_path / f"run-{number}", (signal.SIGTERM, signal.SIGKILL)[number % 2]
         moment = rng.uniform(0.1, 1.0) * seconds
-        about = f"seed {seed}, kill {number}: {sent.name} after {moment:.3f} s"
+        case = f"seed {seed}, kill {number}: {sent.name} after {moment:.3f} s"
         run = runs.start(options | {"output_dir": folder, "resume": "auto"})
         time.sleep(moment)
         run.kill(sent)
         status = run.status()
-        assert status in ((None, 0) if sent == signal.SIGKILL else (None, 0, 143)), (about, run.printed)
+        assert status in ((None, 0) if sent == signal.SIGKILL else (None, 0, 143)), (case, run.printed)
         if status == 143:
-            assert "--resume auto" in run.printed, about
-            assert (folder / "last").is_dir(), about
+            assert "--resume auto" in run.printed, case
+            assert (folder / "last").is_dir(), case
         for name in ("best", "last"):
             if (folder / name).exists():
                 weights(folder / name)  # loads, whenever the kill came
         run = runs.start(options | {"output_dir": folder, "resume": "auto"})
-        assert run.status() == 0, (about, run.printed)
+        assert run.status() == 0, (case, run.printed)
         for name in ("best", "last"):
-            assert equal(weights(folder / name), expected[name]), about
-        assert {path.name for path in folder.iterdir()} == {path.name for path in whole.iterdir()}, about
+            assert equal(weights(folder / name), expected[name]), case
+        assert {path.name for path in folder.iterdir()} == {path.name for path in whole.iterdir()}, case

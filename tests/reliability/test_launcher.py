@@ -1,4 +1,4 @@
-"""SIGTERM to torchrun stops its two processes, with last/ saved. Long form: imports take long."""
+"""SIGTERM to torchrun stops its two processes, with last/ saved. Long form: imports are slow."""
 
 from __future__ import annotations
 

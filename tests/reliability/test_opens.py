@@ -106,8 +106,8 @@ def check_reads(index: SearchIndex, text: str) -> None:
     """Counts, texts, ids and vectors are those of one state."""
     rows = list(index.rows())
     batches: dict[str, int] = {}
-    for key, found, about in rows:
-        assert about["text"] == found
+    for key, found, metadata in rows:
+        assert metadata["text"] == found
         batches[str(key).split("-")[0]] = batches.get(str(key).split("-")[0], 0) + 1
     assert set(batches.values()) == {BATCH}, "every batch whole or not at all"
     facts = index.info

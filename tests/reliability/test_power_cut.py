@@ -1,7 +1,7 @@
 """The power is cut, by force, behind a save: the old state or the new one is there, whole.
 
-An ext4 file system in a file is told to stop at once without writing anything more (EXT4_IOC_SHUTDOWN), and mounted
-anew. That takes root and a loop device; `tests/test_files.py` checks the order of syncs and renames anywhere.
+An ext4 file system in a file is ordered to stop at once without writing anything more (EXT4_IOC_SHUTDOWN), and mounted
+anew. That needs root and a loop device; `tests/test_files.py` checks the order of syncs and renames anywhere.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Disk:
             ["mount", "-t", "ext4", "-o", options, self.image, self.place], capture_output=True, text=True
         )
         if done.returncode:
-            pytest.skip(f"a disk to cut the power of takes the right to mount: {done.stderr.strip()}")
+            pytest.skip(f"a disk to cut the power of needs the right to mount: {done.stderr.strip()}")
 
     def cut(self) -> None:
         """Lose whatever is not on the disk by now, and come back."""
@@ -124,7 +124,7 @@ while True:
 
 
 def test_a_cut_in_the_midst_of_saving(disk: Disk) -> None:
-    """What was told to be saved is there, or what came after it."""
+    """What was reported as saved is there, or what came after it."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     for _ in range(12 if os.environ.get("SIMCSE_SOAK") else 3):
         command = [sys.executable, "-c", WRITER, str(disk.place / "best")]

@@ -1,7 +1,7 @@
 """Files damaged in every way at hand: each reader ends soon, in little memory, with what another parser reads too, or
 with one line that names the file.
 
-The short form takes some forty files; `make soak` takes 335, each read in five ways, and 300 damaged task folders.
+The short form reads some forty files; `make soak` reads 335, each read in five ways, and 300 damaged task folders.
 """
 
 from __future__ import annotations
@@ -208,7 +208,7 @@ def special_files(folder: Path) -> list[Path]:
             file.write(bytes(2**20))
     for name in ("endless.txt", "endless.csv", "endless.jsonl"):
         with (folder / name).open("wb") as file:
-            file.truncate(2**36)  # takes no place on the disk
+            file.truncate(2**36)  # uses no place on the disk
     os.mkfifo(folder / "pipe.txt")
     os.mkfifo(folder / "pipe.parquet")
     (folder / "zero.txt").symlink_to("/dev/zero")
@@ -401,8 +401,8 @@ def task_folder(folder: Path, rng: random.Random) -> None:
     for name, mark in (("corpus", "d"), ("queries", "q")):
         texts = [json.dumps({"_id": f"{mark}{i}", "title": "t", "text": sentence(rng)}) + "\n" for i in range(6)]
         (beir / f"{name}.jsonl").write_text("".join(texts))
-    judged = [f"q{i}\td{i}\t{1 + i % 2}\n" for i in range(6)]
-    (beir / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(judged))
+    rows = [f"q{i}\td{i}\t{1 + i % 2}\n" for i in range(6)]
+    (beir / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(rows))
 
 
 LOADS: list[Callable[[Path], Any]] = [

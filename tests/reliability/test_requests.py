@@ -313,19 +313,19 @@ def ask(service):
 def check(service, number, received):
     """One answer: of the client's fault or none, JSON where it says so, and nothing of the machine in it."""
     sent = b"".join(sent_by(number))[:500]
-    told = f"client {number} sent {sent!r} and received {received[:500]!r}"
+    case = f"client {number} sent {sent!r} and received {received[:500]!r}"
     if not received:
         return None
     found = re.match(rb"HTTP/1\.1 (\d{3}) ", received)
-    assert found, told
+    assert found, case
     status = int(found[1])
-    assert status in (100, 101) or 200 <= status < 500, told
+    assert status in (100, 101) or 200 <= status < 500, case
     head, _, body = received.partition(b"\r\n\r\n")
     if status >= 400 and b"application/json" in head and _complete(received):
         length = int(re.search(rb"(?i)\r\ncontent-length: (\d+)", head)[1])
-        assert "\n" not in json.loads(body[:length])["detail"], told
-    assert str(service.folder.parent).encode() not in received, told
-    assert b"Traceback" not in received, told
+        assert "\n" not in json.loads(body[:length])["detail"], case
+    assert str(service.folder.parent).encode() not in received, case
+    assert b"Traceback" not in received, case
     return status
 
 

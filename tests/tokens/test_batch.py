@@ -1,4 +1,4 @@
-"""Batches hold every sequence once, within their budget, whatever the lengths."""
+"""Batches have every sequence once, within their budget, whatever the lengths."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def test_a_plan_holds_each_row_once_within_the_budget(
         sizes = [lengths[row] for row in order[first:last]]
         assert sizes == sorted(sizes, reverse=True)
         assert sizes
-        taken = max(sizes) * len(sizes) if padded else sum(sizes)
-        assert taken <= max_tokens or len(sizes) == 1
+        size = max(sizes) * len(sizes) if padded else sum(sizes)
+        assert size <= max_tokens or len(sizes) == 1
         assert len(sizes) <= (max_sequences or len(sizes))
 
 

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from simcse.tokens import word_cache as words
 from simcse.tokens.tokenize import Tokenize
-from simcse.tokens.word_cache import WordMemory, splits_at_spaces
+from simcse.tokens.word_cache import WordCache, splits_at_spaces
 
 PIECES = [
     "dog",
@@ -47,26 +47,26 @@ def test_equal_to_the_tokenizer(tokenizer: Tokenizer, data: st.DataObject) -> No
     piece = st.sampled_from(PIECES) | st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
     text = st.lists(piece | st.just(" "), max_size=12).map("".join)
     texts = data.draw(st.lists(text, max_size=4))
-    memory = WordMemory(tokenizer)
+    cache = WordCache(tokenizer)
     for _ in range(2):  # new words, then known ones
-        rows = [memory.before + row + memory.behind for row in memory(texts)]
+        rows = [cache.before + row + cache.behind for row in cache(texts)]
         assert rows == [encoding.ids for encoding in tokenizer.encode_batch(texts)]
 
 
 def test_memory_is_bounded(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(words, "MOST_WORDS", 10)
-    memory = WordMemory(tokenizer)
+    cache = WordCache(tokenizer)
     texts = [f"word{i} {i} {'long' * i}" for i in range(40)]
     for text in [*texts, *texts]:
-        assert memory([text]) == [tokenizer.encode(text, add_special_tokens=False).ids]
-        assert len(memory._known) <= 10
-        assert all(len(word) <= words.LONGEST_WORD for word in memory._known)
-    assert memory(texts) == [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
+        assert cache([text]) == [tokenizer.encode(text, add_special_tokens=False).ids]
+        assert len(cache._known) <= 10
+        assert all(len(word) <= words.LONGEST_WORD for word in cache._known)
+    assert cache(texts) == [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
 
 
 @pytest.fixture(scope="module")
 def byte_pairs(sentences: list[str]) -> PreTrainedTokenizerFast:
-    """A tokenizer of RoBERTa's kind, which takes the space along with the word."""
+    """A tokenizer of RoBERTa's kind, which includes the space with the word."""
     trained = ByteLevelBPETokenizer()
     trained.train_from_iterator(sentences, vocab_size=300, show_progress=False)
     return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(trained._tokenizer.to_str()))

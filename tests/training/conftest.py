@@ -1,4 +1,4 @@
-"""A made-up language to learn, and a run on it that takes a second."""
+"""A made-up language to learn, and a run on it that lasts a second."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: the step is finished, last/ saved, the way on told; one process or two; one run in a folder."""
+"""SIGTERM and SIGINT: the step is finished, last/ saved, the way on shown; one process or two; one run in a folder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from simcse.training.run_lock import RunLock
 
 @pytest.fixture
 def options(tiny_bert: Path, files: Path, tmp_path: Path) -> dict[str, object]:
-    """A run that takes long, and saves nothing by itself."""
+    """A run that lasts long, and saves nothing by itself."""
     return {
         "model.name": tiny_bert, "model.pooling": "mean", "model.projection": "none", "data.train": files / "pairs.csv",
         "batch_size": 8, "max_steps": 100_000, "save_every": 1_000_000, "log_every": 1, "precision": "fp32",
@@ -35,16 +35,16 @@ def steps(folder: Path) -> int:
 
 
 def check_saved(folder: Path, run: Run) -> None:
-    """last/ has the last step that was logged; nobody holds the folder; what is told goes on from there."""
+    """last/ has the last step that was logged; the folder is not locked; the command shown goes on from there."""
     import torch
 
     state = torch.load(folder / "last" / "trainer.pt", weights_only=True)
     assert state["step"] == steps(folder)
     assert {path.name for path in folder.iterdir()} == {"config.yaml", "last", "log.jsonl"}
-    told = f"interrupted: step {state['step']} of 100000 is done, and saved in {folder / 'last'}; go on with: "
+    shown = f"interrupted: step {state['step']} of 100000 is done, and saved in {folder / 'last'}; go on with: "
     [line] = [line for line in run.printed.splitlines() if line.startswith("interrupted: ")]
-    assert line.startswith(told)
-    command = shlex.split(line.removeprefix(told))
+    assert line.startswith(shown)
+    command = shlex.split(line.removeprefix(shown))
     assert command[:2] == ["python", "train.py"]
     assert f"--output_dir={folder}" in command
     assert command[-2:] == ["--resume", "auto"]
@@ -91,13 +91,13 @@ def two(runs: Runs, options: dict[str, object]) -> list[Run]:
     return [runs.start(options, {**group, "RANK": number, "LOCAL_RANK": number}) for number in "01"]
 
 
-@pytest.mark.parametrize("told", [0, 1])
+@pytest.mark.parametrize("sent", [0, 1])
 def test_a_signal_to_one_process_of_two_stops_both(
-    runs: Runs, options: dict[str, object], tmp_path: Path, told: int
+    runs: Runs, options: dict[str, object], tmp_path: Path, sent: int
 ) -> None:
     both = two(runs, options)
     wait_for(lambda: steps(tmp_path / "run") > 3 or both[0].ended)
-    both[told].kill(signal.SIGTERM)
+    both[sent].kill(signal.SIGTERM)
     assert [run.status() for run in both] == [143, 143], [run.printed for run in both]
     check_saved(tmp_path / "run", both[0])
     assert "interrupted" not in both[1].printed  # one speaks for both
@@ -105,7 +105,7 @@ def test_a_signal_to_one_process_of_two_stops_both(
 
 def test_a_locked_folder_stops_both_of_two(runs: Runs, options: dict[str, object], tmp_path: Path) -> None:
     lock = RunLock(tmp_path / "run")
-    lock.take()
+    lock.acquire()
     both = two(runs, options)
     assert [run.status() for run in both] == [2, 2], [run.printed for run in both]
     assert both[0].printed.count("error: ") == 1
@@ -135,7 +135,7 @@ def test_a_run_of_another_host_is_named(tmp_path: Path, capsys: pytest.CaptureFi
     """Its lock is gone, so it was killed, or the file system knows locks of one host only."""
     lock = RunLock(tmp_path)
     lock.path.write_text(json.dumps({"pid": 7, "host": "far-away", "since": "2026-01-01 00:00:00"}))
-    lock.take()
+    lock.acquire()
     assert "process 7 on far-away (since 2026-01-01 00:00:00) has left no word of its end" in capsys.readouterr().err
     lock.release()
     assert list(tmp_path.iterdir()) == []
@@ -147,9 +147,9 @@ def test_without_locks_the_file_is_what_there_is_to_go_by(tmp_path: Path, monkey
 
     monkeypatch.setattr("simcse.training.run_lock.fcntl.flock", no_locks)
     one, other = RunLock(tmp_path), RunLock(tmp_path)
-    one.take()
+    one.acquire()
     with pytest.raises(ConfigError, match=rf"process {os.getpid()} on .*, or remove .*\.lock if that one has ended"):
-        other.take()
+        other.acquire()
     one.release()
-    other.take()
+    other.acquire()
     other.release()

@@ -35,7 +35,7 @@ def test_accelerate_starts_one_process_on_a_cpu(
 
 
 @pytest.mark.parametrize(
-    ("told", "words"),
+    ("environment", "words"),
     [
         ({}, "python"),
         ({"ACCELERATE_MIXED_PRECISION": "no"}, "accelerate launch --num_processes 1"),
@@ -56,10 +56,10 @@ def test_accelerate_starts_one_process_on_a_cpu(
     ],
 )
 def test_the_command_to_resume_is_what_was_typed(
-    monkeypatch: pytest.MonkeyPatch, told: dict[str, str], words: str
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], words: str
 ) -> None:
     monkeypatch.setattr("sys.argv", TYPED)
-    for name, value in told.items():
+    for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert command_to_resume() == f"{words} {AGAIN}"
 

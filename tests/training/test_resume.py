@@ -145,7 +145,7 @@ def test_a_damaged_report_of_a_seed(again: tuple[Path, Path, TrainConfig]) -> No
 
 
 def test_a_log_with_damage(again: tuple[Path, Path, TrainConfig]) -> None:
-    """A half line at the end is what a kill leaves; damage before it is told."""
+    """A half line at the end is what a kill leaves; damage before it is an error."""
     _, run, config = again
     log = run / "seed-42" / "log.jsonl"
     whole = log.read_bytes()

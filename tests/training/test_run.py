@@ -187,7 +187,7 @@ def test_seeds_report_mean_and_spread(config: TrainConfig) -> None:
         ({"data": DataConfig()}, ConfigError, r"--data\.train is empty"),
         ({"data": DataConfig(train="nowhere.txt")}, DataError, r"nowhere\.txt"),
         ({"batch_size": 129}, DataError, r"128 rows are fewer than --batch_size 129"),
-        ({"max_length": 65}, ConfigError, r"--max_length is 65: .* takes at most 64 tokens"),
+        ({"max_length": 65}, ConfigError, r"--max_length is 65: .* accepts at most 64 tokens"),
         (
             {"candidates": "in_bach"},
             ConfigError,
