@@ -67,7 +67,7 @@ def main(
 def run(contestant: Contestant, sample: Path, dev: Path, plan: dict[str, int]) -> dict[str, float | str]:
     """Mean loss of the counted steps, and STS-B dev behind the last one."""
     from simcse.data.pairs import read_scored_pairs
-    from simcse.training.evaluators import ScoredPairsEvaluator
+    from simcse.evaluation.evaluators import ScoredPairsEvaluator
 
     losses: list[float] = []
     train = train_simcse if contestant.library == "simcse" else train_sentence_transformers

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from simcse.data.collate import Batch, Batches
 from simcse.training.distributed import greatest, mean_over_processes, rank, world
-from simcse.training.evaluators import Evaluator
+from simcse.evaluation.evaluators import Evaluator
 from simcse.training.interrupt import Interrupted
 from simcse.training.large_batch import cached_backward
 from simcse.training.loss import ContrastiveLoss
