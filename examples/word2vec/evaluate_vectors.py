@@ -9,10 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import spearmanr
 
 from simcse.console import Parser, run
+from simcse.data.pairs import ScoredPairs, read_scored_pairs
 from simcse.errors import DataError
+from simcse.evaluation.pairs import PairEvaluator
 
 
 class Words:
@@ -22,6 +23,10 @@ class Words:
         self.words = words
         self.ids = {word: i for i, word in enumerate(words)}
         self.vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)  # (V, D)
+
+    def encode(self, words: list[str]) -> np.ndarray:
+        """(n, D) of n known words."""
+        return self.vectors[[self.ids[word] for word in words]]
 
     def nearest(self, query: np.ndarray, count: int, without: set[str]) -> list[tuple[str, float]]:
         """The words of highest cosine with a query (D,), best first."""
@@ -50,19 +55,14 @@ def similarity(words: Words, path: str) -> tuple[float, int, int]:
     Raises:
         DataError: a line that is not `word<TAB>word<TAB>number`.
     """
-    cosines, ratings = [], []
-    lines = read_lines(path)
-    for number, line in enumerate(lines, 1):
-        fields = line.split("\t")
-        try:
-            one, other, rating = fields[0].lower(), fields[1].lower(), float(fields[2])
-        except (IndexError, ValueError):
-            raise DataError(f"{path}:{number}: found {line[:40]!r}, expected word<TAB>word<TAB>number") from None
-        if one in words.ids and other in words.ids:
-            cosines.append(words.vectors[words.ids[one]] @ words.vectors[words.ids[other]])
-            ratings.append(rating)
-    value = 100 * float(spearmanr(cosines, ratings).statistic) if len(ratings) > 2 else float("nan")
-    return value, len(ratings), len(lines)
+    rated = read_scored_pairs(path)
+    rows = [(a.lower(), b.lower(), score) for a, b, score in zip(rated.a, rated.b, rated.scores, strict=True)]
+    known = [row for row in rows if row[0] in words.ids and row[1] in words.ids]
+    if len(known) < 3:
+        return float("nan"), len(known), len(rows)
+    a, b, scores = zip(*known, strict=True)
+    evaluator = PairEvaluator(ScoredPairs(list(a), list(b), np.array(scores), path))
+    return evaluator(words.encode)[evaluator.primary_metric], evaluator.n, len(rows)
 
 
 def analogies(words: Words, path: str) -> dict[str, tuple[int, int, int]]:

@@ -1,10 +1,11 @@
-"""Evaluators that score the encoder again and again while it trains. The first metric decides what is best."""
+"""What measures an encoder, while it trains and afterwards: one protocol, and the evaluators of a development set."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
-from simcse.data.pairs import ScoredPairs
+import numpy as np
+
 from simcse.errors import DataError
 from simcse.evaluation.geometry import alignment, uniformity
 from simcse.evaluation.pairs import PairEvaluator, correlate
@@ -15,33 +16,46 @@ __all__ = ["Evaluator", "RetrievalEvaluator", "ScoredPairsEvaluator"]
 
 
 class Evaluator(Protocol):
-    """`evaluator(encode)` -> metrics; a higher `metric` is better."""
+    """Data to measure an encoder on: `evaluator(encode)` -> metrics by name, the primary one among them.
 
-    metric: str
-    n: int
-
-    def __call__(self, encode: Encode) -> dict[str, float]: ...
-
-
-class ScoredPairsEvaluator:
-    """Spearman and Pearson x 100 on scored pairs, and alignment and uniformity on the same sentences.
-
-    Alignment takes the pairs whose gold score is above 4/5 of the highest one: above 4 on STS-B (paper, section 6).
+    Any callable with these attributes is one: `pairs.PairEvaluator`, the tasks of `suite`, those below, your own.
     """
 
-    metric = "spearman"
+    @property
+    def name(self) -> str:
+        """Of the data, for errors and reports."""
+        ...
 
-    def __init__(self, pairs: ScoredPairs) -> None:
-        self._pairs = PairEvaluator(pairs)
-        self._gold, self._name = pairs.scores, pairs.name
-        self.n = len(pairs)
+    @property
+    def n(self) -> int:
+        """What is measured on: pairs, rows, queries."""
+        ...
+
+    @property
+    def primary_metric(self) -> str:
+        """The metric that tells which of two encoders is better."""
+        ...
+
+    @property
+    def greater_is_better(self) -> bool:
+        """Whether a higher primary metric is better."""
+        ...
+
+    def __call__(self, encode: Encode) -> dict[str, Any]: ...
+
+
+class ScoredPairsEvaluator(PairEvaluator):
+    """Spearman and Pearson x 100 on scored pairs, and alignment and uniformity on the same sentences.
+
+    Alignment counts the pairs whose gold score is above 4/5 of the highest one: above 4 on STS-B (paper, section 6).
+    """
 
     def __call__(self, encode: Encode) -> dict[str, float]:
-        """Score the encoder."""
-        vectors = unit_vectors(encode, self._pairs.sentences, where=self._pairs.where, nonzero=True)
-        [cosines] = self._pairs.cosines_of(vectors)
-        spearman, pearson = correlate(cosines, self._gold, self._name)
-        close = cosines[self._gold > 0.8 * self._gold.max()]
+        """Measure the encoder."""
+        vectors = unit_vectors(encode, self.sentences, where=self.where, nonzero=True)
+        cosines = np.concatenate(self.cosines_of(vectors))
+        spearman, pearson = correlate(cosines, self.gold, self.name)
+        close = cosines[self.gold > 0.8 * self.gold.max()]
         return {
             "spearman": spearman,
             "pearson": pearson,
@@ -63,7 +77,7 @@ class RetrievalEvaluator:
         DataError: a query's document is not in the corpus; names the row.
     """
 
-    metric = "mrr@10"
+    primary_metric, greater_is_better = "mrr@10", True
 
     def __init__(self, queries: list[str], documents: list[str], corpus: list[str], name: str) -> None:
         texts = dict.fromkeys(corpus)
@@ -79,10 +93,10 @@ class RetrievalEvaluator:
         own = {text: text for text in texts}
         self._collection = Collection(name, own, {query: query for query in relevant}, relevant, "dev")
         self._queries, self._documents = queries, documents
-        self.n = len(queries)
+        self.name, self.n = name, len(queries)
 
     def __call__(self, encode: Encode) -> dict[str, float]:
-        """Score the encoder."""
+        """Measure the encoder."""
         once = CachedEncoder(encode)
         found = evaluate_retrieval(once, self._collection)
         queries, documents = (unit_vectors(once, texts, nonzero=True) for texts in (self._queries, self._documents))

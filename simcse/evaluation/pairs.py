@@ -71,12 +71,18 @@ class PairEvaluator:
     Attributes:
         sentences: the distinct sentences, in order of appearance.
         left, right: for each set, the row in `sentences` of each pair's first and second sentence; (n,) each.
+        gold: the scores of all pairs put together, (n,).
     """
+
+    primary_metric, greater_is_better = "spearman", True
 
     def __init__(self, *pairs: ScoredPairs) -> None:
         if not pairs:
             raise ValueError("no pairs to evaluate on")
         self.pairs = pairs
+        self.name = pairs[0].name
+        self.gold = np.concatenate([part.scores for part in pairs])
+        self.n = len(self.gold)
         rows: dict[str, int] = {}
         self.left = [np.array([rows.setdefault(text, len(rows)) for text in part.a], dtype=np.int64) for part in pairs]
         self.right = [np.array([rows.setdefault(text, len(rows)) for text in part.b], dtype=np.int64) for part in pairs]
@@ -88,13 +94,12 @@ class PairEvaluator:
         self._one, self._other = np.divmod(distinct, len(rows))
 
     def __call__(self, encode: Encode) -> dict[str, float]:
-        """Spearman and Pearson (x 100) over all pairs put together, for a log.
+        """Spearman and Pearson (x 100) over all pairs put together.
 
         Raises:
             DataError, ModelError: as `unit_vectors` and `correlate`.
         """
-        gold = np.concatenate([part.scores for part in self.pairs])
-        spearman, pearson = correlate(np.concatenate(self.cosines(encode)), gold, self.pairs[0].name)
+        spearman, pearson = correlate(np.concatenate(self.cosines(encode)), self.gold, self.name)
         return {"spearman": spearman, "pearson": pearson}
 
     def cosines(self, encode: Encode) -> list[NDArray[np.float32]]:

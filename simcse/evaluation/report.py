@@ -13,7 +13,7 @@ from simcse.display.tables import Table, markdown, number, terminal
 from simcse.errors import ConfigError
 from simcse.files import check_writable, replaced_file
 
-__all__ = ["Report", "TaskResult", "check_output", "versions"]
+__all__ = ["TITLES", "Report", "TaskResult", "check_output", "versions"]
 
 HEADINGS = {
     "f1": "F1",

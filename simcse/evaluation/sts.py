@@ -29,6 +29,7 @@ __all__ = [
     "Aggregation",
     "StsScore",
     "StsTask",
+    "check_aggregation",
     "evaluate_sts",
     "find_task",
     "load_task",
@@ -100,6 +101,12 @@ ALIASES = {"stsbtest": "STS-B", "stsbenchmark": "STS-B", "sick": "SICK-R", "jsts
 
 def _plain(name: str) -> str:
     return "".join(character for character in name.lower() if character.isalnum())
+
+
+def check_aggregation(name: str) -> None:
+    """Raise a ConfigError for an unknown one."""
+    if name not in get_args(Aggregation):
+        raise ConfigError(f"aggregation {name!r} is not one of {', '.join(get_args(Aggregation))}")
 
 
 def find_task(name: str) -> StsTask | None:
@@ -228,8 +235,7 @@ def score_sts(
     encode: Encode, loaded: Mapping[str, list[ScoredPairs]], aggregation: Aggregation = "all"
 ) -> dict[str, StsScore]:
     """`evaluate_sts` for sub-sets that are read already, by task name."""
-    if aggregation not in get_args(Aggregation):
-        raise ConfigError(f"aggregation {aggregation!r} is not one of {', '.join(get_args(Aggregation))}")
+    check_aggregation(aggregation)
     evaluator = PairEvaluator(*(subset for subsets in loaded.values() for subset in subsets))
     cosines = iter(evaluator.cosines(encode))
     scores = {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,11 +14,11 @@ from simcse.data.tables import check_file, delimited_rows, format_of, named_rows
 from simcse.errors import ConfigError, DataError, did_you_mean
 from simcse.evaluation import retrieval, sts, transfer
 from simcse.evaluation.geometry import evaluate_geometry
-from simcse.evaluation.pairs import check_gold, evaluate_pairs
-from simcse.evaluation.report import Report, TaskResult
+from simcse.evaluation.pairs import PairEvaluator, check_gold
+from simcse.evaluation.report import TITLES, Report, TaskResult
 from simcse.vectors import CachedEncoder, Encode, TimedEncoder
 
-__all__ = ["GROUPS", "evaluate", "task_names"]
+__all__ = ["GROUPS", "Plan", "Task", "evaluate", "read_tasks", "task_names"]
 
 GROUPS = {
     "sts": (*sts.SEVEN, "STS-B-dev"),
@@ -35,15 +34,41 @@ def task_names() -> list[str]:
     return list(dict.fromkeys(["all", *ALL, "japanese", *sts.TASKS, *transfer.TASKS]))
 
 
+@dataclass(frozen=True)
+class Task:
+    """An `evaluators.Evaluator` with what a report says beside its metrics."""
+
+    name: str
+    kind: str
+    """sts | pairs | transfer | retrieval, as in `TaskResult`."""
+    measure: Callable[[Encode], dict[str, Any]]
+    n: int
+    unit: str
+    split: str
+    protocol: str
+    primary_metric: str
+    greater_is_better: bool = True
+
+    def __call__(self, encode: Encode) -> dict[str, Any]:
+        """Metrics by name; what is no number among them are details."""
+        return self.measure(encode)
+
+    def result(self, encode: Encode) -> TaskResult:
+        """Measure, for a report."""
+        found = self(encode)
+        metrics = {name: value for name, value in found.items() if isinstance(value, float)}
+        details = {name: value for name, value in found.items() if name not in metrics}
+        return TaskResult(self.name, self.kind, metrics, self.n, self.unit, self.split, self.protocol, details)
+
+
 @dataclass
 class Plan:
     """What is to be measured, all of it read before the first sentence is encoded: a missing file costs no wait."""
 
-    sts: dict[str, list[ScoredPairs]] = field(default_factory=dict)
-    pairs: list[ScoredPairs] = field(default_factory=list)
-    transfer: list[transfer.TransferSet] = field(default_factory=list)
-    collections: list[retrieval.Collection] = field(default_factory=list)
+    tasks: list[Task] = field(default_factory=list)
     geometry: ScoredPairs | None = None
+    sentences: list[str] = field(default_factory=list)
+    """Of all STS tasks: they share many, and one call makes the best batches."""
 
 
 def evaluate(
@@ -73,74 +98,75 @@ def evaluate(
         DataError: a file is missing or damaged, before anything is encoded.
         ModelError: a vector that is NaN, infinite or zero; names task and row.
     """
-    plan = _read(tasks, None if data_dir is None else Path(data_dir))
+    plan = read_tasks(tasks, data_dir, aggregation)
     timed = TimedEncoder(encode)
     once = CachedEncoder(timed)  # tasks share sentences; the documents of a corpus are too many to be kept
-    results: list[TaskResult] = []
-    if plan.sts:
-        on_task(", ".join(plan.sts))
-        results += _sts_results(once, plan.sts, aggregation)
-    for pairs in plan.pairs:
-        on_task(pairs.name)
-        score = evaluate_pairs(once, pairs)
-        metrics = {"spearman": score.spearman, "pearson": score.pearson}
-        results.append(TaskResult(Path(pairs.name).name, "pairs", metrics, score.n, "pairs", "file", "cosine"))
+    results = []
+    if plan.sentences:
+        on_task(", ".join(task.name for task in plan.tasks if task.kind == "sts"))
+        once(plan.sentences)
+    for task in plan.tasks:
+        if task.kind != "sts":
+            on_task(task.name)
+        results.append(task.result(timed if task.kind == "retrieval" else once))
     geometry = None
     if plan.geometry is not None:
         on_task("geometry")
         geometry = dataclasses.asdict(evaluate_geometry(once, plan.geometry))
-    for data in plan.transfer:
-        on_task(data.task.name)
-        results.append(_transfer_result(once, data))
-    for collection in plan.collections:
-        on_task(collection.name)
-        results.append(_retrieval_result(timed, collection))
     protocol = {"aggregation": aggregation, "similarity": "cosine", **(settings or {})}
-    if plan.sts:
+    if any(task.kind == "sts" for task in plan.tasks):
         protocol["sts_text"] = "as in SentEval's files (lower-cased and tokenised, SICK and Japanese raw)"
-    if plan.transfer:
+    if any(task.kind == "transfer" for task in plan.tasks):
         protocol["transfer"] = transfer.NOTE
     return Report(model, protocol, results, geometry, averaged=sts.SEVEN, speed=_speed(timed))
 
 
-def _read(tasks: Sequence[str], data_dir: Path | None) -> Plan:
+def read_tasks(tasks: Sequence[str], data_dir: str | Path | None = None, aggregation: sts.Aggregation = "all") -> Plan:
+    """Read the data of tasks; arguments and errors as of `evaluate`."""
+    data_dir = None if data_dir is None else Path(data_dir)
+    sts.check_aggregation(aggregation)
     plan = Plan()
+    loaded: dict[str, list[ScoredPairs]] = {}  # STS sub-sets
     collections = {} if data_dir is None else _beir_folders(data_dir)
     for name in dict.fromkeys(_expanded(tasks)):
         own = Path(name)
         if found := sts.find_task(name):
-            plan.sts[found.name] = sts.load_task(found, _needed(data_dir, name))
-        elif name.upper() in transfer.TASKS:
-            plan.transfer.append(transfer.load_transfer(name, _needed(data_dir, name)))
+            loaded[found.name] = sts.load_task(found, _needed(data_dir, name))
+            plan.tasks.append(_sts_task(found, loaded[found.name], aggregation))
+            plan.sentences += [text for pairs in loaded[found.name] for text in (*pairs.a, *pairs.b)]
+        elif name in transfer.TASKS:
+            plan.tasks.append(_transfer_task(transfer.load_transfer(name, _needed(data_dir, name))))
         elif name == "geometry":
-            [plan.geometry] = plan.sts.get(GEOMETRY_ON) or sts.load_task(GEOMETRY_ON, _needed(data_dir, name))
+            [plan.geometry] = loaded.get(GEOMETRY_ON) or sts.load_task(GEOMETRY_ON, _needed(data_dir, name))
         elif name == "retrieval" and not collections:
             raise DataError(
                 f"{_needed(data_dir, name) / 'ir'}: no */corpus.jsonl there, nor in the folder above it; "
                 "put a BEIR folder there, or leave retrieval out of --tasks"
             )
         elif name == "retrieval":
-            plan.collections += [retrieval.load_beir(folder) for folder in collections.values()]
+            plan.tasks += [_retrieval_task(retrieval.load_beir(folder)) for folder in collections.values()]
         elif name in collections and not own.exists():
-            plan.collections.append(retrieval.load_beir(collections[name]))
+            plan.tasks.append(_retrieval_task(retrieval.load_beir(collections[name])))
         elif own.is_dir():
-            plan.collections.append(retrieval.load_beir(own))
+            plan.tasks.append(_retrieval_task(retrieval.load_beir(own)))
         elif own.exists() or own.suffix:
-            _read_own(plan, own)
+            plan.tasks.append(_own_task(own))
         else:
             raise ConfigError(
                 f"--tasks {name}: no such task or file{did_you_mean(name, task_names())}; "
                 f"known are {', '.join(task_names())}, a file, a BEIR folder"
             )
-    for pairs in itertools.chain(*plan.sts.values(), plan.pairs):
-        check_gold(pairs.scores, pairs.name)
+    plan.tasks.sort(key=lambda task: list(TITLES).index(task.kind))
     return plan
 
 
 def _expanded(tasks: Sequence[str]) -> Iterable[str]:
+    """Tasks in place of groups, by the names that they have here."""
     for task in tasks:
         for group in ALL if task == "all" else (task,):
-            yield from GROUPS.get(group, (group,))
+            for name in GROUPS.get(group, (group,)):
+                found = sts.find_task(name)
+                yield found.name if found else name.upper() if name.upper() in transfer.TASKS else name
 
 
 def _needed(data_dir: Path | None, task: str) -> Path:
@@ -155,7 +181,7 @@ def _beir_folders(data_dir: Path) -> dict[str, Path]:
     return {file.parent.name: file.parent for place in places for file in sorted(place.glob("*/corpus.jsonl"))}
 
 
-def _read_own(plan: Plan, path: Path) -> None:
+def _own_task(path: Path) -> Task:
     """Two columns are queries and documents, more are scored pairs."""
     check_file(path)
     kind = format_of(path)
@@ -166,39 +192,42 @@ def _read_own(plan: Plan, path: Path) -> None:
     if len(columns) == 1 and kind != "csv":
         raise DataError(f"{path}: found 1 column, expected a, b, score or query, document with tabs between")
     if len(columns) == 2:
-        plan.collections.append(retrieval.load_query_pairs(path))
-    else:
-        plan.pairs.append(read_scored_pairs(path))
+        return _retrieval_task(retrieval.load_query_pairs(path))
+    pairs = read_scored_pairs(path)
+    check_gold(pairs.scores, pairs.name)
+    return Task(path.name, "pairs", PairEvaluator(pairs), len(pairs), "pairs", "file", "cosine", "spearman")
 
 
-def _sts_results(
-    encode: Encode, loaded: dict[str, list[ScoredPairs]], aggregation: sts.Aggregation
-) -> list[TaskResult]:
-    results = []
-    for name, score in sts.score_sts(encode, loaded, aggregation).items():
+def _sts_task(task: sts.StsTask, subsets: list[ScoredPairs], aggregation: sts.Aggregation) -> Task:
+    for subset in subsets:
+        check_gold(subset.scores, subset.name)
+
+    def measure(encode: Encode) -> dict[str, Any]:
+        score = sts.score_sts(encode, {task.name: subsets}, aggregation)[task.name]
         details = {"subsets": {key: dataclasses.asdict(part) for key, part in score.subsets.items()}}
-        protocol = f"{aggregation}, {len(score.subsets)} sub-sets" if score.subsets else "cosine"
-        metrics = {"spearman": score.spearman, "pearson": score.pearson}
-        results.append(
-            TaskResult(name, "sts", metrics, score.n, "pairs", score.split, protocol, details if score.subsets else {})
-        )
-    return results
+        return {"spearman": score.spearman, "pearson": score.pearson, **(details if score.subsets else {})}
+
+    protocol = f"{aggregation}, {len(subsets)} sub-sets" if len(subsets) > 1 else "cosine"
+    return Task(task.name, "sts", measure, sum(map(len, subsets)), "pairs", task.split, protocol, "spearman")
 
 
-def _transfer_result(encode: Encode, data: transfer.TransferSet) -> TaskResult:
-    score = transfer.evaluate_transfer(encode, data)
-    metrics = {"accuracy": score.accuracy} | ({"f1": score.f1} if score.f1 is not None else {})
+def _transfer_task(data: transfer.TransferSet) -> Task:
+    def measure(encode: Encode) -> dict[str, float]:
+        score = transfer.evaluate_transfer(encode, data)
+        return {"accuracy": score.accuracy} | ({"f1": score.f1} if score.f1 is not None else {})
+
     split = "test" if data.task.parts else "all"
-    return TaskResult(data.task.name, "transfer", metrics, score.n, "rows", split, data.task.protocol)
+    n = len(data.parts[split].labels)
+    return Task(data.task.name, "transfer", measure, n, "rows", split, data.task.protocol, "accuracy")
 
 
-def _retrieval_result(encode: Encode, collection: retrieval.Collection) -> TaskResult:
-    metrics = retrieval.evaluate_retrieval(encode, collection)
-    protocol = f"{len(collection.documents):,} docs"
-    return TaskResult(
-        collection.name, "retrieval", metrics, len(collection.queries), "queries", collection.split, protocol,
-        {"documents": len(collection.documents)},
-    )  # fmt: skip
+def _retrieval_task(collection: retrieval.Collection) -> Task:
+    n, documents = len(collection.queries), len(collection.documents)
+
+    def measure(encode: Encode) -> dict[str, Any]:
+        return {**retrieval.evaluate_retrieval(encode, collection), "documents": documents}
+
+    return Task(collection.name, "retrieval", measure, n, "queries", collection.split, f"{documents:,} docs", "ndcg@10")
 
 
 def _speed(timed: TimedEncoder) -> dict[str, float]:

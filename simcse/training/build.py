@@ -19,10 +19,10 @@ from simcse.encoder.backends.allocator import keep_freed_memory
 from simcse.encoder.device import has_native_bf16, pick_device
 from simcse.encoder.model import SentenceEncoder
 from simcse.errors import ConfigError, DataError, did_you_mean
+from simcse.evaluation.evaluators import Evaluator, RetrievalEvaluator, ScoredPairsEvaluator
 from simcse.objectives import BatchCandidates, build_candidates, build_objective
 from simcse.training.config import DataConfig, TrainConfig
 from simcse.training.distributed import first_process_first, local_world, rank, world
-from simcse.evaluation.evaluators import Evaluator, RetrievalEvaluator, ScoredPairsEvaluator
 from simcse.training.launch import check_all_started
 from simcse.training.loss import ContrastiveLoss
 from simcse.training.model import ContrastiveModel

@@ -125,7 +125,7 @@ def make_report(config: TrainConfig, trainer: Trainer) -> dict[str, Any]:
         report["dev"] = Path(str(config.data.dev)).name
         report["tasks"][report["dev"]] = {**scores, "n": trainer.evaluator.n}
         report["protocol"] = {
-            "selection": f"best of every {config.eval_every} steps, by {trainer.evaluator.metric} on dev"
+            "selection": f"best of every {config.eval_every} steps, by {trainer.evaluator.primary_metric} on dev"
         }
         report |= {"before": trainer.run.first_evaluation(), "best_step": trainer.best.get("step")}
     if config.data.test:

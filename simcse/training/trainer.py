@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,8 +14,8 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from simcse.data.collate import Batch, Batches
-from simcse.training.distributed import greatest, mean_over_processes, rank, world
 from simcse.evaluation.evaluators import Evaluator
+from simcse.training.distributed import greatest, mean_over_processes, rank, world
 from simcse.training.interrupt import Interrupted
 from simcse.training.large_batch import cached_backward
 from simcse.training.loss import ContrastiveLoss
@@ -160,10 +161,15 @@ class Trainer:
             self.run.log({"step": self.step, "dev": result})
             self.accelerator.log({f"dev/{key}": value for key, value in result.items()}, step=self.step)
             # step 0 is what training must beat, but no trained encoder: it is never kept as best/
-            if self.step and result[self.evaluator.metric] > self.best.get(self.evaluator.metric, -np.inf):
+            if self.step and self._is_better(result[self.evaluator.primary_metric], self.evaluator):
                 self.best = {"step": self.step, **result}
                 self.run.save_best(self._plain.encoder.write)
         self.accelerator.wait_for_everyone()
+
+    def _is_better(self, value: float, evaluator: Evaluator) -> bool:
+        worst = -math.inf if evaluator.greater_is_better else math.inf
+        best = self.best.get(evaluator.primary_metric, worst)
+        return value > best if evaluator.greater_is_better else value < best
 
     def resume(self) -> None:
         """Restore optimizer, head, step and best evaluation from the folder that the run goes on from."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -131,7 +132,7 @@ def test_triplets_and_an_always_head(config: TrainConfig, files: Path) -> None:
     assert SentenceEncoder.from_pretrained(Path(config.output_dir) / "best").projection is not None
 
 
-def test_retrieval_judge(config: TrainConfig, files: Path) -> None:
+def test_retrieval_evaluator(config: TrainConfig, files: Path) -> None:
     data = replace(config.data, dev=str(files / "queries.csv"), dev_corpus=str(files / "corpus.txt"))
     report = train(replace(config, data=data))
     scores = report["tasks"]["queries.csv"]
@@ -140,6 +141,23 @@ def test_retrieval_judge(config: TrainConfig, files: Path) -> None:
     wrong = replace(data, dev_corpus=str(files / "text.txt"))
     with pytest.raises(DataError, match=r"queries\.csv: row 1: its document is not among the 160"):
         train(replace(config, data=wrong, output_dir=config.output_dir + "-2"))
+
+
+def test_best_is_the_lowest_where_lower_is_better(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An evaluator of one's own, whose error is least at step 6; step 0 is no trained encoder."""
+
+    class Error:
+        name, n, primary_metric, greater_is_better = "mine", 1, "error", False
+        errors = iter((0.1, 0.3, 0.5))
+
+        def __call__(self, encode: Callable[[list[str]], object]) -> dict[str, float]:
+            return {"error": next(self.errors)}
+
+    monkeypatch.setattr("simcse.training.build.build_evaluator", lambda data: Error())
+    report = train(config)
+    assert report["best_step"] == 6
+    assert report["tasks"]["dev.tsv"] == {"error": 0.3, "n": 1}
+    assert report["protocol"]["selection"] == "best of every 6 steps, by error on dev"
 
 
 def test_a_loss_that_is_no_number_names_step_and_rows(config: TrainConfig, tiny_bert: Path, tmp_path: Path) -> None:
