@@ -18,7 +18,7 @@ from simcse.evaluation.pairs import PairEvaluator, check_gold
 from simcse.evaluation.report import TITLES, Report, TaskResult
 from simcse.vectors import CachedEncoder, Encode, TimedEncoder
 
-__all__ = ["GROUPS", "Plan", "Task", "evaluate", "read_tasks", "task_names"]
+__all__ = ["GROUPS", "Plan", "Task", "evaluate", "read_scored_tasks", "read_tasks", "task_names"]
 
 GROUPS = {
     "sts": (*sts.SEVEN, "STS-B-dev"),
@@ -158,6 +158,28 @@ def read_tasks(tasks: Sequence[str], data_dir: str | Path | None = None, aggrega
             )
     plan.tasks.sort(key=lambda task: list(TITLES).index(task.kind))
     return plan
+
+
+def read_scored_tasks(
+    file: str | None, data_dir: str | None, tasks: Sequence[str], default_dir: str | None = None
+) -> dict[str, list[ScoredPairs]]:
+    """Sub-sets of scored pairs by task name, from a file or from SentEval's folders; by default the seven of the paper.
+
+    Raises:
+        ConfigError: neither is given, or both.
+        DataError: a file is missing or damaged.
+    """
+    if file is not None:
+        if data_dir is not None or tasks:
+            raise ConfigError("--data names one file; leave out --data_dir and --tasks, or leave out --data")
+        return {Path(file).name: [read_scored_pairs(file)]}
+    folder = data_dir or default_dir
+    if folder is None:
+        raise ConfigError(
+            "no evaluation data given: pass --data FILE of (a, b, score), or "
+            "SentEval's folder by --data_dir (or SIMCSE_DATA)"
+        )
+    return {task: sts.load_task(task, folder) for task in (tasks or sts.SEVEN)}
 
 
 def _expanded(tasks: Sequence[str]) -> Iterable[str]:

@@ -15,7 +15,18 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["COLOURS", "FORMATS", "MARKERS", "SCORES", "label_points", "new_figure", "save", "shortened", "styled"]
+__all__ = [
+    "COLOURS",
+    "FORMATS",
+    "MARKERS",
+    "SCORES",
+    "check_formats",
+    "label_points",
+    "new_figure",
+    "save",
+    "shortened",
+    "styled",
+]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -79,6 +90,15 @@ def new_figure(width: float, height: float, *, rows: int = 1, columns: int = 1, 
     return figure, figure.subplots(rows, columns, **options)
 
 
+def check_formats(formats: Sequence[str]) -> None:
+    """Raise a ConfigError for an unknown one."""
+    for kind in formats:
+        if kind not in FORMATS:
+            raise ConfigError(
+                f"--formats: found {kind!r}, expected {' or '.join(FORMATS)}{did_you_mean(kind, FORMATS)}"
+            )
+
+
 @styled
 def save(figure: Figure, path: str | Path, formats: Sequence[str] = FORMATS) -> list[Path]:
     """Write `path`.png, `path`.svg, ...; the same bytes for the same figure.
@@ -86,11 +106,7 @@ def save(figure: Figure, path: str | Path, formats: Sequence[str] = FORMATS) -> 
     Raises:
         ConfigError: an unknown format.
     """
-    for kind in formats:
-        if kind not in FORMATS:
-            raise ConfigError(
-                f"--formats: found {kind!r}, expected {' or '.join(FORMATS)}{did_you_mean(kind, FORMATS)}"
-            )
+    check_formats(formats)
     written = []
     for kind in formats:
         target = Path(f"{path}.{kind}")
