@@ -187,8 +187,9 @@ class SimCSE:
         show: bool = True,
     ) -> Vectors:
         place = torch.device(self.device if device is None else device)
-        self.encoder.to(place)
-        self.model.to(place)  # with a head that is not in use
+        if place != self.encoder.device:
+            self.encoder.to(place)
+            self.model.to(place)  # with a head that is not in use
         limit = self.encoder.backbone_limit
         if isinstance(max_length, int):
             max_length = min(max_length, limit)

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from simcse import ConfigError, DataError, ModelError, SearchError, SentenceEncoder, SimCSE
+from simcse.encoder.backends import select
 
 SENTENCES = [
     "An animal is biting a persons finger.",
@@ -49,6 +50,15 @@ def model(minilm):
 def test_arguments_have_the_order_and_defaults_of_the_original(method, defaults):
     parameters = list(inspect.signature(getattr(SimCSE, method)).parameters.values())
     assert " ".join(f"{p.name}={p.default}" for p in parameters if p.default is not p.empty) == defaults
+
+
+def test_weights_are_prepared_once(model, monkeypatch):
+    prepared = []
+    monkeypatch.setattr(select, "prepare", lambda *args, prepare=select.prepare: prepared.append(1) or prepare(*args))
+    for sentence in SENTENCES[:3]:
+        model.encode(sentence)
+        model.similarity(sentence, SENTENCES)
+    assert len(prepared) <= 1
 
 
 def test_encode_shapes_and_types(model):

@@ -319,8 +319,8 @@ class SentenceEncoder(nn.Module):
         return super().train(mode)
 
     def _apply(self, *args: Any, **options: Any) -> Self:
-        release(self.backbone)
         moved: Self = super()._apply(*args, **options)  # type: ignore[no-untyped-call]
+        release(self.backbone, unless_current=True)
         return moved
 
     def tokenize(self, max_length: int | None = None, prompt: str = "") -> Tokenize:

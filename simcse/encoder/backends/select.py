@@ -135,9 +135,16 @@ _prepared: WeakKeyDictionary[nn.Module, Prepared] = WeakKeyDictionary()
 _preparing = threading.Lock()
 
 
-def release(backbone: nn.Module) -> None:
-    """Free the memory of prepared weights; the next call of `encode` prepares them again."""
-    _prepared.pop(backbone, None)
+def release(backbone: nn.Module, *, unless_current: bool = False) -> None:
+    """Free the memory of prepared weights; the next call of `encode` prepares them again.
+
+    Args:
+        backbone: whose.
+        unless_current: keep them if they are those of the weights as they are now.
+    """
+    found = _prepared.get(backbone)
+    if found is not None and not (unless_current and found.state[1:] == tuple(weights_state(backbone))):
+        _prepared.pop(backbone, None)
 
 
 def weights_state(module: nn.Module) -> Iterator[object]:

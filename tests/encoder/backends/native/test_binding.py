@@ -97,7 +97,7 @@ def test_a_cache_folder_of_somebody_else_changes_no_vector(
     monkeypatch.setattr(instruction_sets, "cpu_flags", lambda: AMX.flags)
     with caplog.at_level(logging.INFO, "simcse"):
         for _ in range(2):
-            encoder.to("cpu")  # prepared weights are forgotten
+            encoder.train().eval()  # prepared weights are forgotten
             np.testing.assert_array_equal(encoder.encode(texts), expected)
     (line,) = [record.getMessage() for record in caplog.records if "torch alone" in record.getMessage()]
     assert line.startswith(f"{fresh} is a link, so no library is loaded from it")
