@@ -103,6 +103,27 @@ def test_files_and_functions_hold_one_idea() -> None:
     assert not long
 
 
+# files of tests that are about more than one module
+TOPICS = {
+    "architectures", "durability", "evaluate_command", "follow", "index_command", "japanese", "objectives", "page",
+    "quality", "theory", "wrong_use",
+}  # fmt: skip
+
+
+def test_test_files_mirror_the_package() -> None:
+    """tests/room/test_module.py; with one more word in front where two modules of that name have tests."""
+    tests, astray = Path(__file__).parent, []
+    for file in sorted(tests.glob("*/**/test_*.py")):
+        room, name = file.parent.relative_to(tests), file.stem.removeprefix("test_")
+        folder = next((root / room for root in (PACKAGE, PACKAGE.parent) if (root / room).is_dir()), None)
+        if folder is None or name in TOPICS:  # tests/reliability has no room
+            continue
+        names = {name, name.partition("_")[2]}
+        if not names & {path.stem for path in folder.iterdir()}:
+            astray.append(f"{file.relative_to(tests)}: no module {name} in {room}")
+    assert not astray
+
+
 def test_public_names() -> None:
     assert simcse.__all__ == sorted(simcse.__all__)
     for name in simcse.__all__:

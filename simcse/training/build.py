@@ -20,7 +20,7 @@ from simcse.encoder.device import has_native_bf16, pick_device
 from simcse.encoder.model import SentenceEncoder
 from simcse.errors import ConfigError, DataError, did_you_mean
 from simcse.evaluation.evaluators import Evaluator, RetrievalEvaluator, ScoredPairsEvaluator
-from simcse.objectives import BatchCandidates, build_candidates, build_objective
+from simcse.objectives import build_candidates, build_objective
 from simcse.training.config import DataConfig, TrainConfig
 from simcse.training.distributed import first_process_first, local_world, rank, world
 from simcse.training.launch import check_all_started
@@ -30,7 +30,7 @@ from simcse.training.momentum import MomentumQueue
 from simcse.training.resume import data_facts
 from simcse.training.run_dir import RunDir
 from simcse.training.trainer import Schedule, Trainer, weight_groups
-from simcse.training.watch import check_dropout
+from simcse.training.watch import check_data, check_dropout
 
 __all__ = ["build_accelerator", "build_evaluator", "build_loss", "build_model", "build_trainer"]
 
@@ -106,26 +106,11 @@ def build_batches(config: TrainConfig, encoder: SentenceEncoder, device: torch.d
     """The training file, shared out.
 
     Raises:
-        DataError: the file is wrong, or has fewer rows than a batch.
+        DataError, ConfigError: the file is wrong, or does not fit the options.
     """
     data = read_training(config.data.train, columns=config.data.columns, blank_lines=config.data.blank_lines)
-    if len(data) < config.batch_size:
-        raise DataError(
-            f"{config.data.train}: {len(data)} rows are fewer than --batch_size {config.batch_size}; lower it"
-        )
     criterion = build_loss(config)
-    check_negatives(config, criterion.candidates, views=max(2, len(data.column_names)))
-    needs_counts = criterion.objective.needs_counts
-    if len(data.column_names) > 1 and (config.model.fixed_dropout_mask or config.data.augment != "none"):
-        option = (
-            "--model.fixed_dropout_mask" if config.model.fixed_dropout_mask else f"--data.augment {config.data.augment}"
-        )
-        raise ConfigError(
-            f"{option} makes positives of single texts, but {config.data.train} has {len(data.column_names)} columns; "
-            "name one of them by --data.columns, or leave the option out"
-        )
-    if needs_counts and config.data.augment != "none":
-        raise ConfigError(f"--objective {config.objective} counts texts, which --data.augment changes each time anew")
+    check_data(config, criterion, data)
     return Batches(
         data,
         encoder.tokenize(config.max_length),
@@ -134,24 +119,9 @@ def build_batches(config: TrainConfig, encoder: SentenceEncoder, device: torch.d
         rank=rank(),
         world=world(),
         device=device,
-        with_counts=needs_counts,
+        with_counts=criterion.objective.needs_counts,
         augment=build_augmentation(config.data, encoder),
     )
-
-
-def check_negatives(config: TrainConfig, candidates: BatchCandidates, views: int) -> None:
-    """Raise a ConfigError if the rows of a batch have no negative, or fewer than they are to keep."""
-    first = candidates.most_negatives(views, config.batch_size)  # in the first step
-    if first < 1:
-        raise ConfigError(
-            f"--batch_size is {config.batch_size}: a row's negatives are the other rows of its batch, so at least 2"
-        )
-    most = first + config.model.queue_size
-    if config.num_negatives is not None and config.num_negatives > most:
-        raise ConfigError(
-            f"--num_negatives is {config.num_negatives}, but a row has {most} at most at --batch_size "
-            f"{config.batch_size}; raise that, or leave --num_negatives out to keep all"
-        )
 
 
 def build_augmentation(data: DataConfig, encoder: SentenceEncoder) -> Augment | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -60,14 +59,13 @@ class ContrastiveModel(nn.Module):
         Every sequence has dropout masks of its own, equal texts too: that is what makes a text its own positive.
         """
         tokens, views = batch.tokens, batch.views
-        if self.fixed_dropout_mask:
-            first = self.stack(picked(tokens, lambda i: i % views == 0), 1)  # (1, B, D)
-            return first.expand(views, -1, -1)  # (V, B, D)
-        if self.second is not None:
-            anchors = self.stack(picked(tokens, lambda i: i % views == 0), 1)  # (1, B, D)
-            others = self.second.stack(picked(tokens, lambda i: i % views != 0), views - 1)  # (V - 1, B, D)
-            return torch.cat([anchors, others])
-        return self.stack(tokens, views)
+        if not self.fixed_dropout_mask and self.second is None:
+            return self.stack(tokens, views)
+        anchors = self.stack(tokens.take(range(0, len(tokens), views)), 1)  # (1, B, D)
+        if self.second is None:
+            return anchors.expand(views, -1, -1)  # (V, B, D)
+        others = tokens.take([i for i in range(len(tokens)) if i % views])
+        return torch.cat([anchors, self.second.stack(others, views - 1)])  # (V, B, D)
 
     def stack(self, tokens: TokenBatch, views: int) -> Tensor:
         """B * V sequences, the views of a row side by side -> (V, B, D)."""
@@ -75,10 +73,3 @@ class ContrastiveModel(nn.Module):
         if self.head is not None:
             vectors = self.head(vectors)
         return vectors.view(-1, views, vectors.shape[-1]).transpose(0, 1)  # type: ignore[no-any-return]  # (V, B, D)
-
-
-def picked(tokens: TokenBatch, wanted: Callable[[int], bool]) -> TokenBatch:
-    """The sequences with the wanted numbers."""
-    sequences: tuple[Tensor, ...] = tokens.ids.split(list(tokens.lengths))  # type: ignore[no-untyped-call]
-    numbers = [i for i in range(len(sequences)) if wanted(i)]
-    return TokenBatch(torch.cat([sequences[i] for i in numbers]), tuple(tokens.lengths[i] for i in numbers))

@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from simcse.data.collate import Batch
 from simcse.objectives import PastKeys
-from simcse.tokens.batch import TokenBatch
 from simcse.training.distributed import gather
 from simcse.training.model import ContrastiveModel
 
@@ -40,7 +38,8 @@ class MomentumQueue:
         """Behind an optimizer step: update the average, and put the batch's positives of all processes in."""
         self.average.update_parameters(model)
         average: ContrastiveModel = self.average.module  # type: ignore[assignment]
-        new = gather(average.stack(positives(batch), 1)[0].float())  # (world * B, D)
+        positives = batch.tokens.take(range(1, len(batch.tokens), batch.views))
+        new = gather(average.stack(positives, 1)[0].float())  # (world * B, D)
         self.vectors = torch.cat([self.vectors, new])[-self.size :]
         self.keys = torch.cat([self.keys, gather(batch.keys[1])])[-self.size :]
         if batch.log_frequency is not None:
@@ -62,9 +61,3 @@ class MomentumQueue:
         device = self.vectors.device
         self.vectors, self.keys = state["vectors"].to(device), state["keys"].to(device)
         self.log_frequency = state["log_frequency"].to(device)
-
-
-def positives(batch: Batch) -> TokenBatch:
-    """The B token sequences of view 1."""
-    sequences: tuple[Tensor, ...] = batch.tokens.ids.split(list(batch.tokens.lengths))  # type: ignore[no-untyped-call]
-    return TokenBatch(torch.cat(sequences[1 :: batch.views]), batch.tokens.lengths[1 :: batch.views])

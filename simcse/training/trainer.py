@@ -174,21 +174,26 @@ class Trainer:
     def resume(self) -> None:
         """Restore optimizer, head, step and best evaluation from the folder that the run goes on from."""
         state = self.run.load_state()
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self._plain.head is not None:
-            self._plain.head.load_state_dict(state["head"])
-        if self._plain.second is not None:
-            self._plain.second.load_state_dict(state["second"])
-        if self.accelerator.scaler is not None and state["scaler"]:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
-        if self.criterion.queue:
-            self.criterion.queue.load_state_dict(state["queue"])
+        for name, part in self._stateful.items():
+            part.load_state_dict(state[name])
         self.step, self.best, self.due = state["step"], state["best"], state["due"]
 
     @property
     def _looks(self) -> list[int]:
         """How often to look: at the encoder, and at what is worth keeping."""
         return [self.schedule.save_every, *([self.schedule.eval_every] if self.evaluator else [])]
+
+    @property
+    def _stateful(self) -> dict[str, Any]:
+        """What a resumed run needs the state of, beside the encoder."""
+        parts = {
+            "optimizer": self.optimizer,
+            "head": self._plain.head,
+            "second": self._plain.second,
+            "queue": self.criterion.queue,
+            "scaler": self.accelerator.scaler,
+        }
+        return {name: part for name, part in parts.items() if part is not None}
 
     @property
     def _plain(self) -> ContrastiveModel:
@@ -233,17 +238,8 @@ class Trainer:
 
     def _save(self) -> None:
         check_finite(self._plain, self.step, self.run.last)
-        head, second, scaler = self._plain.head, self._plain.second, self.accelerator.scaler
-        state = {
-            "step": self.step,
-            "best": self.best,
-            "due": self.due,
-            "optimizer": self.optimizer.state_dict(),
-            "head": head.state_dict() if head is not None else None,
-            "second": second.state_dict() if second is not None else None,
-            "queue": self.criterion.queue.state_dict() if self.criterion.queue else None,
-            "scaler": scaler.state_dict() if scaler is not None else None,
-        }
+        state: dict[str, Any] = {"step": self.step, "best": self.best, "due": self.due}
+        state |= {name: part.state_dict() for name, part in self._stateful.items()}
         self.run.save_last(self._plain.encoder.write, state)
         self.accelerator.wait_for_everyone()
 

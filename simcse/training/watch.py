@@ -1,21 +1,61 @@
-"""What stops a run that cannot succeed: no dropout where the positives need it, and a loss that is no number."""
+"""What stops a run that cannot succeed: data or dropout that do not fit the options, and a loss that is no number."""
 
 from __future__ import annotations
 
 import math
 from collections import deque
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from simcse.data.collate import Batch
-from simcse.errors import ConfigError, ModelError
+from simcse.errors import ConfigError, DataError, ModelError
+from simcse.training.config import TrainConfig
+from simcse.training.loss import ContrastiveLoss
 
-__all__ = ["LossWatch", "check_dropout", "check_finite"]
+__all__ = ["LossWatch", "check_data", "check_dropout", "check_finite"]
 
 DELAY = 2  # steps behind the one at hand
+
+
+def check_data(config: TrainConfig, criterion: ContrastiveLoss, rows: Any) -> None:
+    """Make sure that the training rows fit the options.
+
+    Args:
+        config: the options.
+        criterion: built from them; its queue counts by `config`.
+        rows: a `datasets.Dataset`, the training file as read.
+
+    Raises:
+        DataError: fewer rows than a batch.
+        ConfigError: rows without a negative, or with fewer than they are to keep; options for one column, and several;
+            counts of texts that change.
+    """
+    file, columns, augment = config.data.train, len(rows.column_names), config.data.augment
+    if len(rows) < config.batch_size:
+        raise DataError(f"{file}: {len(rows)} rows are fewer than --batch_size {config.batch_size}; lower it")
+    first = criterion.candidates.most_negatives(max(2, columns), config.batch_size)  # in the first step
+    if first < 1:
+        raise ConfigError(
+            f"--batch_size is {config.batch_size}: a row's negatives are the other rows of its batch, so at least 2"
+        )
+    most = first + config.model.queue_size
+    if config.num_negatives is not None and config.num_negatives > most:
+        raise ConfigError(
+            f"--num_negatives is {config.num_negatives}, but a row has {most} at most at --batch_size "
+            f"{config.batch_size}; raise that, or leave --num_negatives out to keep all"
+        )
+    if columns > 1 and (config.model.fixed_dropout_mask or augment != "none"):
+        option = "--model.fixed_dropout_mask" if config.model.fixed_dropout_mask else f"--data.augment {augment}"
+        raise ConfigError(
+            f"{option} makes positives of single texts, but {file} has {columns} columns; "
+            "name one of them by --data.columns, or leave the option out"
+        )
+    if criterion.objective.needs_counts and augment != "none":
+        raise ConfigError(f"--objective {config.objective} counts texts, which --data.augment changes each time anew")
 
 
 def check_dropout(model: nn.Module, batch: Batch) -> None:

@@ -229,11 +229,7 @@ def test_two_encoders_need_no_dropout(tiny_bert: Path, tmp_path: Path, text_file
     assert (tmp_path / "a" / "report.json").is_file()
 
 
-def test_options_that_do_not_go_together(tiny_bert: Path, tmp_path: Path, text_file: Path) -> None:
-    with pytest.raises(ConfigError, match=r"--data\.augment synonym and --data\.synonyms FILE go together"):
-        config(tiny_bert, text_file, tmp_path / "a", augment="synonym")
-    with pytest.raises(ConfigError, match=r"--model\.two_encoders goes neither"):
-        config(tiny_bert, text_file, tmp_path / "a", two_encoders=True, fixed_dropout_mask=True)
+def test_options_that_do_not_go_with_the_data(tiny_bert: Path, tmp_path: Path) -> None:
     pairs = tmp_path / "pairs.csv"
     pairs.write_text("anchor,positive\n" + "a cat,a dog\n" * 9)
     with pytest.raises(ConfigError, match=r"crop makes positives of single texts, but .* has 2 columns"):

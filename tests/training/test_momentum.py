@@ -10,7 +10,7 @@ import datasets
 import pytest
 import torch
 
-from simcse import ConfigError, SentenceEncoder
+from simcse import SentenceEncoder
 from simcse.data.collate import Batches
 from simcse.objectives import OBJECTIVES
 from simcse.training.build import build_loss
@@ -81,10 +81,3 @@ def test_a_resumed_queue_has_its_counts(tiny_bert: Path, sentences: list[str]) -
     assert batch.log_frequency is not None
     for queue in (first, second):
         assert torch.equal(queue.log_frequency, batch.log_frequency[1][-6:])
-
-
-def test_what_does_not_go_together() -> None:
-    with pytest.raises(ConfigError, match=r"--model\.queue_size needs --candidates in_batch, found 'all_views'"):
-        TrainConfig(model=ModelConfig(queue_size=8), candidates="all_views")
-    with pytest.raises(ConfigError, match=r"--model\.ema_decay is 1"):
-        TrainConfig(model=ModelConfig(ema_decay=1.0))
