@@ -27,7 +27,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from simcse.data.tables import lines
+from simcse.data.tabular import lines
 from simcse.display.progress import progress
 from simcse.encoder.formats import read_layout, resolve
 from simcse.encoder.model import SentenceEncoder

@@ -154,7 +154,7 @@ def similarity(
 
 def _read_pairs(source: str) -> Iterator[tuple[str, str]]:
     from simcse.data.opening import name_of
-    from simcse.data.tables import delimited_rows, format_of, named_rows
+    from simcse.data.tabular import delimited_rows, format_of, named_rows
     from simcse.errors import shown
 
     path = Path(source)

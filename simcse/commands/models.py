@@ -62,7 +62,7 @@ def config_of(run: str) -> dict[str, Any]:
     """
     import yaml
 
-    from simcse.data.tables import lines
+    from simcse.data.tabular import lines
     from simcse.errors import shown
 
     file = next((file for file in (Path(run) / "config.yaml", *sorted(Path(run).glob("seed-*/config.yaml")))

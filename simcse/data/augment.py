@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from simcse.data.tables import lines
+from simcse.data.tabular import lines
 from simcse.errors import ConfigError, DataError, did_you_mean, shown
 
 if TYPE_CHECKING:

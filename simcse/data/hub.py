@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from simcse.data.columns import ROLES, chosen_columns
-from simcse.data.tables import FORMATS
+from simcse.data.tabular import FORMATS
 from simcse.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import numpy as np
 
 from simcse.data.columns import ROLES, chosen_columns
 from simcse.data.lengths import LONGEST, SAMPLE, Counts
-from simcse.data.tables import Row, check_file, format_of, lines, named_rows
+from simcse.data.tabular import Row, check_file, format_of, lines, named_rows
 from simcse.display.tables import Table, bullet, number, terminal
 from simcse.errors import DataError, shown
 

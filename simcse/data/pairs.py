@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from simcse.data.tables import Row, check_file, delimited_rows, format_of, lines, named_rows
+from simcse.data.tabular import Row, check_file, delimited_rows, format_of, lines, named_rows
 from simcse.errors import ConfigError, DataError, shown
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from simcse.data.columns import ROLES, chosen_columns
 from simcse.data.hub import hub_id, read_hub
 from simcse.data.opening import is_there, name_of
 from simcse.data.pairs import ScoredPairs, read_scored_pairs
-from simcse.data.tables import Row, check_file, format_of, lines, named_rows
+from simcse.data.tabular import Row, check_file, format_of, lines, named_rows
 from simcse.errors import ConfigError, DataError, shown
 
 if TYPE_CHECKING:

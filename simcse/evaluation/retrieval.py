@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from simcse.data.tables import delimited_rows, json_rows, named_rows
+from simcse.data.tabular import delimited_rows, json_rows, named_rows
 from simcse.errors import DataError, shown
 from simcse.vectors import Encode, unit_vectors
 

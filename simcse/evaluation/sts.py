@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from simcse.data.pairs import ScoredPairs
 from simcse.data.readers import read_scored_pairs
-from simcse.data.tables import check_file, delimited_rows, lines
+from simcse.data.tabular import check_file, delimited_rows, lines
 from simcse.errors import ConfigError, DataError, did_you_mean, shown
 from simcse.evaluation.pairs import PairEvaluator, PairScore, correlate
 from simcse.vectors import Encode

@@ -10,7 +10,7 @@ from typing import Any
 
 from simcse.data.pairs import ScoredPairs
 from simcse.data.readers import read_scored_pairs
-from simcse.data.tables import check_file, delimited_rows, format_of, named_rows
+from simcse.data.tabular import check_file, delimited_rows, format_of, named_rows
 from simcse.errors import ConfigError, DataError, did_you_mean
 from simcse.evaluation import retrieval, sts, transfer
 from simcse.evaluation.geometry import evaluate_geometry

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from simcse.data.tables import check_file, delimited_rows, lines
+from simcse.data.tabular import check_file, delimited_rows, lines
 from simcse.errors import ConfigError, DataError, did_you_mean, shown
 from simcse.evaluation.sts import needed_by
 from simcse.vectors import Encode, unit_vectors

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from simcse.data.readers import read_texts
-from simcse.data.tables import format_of, named_rows
+from simcse.data.tabular import format_of, named_rows
 from simcse.errors import DataError, SearchError, shown
 from simcse.search.rows import Document, Id, checked_id, is_utf8, packed_metadata
 

@@ -23,7 +23,7 @@ from simcse.data import arrow
 from simcse.data.inspect import inspect
 from simcse.data.opening import MAX_LINE
 from simcse.data.readers import read_scored_pairs, read_texts, read_training
-from simcse.data.tables import named_rows
+from simcse.data.tabular import named_rows
 from simcse.errors import ConfigError, DataError
 
 TRIPLETS = [

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from simcse.data.tables import json_object, lines
+from simcse.data.tabular import json_object, lines
 from simcse.errors import DataError
 from simcse.evaluation.plots.style import COLOURS, MARKERS, SCORES, label_points, new_figure, styled
 
