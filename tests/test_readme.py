@@ -70,6 +70,25 @@ def test_the_map_of_rooms_is_true() -> None:
     assert rooms == below
 
 
+def test_each_step_of_the_walks_exists() -> None:
+    """`file.py` `name` or `Class.method`: the file is in the package, and defines it."""
+    steps = re.findall(r"`([\w/]+\.py)` `([\w.]+)`", read("docs/architecture.md"))
+    assert len(steps) >= 30
+    for file, name in steps:
+        body = ast.parse(read(f"simcse/{file}")).body
+        for part in name.split("."):
+            found = [node for node in body if part in names_of(node)]
+            assert found, f"{file} does not define {name}"
+            body = getattr(found[0], "body", [])
+
+
+def names_of(node: ast.stmt) -> set[str]:
+    if isinstance(node, ast.ClassDef | ast.FunctionDef):
+        return {node.name}
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    return {target.id for target in targets if isinstance(target, ast.Name)}
+
+
 def test_every_option_of_the_commands_exists() -> None:
     """`python train.py` and `accelerate launch ... train.py` lines parse with the parser of train.py."""
     from simcse.console import Parser
