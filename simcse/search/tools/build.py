@@ -9,7 +9,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from simcse.data import tables
+from simcse.data import tabular
 from simcse.errors import ConfigError, SearchError
 from simcse.files import moved
 from simcse.search.documents import file_documents
@@ -33,7 +33,7 @@ def count_rows(inputs: Sequence[str | Path]) -> int | None:
     Raises:
         DataError: a missing or damaged file.
     """
-    counts = [tables.count_rows(Path(source)) for source in inputs]
+    counts = [tabular.count_rows(Path(source)) for source in inputs]
     return None if None in counts else sum(count for count in counts if count is not None)
 
 
