@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import sys
 
 from simcse.commands.shared import Dtype, load_encoder, print_json
-from simcse.display.hits import SCORE_DIGITS
+from simcse.display.hits import scores_as_json
 from simcse.display.tables import bullet
-from simcse.errors import ConfigError, DataError
+from simcse.errors import ConfigError
 
 __all__ = ["cluster", "dedup", "inspect_data", "mine"]
 
@@ -79,39 +78,22 @@ def mine(
         device: auto, cpu, cuda, cuda:1, ...
         dtype: precision of the weights; auto is bf16 where the device computes in it; int8 needs a CPU with AMX or VNNI
     """
-    from simcse.data.readers import read_texts, read_training
+    from simcse.data.readers import read_texts
     from simcse.display.progress import progress
-    from simcse.files import replaced_file
-    from simcse.search.tools.mine import Mined, mine_negatives
+    from simcse.search.tools.mine import Mined, mine_negatives, read_pairs, write_triplets
 
     if not output.endswith(".csv"):
         raise ConfigError(f"--output: found {output}, expected a name that ends in .csv")
-    rows = read_training(pairs)
-    if "positive" not in rows.column_names:
-        raise DataError(f"{pairs}: found one column, expected two: anchor and positive")
-    given = list(zip(rows["anchor"], rows["positive"], strict=True))
+    known = read_pairs(pairs)
     others = read_texts(corpus) if corpus is not None else None
     encoder, mined = load_encoder(model, device, dtype), Mined()
-    with (
-        replaced_file(output) as beside,
-        beside.open("w", encoding="utf-8", newline="") as file,
-        progress(len(given) * count, sys.stderr.isatty(), "mining", "negatives") as advance,
-    ):
-        table = csv.writer(file)
-        table.writerow(("sent0", "sent1", "hard_neg"))
-        for triplet in mine_negatives(
-            given, encoder.encode, corpus=others, count=count, margin=margin, duplicate=duplicate,
-            candidates=candidates, kind=kind, mined=mined,
-        ):  # fmt: skip
-            table.writerow(triplet)
-            advance(1)
-        if not mined.triplets:
-            raise DataError(f"{pairs}: no pair has a negative; lower --margin, or give a larger --corpus")
-    print(
-        f"{output}: {mined.triplets} triplets from {mined.pairs} pairs; {mined.short} pairs "
-        f"({mined.short / mined.pairs:.1%}) have fewer than {count}; {mined.duplicates} near-duplicates dropped",
-        file=sys.stderr,
-    )
+    triplets = mine_negatives(
+        known, encoder.encode, corpus=others, count=count, margin=margin, duplicate=duplicate, candidates=candidates,
+        kind=kind, mined=mined,
+    )  # fmt: skip
+    with progress(len(known) * count, sys.stderr.isatty(), "mining", "negatives") as advance:
+        write_triplets(output, triplets, pairs, advance)
+    print(f"{output}: {mined.in_words(count)}", file=sys.stderr)
 
 
 def dedup(index: str, *, threshold: float = 0.95, delete: bool = False) -> None:
@@ -131,8 +113,7 @@ def dedup(index: str, *, threshold: float = 0.95, delete: bool = False) -> None:
     opened = SearchIndex.load(index)
     total, gone = len(opened), []
     for kept, duplicates in near_duplicates(opened, threshold):
-        found = [{"id": key, "score": round(score, SCORE_DIGITS)} for key, score in duplicates]
-        print_json({"keep": kept, "duplicates": found})
+        print_json({"keep": kept, "duplicates": scores_as_json(duplicates)})
         gone += [key for key, _ in duplicates]
     if delete and gone:
         opened.delete(gone)
@@ -156,6 +137,5 @@ def cluster(index: str, *, clusters: int, iterations: int = 25, seed: int = 0) -
     from simcse.search.tools.duplicates import cluster as grouped
 
     for number, group in enumerate(grouped(SearchIndex.load(index), clusters, iterations=iterations, seed=seed)):
-        members = [{"id": key, "score": round(score, SCORE_DIGITS)} for key, score in group.members]
-        line = {"cluster": number, "size": len(members), "examples": group.examples, "members": members}
-        print_json(line)
+        members = scores_as_json(group.members)
+        print_json({"cluster": number, "size": len(members), "examples": group.examples, "members": members})

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Literal
 
 from simcse.commands.shared import Dtype, Format, as_text, load_encoder, print_json, sources
@@ -68,9 +66,9 @@ def encode(
         )  # fmt: skip
         print(f"{output}: {rows} rows with vectors", file=sys.stderr)
         return
-    import numpy as np
-
     from simcse.data.readers import read_texts
+    from simcse.encoder.bulk.npy import write_array
+    from simcse.search.tools.build import count_rows
 
     if output == "-" and sys.stdout.isatty():
         raise ConfigError("--output: an array is nothing to read; name a file, such as vectors.npy, or pipe it on")
@@ -89,22 +87,14 @@ def encode(
             list(texts), prompt=prompt, prompt_name=prompt_name, normalize=normalize, batch_size=batch_size,
             show_progress=shown,
         )  # fmt: skip
-        header = np.lib.format.header_data_from_array_1_0(vectors)
-        np.lib.format.write_array_header_1_0(sys.stdout.buffer, header)
-        sys.stdout.buffer.write(vectors.data)  # np.save says of a failed write neither which nor why
+        write_array(sys.stdout.buffer, vectors)
         return
-    total = None if "-" in files else _count(files)
+    total = None if "-" in files else count_rows(files)
     rows = encoder.encode_to(
         output, texts, resume=resume, prompt=prompt, prompt_name=prompt_name, normalize=normalize,
         batch_size=batch_size, total=total, show_progress=shown,
     )  # fmt: skip
     print(f"{output}: {rows} vectors of dimension {encoder.dimension}", file=sys.stderr)
-
-
-def _count(files: list[str]) -> int | None:
-    from simcse.search.tools.build import count_rows
-
-    return count_rows(files)
 
 
 def similarity(
@@ -134,7 +124,9 @@ def similarity(
         raise ConfigError("similarity: expected either two or more texts, or --pairs FILE")
     if pairs is None and len(texts) < 2:
         raise ConfigError("similarity: found 1 text, expected two or more")
-    rows = _read_pairs(pairs) if pairs is not None else iter([(texts[0], other) for other in texts[1:]])
+    from simcse.data.pairs import read_text_pairs
+
+    rows = read_text_pairs(pairs) if pairs is not None else iter([(texts[0], other) for other in texts[1:]])
     head = list(itertools.islice(rows, 1))
     if not head:
         raise DataError(f"{pairs}: found no pair, expected at least one")
@@ -150,18 +142,3 @@ def similarity(
                 print(f"{cosine:7.4f}  {b}")
             else:
                 print(f"{cosine:.4f}")
-
-
-def _read_pairs(source: str) -> Iterator[tuple[str, str]]:
-    from simcse.data.opening import name_of
-    from simcse.data.tabular import delimited_rows, format_of, named_rows
-    from simcse.errors import shown
-
-    path = Path(source)
-    piped = source == "-"
-    rows = delimited_rows(path, "tsv") if piped or format_of(path) == "txt" else named_rows(path)[1]
-    for number, values in rows:
-        if len(values) < 2 or not all(isinstance(value, str) for value in values[:2]):
-            expected = "two texts with a tab between them" if piped else "two columns of text"
-            raise DataError(f"{name_of(path)}:{number}: found {shown(values)}, expected {expected}")
-        yield values[0], values[1]

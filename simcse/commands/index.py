@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import re
 import sys
-from collections.abc import Sequence
 from itertools import islice
-from typing import Any
 
 from simcse.commands.shared import Dtype, Format, as_text, load_encoder, open_index, print_hits, print_json, sources
+from simcse.display.facts import fact_lines, plan_in_words
 from simcse.errors import ConfigError
 
 __all__ = ["add", "build", "compact", "delete", "info", "search"]
@@ -69,7 +66,10 @@ def build(
             memory=None if memory_mib is None else memory_mib * 2**20, text_column=text_column, id_column=id_column,
             metadata_columns=metadata_columns or None, sample_queries=asked,
         )  # fmt: skip
-    print(f"{output}: {len(index)} texts, dimension {index.dimension}; {_planned(index.info['plan'])}", file=sys.stderr)
+    print(
+        f"{output}: {len(index)} texts, dimension {index.dimension}; {plan_in_words(index.info['plan'])}",
+        file=sys.stderr,
+    )
 
 
 def _asked(file: str) -> list[str]:
@@ -78,18 +78,6 @@ def _asked(file: str) -> list[str]:
     if texts := [text for text in read_texts(file) if text.strip()]:
         return texts
     raise ConfigError(f"--sample_queries: found no query in {file}, expected some lines of text")
-
-
-def _planned(plan: dict[str, Any] | None) -> str:
-    """What was chosen, why, and how good it is, in a line."""
-    if plan is None:
-        return "kept and searched by Milvus"
-    if plan["factory"] is None:
-        return f"exact search: {plan['reason']}"
-    return (
-        f"{plan['factory']}: {plan['reason']}; recall@10 {plan['recall']:.3f} on {plan['measured_on']}, "
-        f"{plan['milliseconds']:.2f} ms a query, exact search {plan['exact_milliseconds']:.2f} ms"
-    )
 
 
 def search(
@@ -126,6 +114,7 @@ def search(
         dtype: precision of the weights; auto is bf16 where the device computes in it; int8 needs a CPU with AMX or VNNI
     """
     from simcse.data.readers import read_texts
+    from simcse.search.filters import parse_conditions
     from simcse.search.tools.hybrid import HybridSearch
 
     if hybrid and min_score is not None:
@@ -133,7 +122,7 @@ def search(
     if query and queries is not None:
         raise ConfigError("--queries: expected either queries as arguments or a file of them, not both")
     stream = iter(query) if query else iter(read_texts(sources([queries] if queries else [], "QUERY")[0]))
-    conditions = _conditions(where or ())
+    conditions = parse_conditions(where or ())
     opened, readable = open_index(index, model, device, dtype), as_text(format)
     fused = HybridSearch(opened) if hybrid else None
     while chunk := list(islice(stream, QUERIES_AT_ONCE)):
@@ -143,35 +132,6 @@ def search(
             found = opened.search(chunk, top_k, min_score, where=conditions)
         for text, hits in zip(chunk, found, strict=True):
             print_hits(text, hits, readable, headed=len(chunk) > 1)
-
-
-def _conditions(texts: Sequence[str]) -> dict[str, Any]:
-    """`lang=en|de year>=2000` as `{"lang": ["en", "de"], "year": {">=": 2000}}`."""
-    where: dict[str, Any] = {}
-    for text in texts:
-        found = re.fullmatch(r"([^!<>=]+)(!=|<=|>=|=|<|>)(.*)", text)
-        if found is None:
-            raise ConfigError(f"--where: found {text!r}, expected FIELD=VALUE, FIELD=A|B, or one of != < <= > >=")
-        field, sign, value = found.groups()
-        condition = [_value(v) for v in value.split("|")] if sign == "=" else {sign: _value(value)}
-        if isinstance(condition, dict) and isinstance(where.get(field, {}), dict):
-            condition = where.get(field, {}) | condition
-        elif field in where:
-            raise ConfigError(f"--where: found two conditions on {field!r}; write several values as {field}=A|B")
-        where[field] = condition
-    return where
-
-
-def _value(text: str) -> Any:
-    """JSON where it can be (numbers, true, null, "text"), else text, as NaN, which no JSON is."""
-    try:
-        return json.loads(text, parse_constant=_no_json)
-    except (ValueError, RecursionError):
-        return text
-
-
-def _no_json(text: str) -> Any:
-    raise ValueError(text)
 
 
 def add(
@@ -260,7 +220,4 @@ def info(index: str, *, verify: bool = False, format: Format = "auto") -> None:
     if not as_text(format):
         print_json(facts)
         return
-    facts["plan"] = _planned(facts["plan"]) if facts["plan"] else None
-    for name, value in facts.items():
-        text = ", ".join(value) if isinstance(value, list) else value
-        print(f"{name:<12} {'-' if text in (None, '') else text}")
+    print(*fact_lines(facts), sep="\n")

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import gc
-import logging
 import os
 import sys
-from importlib.util import find_spec
 
 from simcse.commands.shared import Dtype, load_encoder
 from simcse.errors import ConfigError
 
 __all__ = ["serve"]
-
-log = logging.getLogger(__name__)
-
-NEEDED = ("fastapi", "uvicorn", "httptools", "prometheus_client")
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def serve(
@@ -71,7 +63,7 @@ def serve(
     """
     from simcse.serving.hosts import Hosts
     from simcse.serving.limits import Limits
-    from simcse.serving.server import bound, run_server
+    from simcse.serving.server import bound, check_installed, check_token, run_server
 
     limits = Limits(
         max_body=max_body, max_text=max_text, max_texts=max_texts, max_top_k=max_top_k, max_queue=max_queue,
@@ -81,11 +73,9 @@ def serve(
         raise ConfigError(f"--map_points: found {map_points}, expected at least 1")
     if threads is not None and threads < 1:
         raise ConfigError(f"--threads: found {threads}, expected at least 1")
-    token = _checked_token(token if token is not None else os.environ.get("SIMCSE_TOKEN"))
-    if missing := [name for name in NEEDED if find_spec(name) is None]:
-        raise ConfigError(f"serve needs the package {missing[0]}: pip install 'simcse[serve]'")
-    if host not in LOOPBACK and token is None:
-        log.warning("--host %s without --token: whoever reaches this port can read the whole index", host)
+    token = token if token is not None else os.environ.get("SIMCSE_TOKEN")
+    check_token(token, host)
+    check_installed()
     with bound(host, port) as listener:
         more = [] if allowed_hosts is None else [name.strip() for name in allowed_hosts.split(",")]
         hosts = Hosts([host, listener.getsockname()[0]], more)
@@ -98,13 +88,5 @@ def serve(
         opened = SearchIndex.load(index, encoder.encode)
         opened.threads = use_threads(threads)
         app = create_app(opened, encoder, limits=limits, token=token, hosts=hosts, map_points=map_points)
-        gc.collect()
-        gc.freeze()  # what is loaded stays: looking at all of it now and then would hold up requests for 0.2 s
         told = f"{index}: {len(opened)} texts"
         run_server(app, listener, lambda url: print(f"{told} at {url}", file=sys.stderr, flush=True))
-
-
-def _checked_token(token: str | None) -> str | None:
-    if token is not None and (not token or not token.isascii() or not token.isprintable() or " " in token):
-        raise ConfigError("--token: found an empty one, blanks or other than ASCII in it; expected letters and digits")
-    return token

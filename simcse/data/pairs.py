@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from simcse.data.opening import name_of
 from simcse.data.tabular import Row, check_file, delimited_rows, format_of, lines, named_rows
 from simcse.errors import ConfigError, DataError, shown
 
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["ScoredPairs", "read_scored_pairs"]
+__all__ = ["ScoredPairs", "read_scored_pairs", "read_text_pairs"]
 
 
 @dataclass(frozen=True)
@@ -151,3 +152,19 @@ def _is_score(field: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def read_text_pairs(source: str) -> Iterator[tuple[str, str]]:
+    """The first two columns of a csv, tsv, jsonl or parquet file; of txt and standard input (`-`) with a tab between.
+
+    Raises:
+        DataError: a row that has not two texts; names the line.
+    """
+    path = Path(source)
+    piped = source == "-"
+    rows = delimited_rows(path, "tsv") if piped or format_of(path) == "txt" else named_rows(path)[1]
+    for number, values in rows:
+        if len(values) < 2 or not all(isinstance(value, str) for value in values[:2]):
+            expected = "two texts with a tab between them" if piped else "two columns of text"
+            raise DataError(f"{name_of(path)}:{number}: found {shown(values)}, expected {expected}")
+        yield values[0], values[1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-__all__ = ["SCORE_DIGITS", "hit_lines", "hits_as_json"]
+__all__ = ["SCORE_DIGITS", "hit_lines", "hits_as_json", "scores_as_json"]
 
 SCORE_DIGITS = 6  # decimals of a cosine in JSON: more are rounding
 
@@ -19,6 +19,11 @@ def hits_as_json(query: str, hits: Sequence[Any]) -> dict[str, Any]:
             for hit in hits
         ],
     }
+
+
+def scores_as_json(found: Sequence[tuple[Any, float]]) -> list[dict[str, Any]]:
+    """`[{"id": ..., "score": ...}, ...]` of ids with their cosines."""
+    return [{"id": key, "score": round(score, SCORE_DIGITS)} for key, score in found]
 
 
 def hit_lines(hits: Sequence[Any], columns: int) -> Iterator[str]:

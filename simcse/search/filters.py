@@ -6,16 +6,18 @@ Values of two kinds are never equal, and neither is the smaller one.
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from simcse.errors import SearchError, did_you_mean, shown
+from simcse.errors import ConfigError, SearchError, did_you_mean, shown
 from simcse.search.rows import is_utf8
 
-__all__ = ["Condition", "FilterError", "Scalar", "conditions", "kind_of"]
+__all__ = ["Condition", "FilterError", "Scalar", "conditions", "kind_of", "parse_conditions"]
 
 Scalar = str | int | float | bool | None
 Condition = tuple[str, str, list[Scalar]]  # field, operator, values; of = and != it may have several
@@ -94,3 +96,36 @@ def _scalar(field: str, value: Any) -> Scalar:
     raise FilterError(
         f"filter on {field!r}: found {shown(value)}, expected text, number, boolean, None, or a list of these"
     )
+
+
+def parse_conditions(texts: Sequence[str]) -> dict[str, Any]:
+    """`lang=en|de`, `year>=2000` of the command line as `{"lang": ["en", "de"], "year": {">=": 2000}}`.
+
+    Raises:
+        ConfigError: one that is no condition, or two that cannot both be.
+    """
+    where: dict[str, Any] = {}
+    for text in texts:
+        found = re.fullmatch(r"([^!<>=]+)(!=|<=|>=|=|<|>)(.*)", text)
+        if found is None:
+            raise ConfigError(f"--where: found {text!r}, expected FIELD=VALUE, FIELD=A|B, or one of != < <= > >=")
+        field, sign, value = found.groups()
+        condition = [_value(v) for v in value.split("|")] if sign == "=" else {sign: _value(value)}
+        if isinstance(condition, dict) and isinstance(where.get(field, {}), dict):
+            condition = where.get(field, {}) | condition
+        elif field in where:
+            raise ConfigError(f"--where: found two conditions on {field!r}; write several values as {field}=A|B")
+        where[field] = condition
+    return where
+
+
+def _value(text: str) -> Any:
+    """JSON where it can be (numbers, true, null, "text"), else text, as NaN, which no JSON is."""
+    try:
+        return json.loads(text, parse_constant=_no_json)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _no_json(text: str) -> Any:
+    raise ValueError(text)

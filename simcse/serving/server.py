@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import gc
 import logging
 import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -16,12 +18,28 @@ from simcse.errors import ConfigError
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-__all__ = ["bound", "run_server"]
+__all__ = ["bound", "check_installed", "check_token", "run_server"]
 
 log = logging.getLogger(__name__)
 
+NEEDED = ("fastapi", "uvicorn", "httptools", "prometheus_client")
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 BACKLOG = 2048  # connections that the system keeps waiting
 SECONDS_TO_FINISH = 10
+
+
+def check_installed() -> None:
+    """Raise a ConfigError that names what the service needs and is not there."""
+    if missing := [name for name in NEEDED if find_spec(name) is None]:
+        raise ConfigError(f"serve needs the package {missing[0]}: pip install 'simcse[serve]'")
+
+
+def check_token(token: str | None, host: str) -> None:
+    """Raise a ConfigError for a token that no header can carry; warn where others can reach a service without one."""
+    if token is not None and (not token or not token.isascii() or not token.isprintable() or " " in token):
+        raise ConfigError("--token: found an empty one, blanks or other than ASCII in it; expected letters and digits")
+    if host not in LOOPBACK and token is None:
+        log.warning("--host %s without --token: whoever reaches this port can read the whole index", host)
 
 
 @contextmanager
@@ -95,4 +113,6 @@ def run_server(app: FastAPI, listener: socket.socket, ready: Callable[[str], Non
             if self.started:
                 ready(url)
 
+    gc.collect()
+    gc.freeze()  # what is loaded stays: looking at all of it now and then would make requests wait
     Server(app, SECONDS_TO_FINISH).run(sockets=[listener])

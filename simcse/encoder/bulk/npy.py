@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+import numpy.typing as npt
 
 from simcse.display.progress import progress
 from simcse.encoder.encode import TEXTS_PER_CHUNK
 from simcse.errors import ConfigError, DataError
 from simcse.files import check_writable, moved, naming_target, replaced_file
 
-__all__ = ["encode_to"]
+__all__ = ["encode_to", "write_array"]
 
 HEADER = 128  # bytes: an .npy header padded to a fixed size, so that the row count can be filled in at the end
 
@@ -155,3 +156,14 @@ def _write_header(file: BinaryIO, rows: int, dimension: int) -> None:
     header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {dimension}), }}"
     file.seek(0)
     file.write(b"\x93NUMPY\x01\x00" + (HEADER - 10).to_bytes(2, "little") + header.ljust(HEADER - 11).encode() + b"\n")
+
+
+def write_array(file: BinaryIO, vectors: npt.NDArray[np.float32]) -> None:
+    """Write vectors (n, d) as `.npy` to a stream; unlike `np.save` it says of a failed write which and why.
+
+    Raises:
+        OSError: the stream accepts no more.
+    """
+    header = np.lib.format.header_data_from_array_1_0(vectors)
+    np.lib.format.write_array_header_1_0(file, header)
+    file.write(vectors.data)

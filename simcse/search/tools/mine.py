@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import csv
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
 import numpy as np
 
-from simcse.errors import ConfigError
+from simcse.data.readers import read_training
+from simcse.errors import ConfigError, DataError
+from simcse.files import replaced_file
 from simcse.search.index import Hit, SearchIndex
 from simcse.search.select import is_milvus
 from simcse.vectors import Encode, Encoder, encode_of, unit_vectors
 
-__all__ = ["Mined", "mine_negatives"]
+__all__ = ["Mined", "mine_negatives", "read_pairs", "write_triplets"]
 
 PAIRS_AT_ONCE = 1024
 
@@ -34,6 +37,49 @@ class Mined:
     short: int = 0
     duplicates: int = 0
     known: dict[str, set[str]] = field(default_factory=dict, repr=False)
+
+    def in_words(self, count: int) -> str:
+        """What came of looking for `count` negatives a pair, in a line."""
+        return (
+            f"{self.triplets} triplets from {self.pairs} pairs; {self.short} pairs "
+            f"({self.short / self.pairs:.1%}) have fewer than {count}; {self.duplicates} near-duplicates dropped"
+        )
+
+
+def read_pairs(path: str) -> list[tuple[str, str]]:
+    """(anchor, positive) of a file as for training.
+
+    Raises:
+        DataError: it has one column, or is missing or damaged.
+    """
+    rows = read_training(path)
+    if "positive" not in rows.column_names:
+        raise DataError(f"{path}: found one column, expected two: anchor and positive")
+    return list(zip(rows["anchor"], rows["positive"], strict=True))
+
+
+def write_triplets(
+    output: str, triplets: Iterable[tuple[str, str, str]], source: str, advance: Callable[[int], None]
+) -> None:
+    """Write (anchor, positive, hard negative) as a csv file to train on; it is there whole or not at all.
+
+    Args:
+        output: the file.
+        triplets: as from `mine_negatives`.
+        source: of the pairs, for errors.
+        advance: called with the number of triplets done.
+
+    Raises:
+        DataError: there is none.
+    """
+    with replaced_file(output) as beside, beside.open("w", encoding="utf-8", newline="") as file:
+        table, count = csv.writer(file), 0
+        table.writerow(("sent0", "sent1", "hard_neg"))
+        for count, triplet in enumerate(triplets, 1):  # noqa: B007 -- how many there were
+            table.writerow(triplet)
+            advance(1)
+        if not count:
+            raise DataError(f"{source}: no pair has a negative; lower --margin, or give a larger --corpus")
 
 
 def mine_negatives(
