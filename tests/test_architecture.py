@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ import simcse
 
 PACKAGE = Path(simcse.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
-# a room may import from rooms with a lower or the same number
+# a room may import from rooms with a lower number, and with the same one where those do not import it
 LEVEL = {
     "errors": 0, "files": 0, "console": 0, "display": 0,
     "vectors": 1, "tokens": 1, "objectives": 1,
@@ -32,12 +33,28 @@ def room_of(file: Path) -> str:
     return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def imports_of(file: Path) -> Iterator[tuple[int, str]]:
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+def module_of(file: Path) -> str:
+    return ".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports_of(file: Path, *, for_types: bool = True) -> Iterator[tuple[int, str]]:
+    """Line and module of each import, in functions, too; those under `if TYPE_CHECKING` only if `for_types`."""
+
+    def walk(node: ast.AST) -> Iterator[tuple[int, str]]:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test) and not for_types:
+            return
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.lineno, node.module
+            inside = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from ((node.lineno, name if name in MODULES else node.module) for name in inside)
+        for child in ast.iter_child_nodes(node):
+            yield from walk(child)
+
+    yield from walk(ast.parse(file.read_text(encoding="utf-8")))
+
+
+MODULES = {module_of(file): file for file in FILES}
 
 
 def test_no_room_imports_upward() -> None:
@@ -51,6 +68,26 @@ def test_no_room_imports_upward() -> None:
             if parts[0] == "simcse" and len(parts) > 1 and LEVEL[parts[1]] > LEVEL[room]:
                 wrong.append(f"{file.relative_to(PACKAGE)}:{line} imports {name}")
     assert not wrong
+
+
+def test_no_two_rooms_import_each_other() -> None:
+    """Not even on one level, in any number of steps, or for types alone."""
+    rooms: dict[str, set[str]] = {}
+    for file in FILES:
+        for _, name in imports_of(file):
+            if name in MODULES and room_of(MODULES[name]) != room_of(file):
+                rooms.setdefault(room_of(file), set()).add(room_of(MODULES[name]))
+    rooms.pop("__init__")  # it names what all the others offer
+    TopologicalSorter(rooms).prepare()  # raises CycleError, which lists the circle
+
+
+def test_no_files_import_each_other() -> None:
+    """No circle of files, be it through imports inside functions; for types alone it may be."""
+    files = {
+        name: {other for _, other in imports_of(file, for_types=False) if other in MODULES} - {name}
+        for name, file in MODULES.items()
+    }
+    TopologicalSorter(files).prepare()
 
 
 def test_evaluation_and_search_know_a_callable_only() -> None:
