@@ -40,7 +40,7 @@ BATCHES = (1, 64)
 TURN = 0.3  # seconds that one side searches before the other does
 FEWEST = 3  # searches of each side
 HEADS = (
-    "kind", "built as", "effort", "build s", "recall@10", "ms a query", "x faiss", "queries/s by 64", "x faiss",
+    "kind", "built as", "parameters", "build s", "recall@10", "ms a query", "x faiss", "queries/s by 64", "x faiss",
     "index MiB", "of fp32", "open s", "open MiB", "first ms", "MiB after 100",
 )  # fmt: skip
 OPEN = """
@@ -130,7 +130,7 @@ def measured(
     (one, plain_one), (many, plain_many) = times
     seconds_to_open, memory, first, later = map(float, opened)
     return [
-        kind, plan["factory"] or "flat", f"{plan['effort'] or ''}",
+        kind, plan["factory"] or "flat", plan["search_parameters"],
         f"{sum(built):.0f} ({' + '.join(f'{part:.0f}' for part in built)})", f"{recall:.3f}",
         f"{1000 * one:.2f}", f"{plain_one / one:.2f}", f"{BATCHES[1] / many:.0f}", f"{plain_many / many:.2f}",
         f"{size / 2**20:.0f}", f"{size / corpus.nbytes:.1%}",

@@ -48,7 +48,7 @@ T = TypeVar("T")
 
 MANIFEST = "manifest.json"
 FORMAT = "simcse search index"
-VERSION = 2  # 1 had one checksum for all vectors
+VERSION = 3  # 2 named the search parameters otherwise; 1 had one checksum for all vectors
 SUFFIXES = {"store": "sqlite", "vectors": "f32", "ann": "faiss"}
 NAMES = {kind: re.compile(rf"{kind}-(\d{{6,}})\.{suffix}") for kind, suffix in SUFFIXES.items()}
 LOOKS = 100  # at an index that changes each time
@@ -166,7 +166,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             )
         if values["version"] < VERSION:
             raise SearchError(
-                f"{path}: found format version {values['version']}, expected {VERSION}, which has checksums of blocks; "
+                f"{path}: found format version {values['version']}, expected {VERSION}; "
                 "build it anew: simcse index build --overwrite"
             )
         for key in ("store", "encoder", "dimension"):

@@ -145,12 +145,12 @@ class State:
                 live = np.ones(vectors.count, bool)
                 live[dead] = False
             count = vectors.count - len(dead)
-            held_ann = self._held_ann(ann)
+            held_ann = self._committed_ann(ann)
             return View(generation, store, vectors.matrix, vectors.blocks, live, count, held_ann, settings, plan)
         except (KeyError, TypeError, IndexError) as error:
             raise SearchError(f"{store.path}: damaged ({error}); restore a copy or build the index anew") from error
 
-    def _held_ann(self, held: dict[str, int] | None) -> Ann | None:
+    def _committed_ann(self, held: dict[str, int] | None) -> Ann | None:
         """The committed approximate index: the one in memory, or the file that another process has written."""
         if held is None:
             self._ann = None

@@ -1,7 +1,7 @@
-"""An approximate index of faiss over the first rows of an index: it proposes candidates, which are then scored exactly.
+"""An approximate index of faiss over the first rows of an index: it proposes candidates, which are then refined.
 
-Because the candidates are scored with the float32 vectors themselves, faiss needs to keep only a compressed copy: a
-byte a number (SQ8), or half a byte for two (PQ).
+Because candidates are scored with the float32 vectors themselves, faiss keeps only a compressed copy: 8-bit scalar
+quantisation (SQ8) or 4-bit PQ.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from simcse.files import sync
 from simcse.search.nearest.threads import faiss_threads
 from simcse.vectors import Matrix
 
-__all__ = ["Ann", "PackedAnn", "most_effort", "new_faiss_index"]
+__all__ = ["Ann", "PackedAnn", "largest_parameter", "new_faiss_index", "parameter_name"]
 
 PackedAnn = tuple[npt.NDArray[np.uint8], dict[str, int]]
 
@@ -28,19 +28,19 @@ ADDED_AT_ONCE = 65_536  # rows
 
 
 class Ann:
-    """A trained faiss index whose ids are slots, how many slots it covers, and the effort that reaches the recall.
+    """A trained faiss index whose ids are slots, how many slots it covers, and how it is searched.
 
     Attributes:
         index: of faiss.
         covered: slots 0 to covered - 1 are in it.
-        effort: nprobe of an IVF, efSearch of an HNSW.
-        rescored: candidates asked for each hit wanted.
+        parameter: nprobe of an IVF, efSearch of an HNSW.
+        k_factor: candidates for each hit wanted, as of faiss's IndexRefine.
         key: generation in which it was made, which names its file.
         crc: CRC-32 of that file.
     """
 
-    def __init__(self, index: Any, covered: int, *, effort: int, rescored: int, key: int = 0, crc: int = 0) -> None:
-        self.index, self.covered, self.effort, self.rescored = index, covered, effort, rescored
+    def __init__(self, index: Any, covered: int, *, parameter: int, k_factor: int, key: int = 0, crc: int = 0) -> None:
+        self.index, self.covered, self.parameter, self.k_factor = index, covered, parameter, k_factor
         self.key, self.crc = key, crc
         self._path: Path | None = None
         self._content: Any = b""  # of the file, mapped: it can be read after another process has removed its name
@@ -68,10 +68,10 @@ class Ann:
         with path.open("rb") as file:
             self._path, self._content = path, mapping.mmap(file.fileno(), 0, access=mapping.ACCESS_READ)
 
-    def candidates(self, queries: Matrix, m: int, *, effort: int | None = None, threads: int | None = None) -> Any:
+    def candidates(self, queries: Matrix, m: int, *, threads: int | None = None) -> Any:
         """Slots (q, m) of about the nearest rows, -1 where fewer are found; raises as `check`."""
         self.check()
-        parameters = search_parameters(self.index, max(effort or self.effort, 1), m)
+        parameters = search_parameters(self.index, self.parameter, m)
         with faiss_threads(threads or (1 if len(queries) < 4 else None)):
             return self.index.search(np.ascontiguousarray(queries), m, params=parameters)[1]
 
@@ -102,7 +102,7 @@ class Ann:
         self.check()
         # a round trip through bytes makes a memory-mapped index one that can grow
         index = faiss.deserialize_index(faiss.serialize_index(self.index))
-        larger = Ann(index, len(matrix), effort=self.effort, rescored=self.rescored)
+        larger = Ann(index, len(matrix), parameter=self.parameter, k_factor=self.k_factor)
         larger.add(matrix, slots)
         return larger
 
@@ -122,8 +122,10 @@ class Ann:
 
     def to_json(self) -> dict[str, int]:
         """What the file does not hold."""
-        held = {"covered": self.covered, "effort": self.effort, "rescored": self.rescored}
-        return held | {"key": self.key, "crc": self.crc}
+        return {
+            "covered": self.covered, "parameter": self.parameter, "k_factor": self.k_factor, "key": self.key,
+            "crc": self.crc,
+        }  # fmt: skip
 
     def write(self, path: Path) -> None:
         """Write it durably.
@@ -149,7 +151,7 @@ class Ann:
         self.crc = zlib.crc32(self._content)
 
     @classmethod
-    def read(cls, path: Path, held: dict[str, int], *, mmap: bool) -> Ann:
+    def read(cls, path: Path, values: dict[str, int], *, mmap: bool) -> Ann:
         """Open a file; with `mmap` its codes stay on disk until they are touched, and its checksum is compared then.
 
         Raises:
@@ -159,7 +161,7 @@ class Ann:
 
         try:
             index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if mmap else 0)
-            ann = cls(index, **held)
+            ann = cls(index, **values)
             ann._map(path)
         except FileNotFoundError as error:
             raise SearchError(f"{path}: missing; restore a copy or build the index anew") from error
@@ -168,9 +170,9 @@ class Ann:
                 raise SearchError(f"{path}: missing; restore a copy or build the index anew") from error
             reason = str(error).strip().splitlines()[-1]
             raise SearchError(f"{path}: damaged ({reason}); restore a copy or build the index anew") from error
-        if index.ntotal > held["covered"]:
+        if index.ntotal > values["covered"]:
             raise SearchError(
-                f"{path}: damaged: found {index.ntotal} vectors, expected {held['covered']}; "
+                f"{path}: damaged: found {index.ntotal} vectors, expected {values['covered']}; "
                 "restore a copy or build the index anew"
             )
         ann._sound = False
@@ -200,31 +202,41 @@ def new_faiss_index(dimension: int, factory: str) -> Any:
     return faiss.IndexIDMap(index)
 
 
-def search_parameters(index: Any, effort: int, m: int) -> Any:
-    """How hard to look, for the part of the index that has such a choice; None where there is none."""
+def search_parameters(index: Any, value: int, m: int) -> Any:
+    """faiss's SearchParameters for m candidates: `value` is nprobe or efSearch; None for an index with neither."""
     import faiss
 
     made: Any = faiss  # its type hints lag behind
     index = faiss.downcast_index(index)
     if isinstance(index, faiss.IndexIDMap):
-        return search_parameters(index.index, effort, m)
+        return search_parameters(index.index, value, m)
     if isinstance(index, faiss.IndexPreTransform):
-        below = search_parameters(index.index, effort, m)
+        below = search_parameters(index.index, value, m)
         return made.SearchParametersPreTransform(index_params=below) if below is not None else None
     if isinstance(index, faiss.IndexIVF):
-        return made.SearchParametersIVF(nprobe=min(effort, index.nlist))
+        return made.SearchParametersIVF(nprobe=min(value, index.nlist))
     if isinstance(index, faiss.IndexHNSW):
-        return made.SearchParametersHNSW(efSearch=max(effort, m))
+        return made.SearchParametersHNSW(efSearch=max(value, m))
     return None
 
 
-def most_effort(index: Any) -> int:
-    """The largest effort that makes sense: where a quarter of all cells is visited, comparing all rows is as fast."""
+def parameter_name(index: Any) -> str | None:
+    """`nprobe` of an IVF, `efSearch` of an HNSW; None for any other index."""
     import faiss
 
     index = faiss.downcast_index(index)
     if isinstance(index, (faiss.IndexIDMap, faiss.IndexPreTransform)):
-        return most_effort(index.index)
+        return parameter_name(index.index)
+    return "nprobe" if isinstance(index, faiss.IndexIVF) else "efSearch" if isinstance(index, faiss.IndexHNSW) else None
+
+
+def largest_parameter(index: Any) -> int:
+    """The largest nprobe or efSearch to try: where a quarter of all cells is visited, exact search is as fast."""
+    import faiss
+
+    index = faiss.downcast_index(index)
+    if isinstance(index, (faiss.IndexIDMap, faiss.IndexPreTransform)):
+        return largest_parameter(index.index)
     if isinstance(index, faiss.IndexIVF):
         return min(int(index.nlist), max(64, int(index.nlist) // 4))
     return 2048 if isinstance(index, faiss.IndexHNSW) else 1

@@ -10,14 +10,14 @@ import numpy.typing as npt
 from simcse.search.nearest.threads import blas_threads, faiss_threads
 from simcse.vectors import Matrix
 
-__all__ = ["Check", "exact_search", "rescore"]
+__all__ = ["Check", "exact_search", "refine"]
 
 Slots = npt.NDArray[np.int64]
 Check = Callable[[Slots | None], None]  # called with the rows that are about to be read, None for all
 
 FEW_QUERIES = 3  # up to here faiss's scan is faster than a matrix product, which reads the queries for each row anew
-WORTH_THREADS = 2**24  # numbers, 64 MiB: one thread reads them in a few milliseconds
-PRODUCTS_WORTH_THREADS = 2**30  # multiplications: one thread does them in some ten milliseconds
+WORTH_THREADS = 2**24  # values, 64 MiB: below, one thread reads them faster than others wake
+PRODUCTS_WORTH_THREADS = 2**30  # multiplications
 BLOCK = 8192  # rows; (64, 8192) scores are 2 MiB
 
 
@@ -97,7 +97,7 @@ def in_order(scores: Matrix, slots: Slots) -> tuple[Matrix, Slots]:
     return np.take_along_axis(scores, order, 1), np.take_along_axis(slots, order, 1)
 
 
-def rescore(queries: Matrix, matrix: Matrix, slots: Slots) -> Matrix:
+def refine(queries: Matrix, matrix: Matrix, slots: Slots) -> Matrix:
     """Inner product of each query with its own candidates; -inf where the row number is -1. (q, d), (q, m) -> (q, m)"""
     scores: Matrix = np.einsum("qd,qmd->qm", queries, matrix[np.maximum(slots, 0)])  # (q, m)
     scores[slots < 0] = -np.inf

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from simcse.search.nearest.ann import Ann
-from simcse.search.nearest.exact import Check, exact_search, in_order, rescore
+from simcse.search.nearest.exact import Check, exact_search, in_order, refine
 from simcse.vectors import Matrix
 
 __all__ = ["approximate", "nearest_rows"]
@@ -14,7 +14,7 @@ __all__ = ["approximate", "nearest_rows"]
 Slots = npt.NDArray[np.int64]
 
 FEWEST_CANDIDATES = 32
-QUERIES_AT_ONCE = 64  # bounds the memory of rescoring: 64 x 100 candidates x 384 numbers are 10 MiB
+QUERIES_AT_ONCE = 64  # bounds the memory of refining: 64 x 100 candidates x 384 dimensions are 10 MiB
 EXACT_SHARE = 0.1  # where a filter leaves less, or k asks for more, comparing all that is left is as fast
 
 
@@ -29,16 +29,16 @@ def approximate(
 ) -> tuple[Matrix, Slots]:
     """About the m nearest rows that the index covers: exact scores and slots, (q, m); -inf and -1 where fewer.
 
-    faiss proposes `rescored` times as many, by compressed vectors; they are scored by the vectors themselves.
+    faiss proposes `k_factor` times as many, by compressed vectors; they are refined with the vectors themselves.
     """
-    wanted = min(max(m * ann.rescored, FEWEST_CANDIDATES), ann.covered)
+    wanted = min(max(m * ann.k_factor, FEWEST_CANDIDATES), ann.covered)
     m = min(m, wanted)
     best, where = np.empty((len(queries), m), np.float32), np.empty((len(queries), m), np.int64)
     for start in range(0, len(queries), QUERIES_AT_ONCE):
         some = slice(start, start + QUERIES_AT_ONCE)
         slots = ann.candidates(queries[some], wanted, threads=threads)  # (q, wanted)
         check(slots)
-        scores, slots = in_order(rescore(queries[some], matrix, slots), slots)
+        scores, slots = in_order(refine(queries[some], matrix, slots), slots)
         best[some], where[some] = scores[:, :m], slots[:, :m]
     return best, where
 
@@ -70,7 +70,7 @@ def nearest_rows(
     if ann is None:
         return exact_search(queries, matrix, k, allowed=allowed, threads=threads, check=check)
     share = 1.0 if allowed is None else np.count_nonzero(allowed[: ann.covered]) / max(ann.covered, 1)
-    if share < EXACT_SHARE or k * ann.rescored > EXACT_SHARE * share * ann.covered:
+    if share < EXACT_SHARE or k * ann.k_factor > EXACT_SHARE * share * ann.covered:
         return exact_search(queries, matrix, k, allowed=allowed, threads=threads, check=check)
     wanted = int(k / share * (1.5 if share < 1 else 1))
     scores, slots = approximate(ann, queries, matrix, wanted, threads=threads, check=check)

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from simcse.errors import ConfigError, did_you_mean
-from simcse.search.nearest.ann import Ann, new_faiss_index
-from simcse.search.nearest.tuning import QUERIES, Recall, Trial
+from simcse.search.nearest.ann import Ann, new_faiss_index, parameter_name
+from simcse.search.nearest.tuning import QUERIES, Recall, RecallBenchmark
 from simcse.vectors import Matrix
 
 __all__ = ["KINDS", "Plan", "check_budget", "check_kind", "make_plan"]
@@ -22,9 +22,11 @@ __all__ = ["KINDS", "Plan", "check_budget", "check_kind", "make_plan"]
 log = logging.getLogger(__name__)
 
 KINDS = ("auto", "flat", "hnsw", "ivf", "ivf-pq")
-FLAT_BELOW = 20_000  # rows; comparing all of them takes a few milliseconds
-HNSW_BELOW = 200_000  # rows; its graph answers fastest, but takes minutes to build beyond; then cells do, and of their
-# codes those of half a byte for two numbers are scanned several times as fast as those of a byte a number
+FLAT_BELOW = 20_000  # rows; comparing all of them is fast enough
+HNSW_BELOW = (
+    200_000  # rows; its graph answers fastest, but takes minutes to build beyond; then IVF does, whose 4-bit PQ
+)
+# codes are scanned several times as fast as SQ8's
 ROWS_A_CELL = 39  # faiss asks for so many to train a cell
 FEWEST_CELLS = 16
 
@@ -42,7 +44,7 @@ class Plan:
         measured_on: which queries and how many, in words; None for flat.
         milliseconds: measured for one query.
         exact_milliseconds: of exact search on the same rows.
-        effort: nprobe or efSearch that was needed.
+        search_parameters: `nprobe=16` or `efSearch=64`, as faiss writes them; empty for flat.
     """
 
     kind: str
@@ -53,7 +55,7 @@ class Plan:
     measured_on: str | None = None
     milliseconds: float | None = None
     exact_milliseconds: float | None = None
-    effort: int = 0
+    search_parameters: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -62,11 +64,11 @@ class Plan:
 
 @dataclass(frozen=True)
 class Choice:
-    """What to try: a kind, its factory string (None for flat), candidates rescored for each hit, and why."""
+    """What to try: a kind, its factory string (None for flat), candidates refined for each hit, and why."""
 
     kind: str
     factory: str | None
-    rescored: int
+    k_factor: int
     reason: str
 
 
@@ -120,7 +122,7 @@ def make_plan(
         memory: bytes that the approximate index may take; default half of the machine's.
         live: (n,), which rows count; default all.
         sample_queries: (q, d) unit vectors like those to be searched for, to measure and tune on; default rows that are
-            held out. Texts of another kind than the rows, such as questions, need more effort for the same recall.
+            held out. Texts of another kind than the rows, such as questions, need more probes for the same recall.
         seed: of the choice of held-out rows and training rows.
 
     Returns:
@@ -135,7 +137,7 @@ def make_plan(
         held_out = np.sort(rng.choice(slots, min(QUERIES, len(slots) // 10), replace=False))
     kept = np.setdiff1d(slots, held_out, assume_unique=True)
     choices = _choices(len(slots), matrix.shape[1], kind, memory)
-    trial = None
+    benchmark = None
     for choice in choices:
         if choice.factory is None:
             if kind not in ("auto", "flat"):
@@ -143,11 +145,12 @@ def make_plan(
             return Plan("flat", None, choice.reason), None
         try:
             ann = _built(matrix, kept, choice, rng)
-            trial = trial or Trial(matrix[held_out] if sample_queries is None else sample_queries, matrix, kept)
-            recall = trial.tune(ann, target_recall)
-            measured_on = f"{len(trial.queries)} {'held-out rows' if sample_queries is None else 'sample queries'}"
+            queries = matrix[held_out] if sample_queries is None else sample_queries
+            benchmark = benchmark or RecallBenchmark(queries, matrix, kept)
+            recall = benchmark.tune(ann, target_recall)
+            measured_on = f"{len(queries)} {'held-out rows' if sample_queries is None else 'sample queries'}"
             if recall.mean >= target_recall:
-                plan = _measured(choice, recall, measured_on, trial.milliseconds(ann), ann)
+                plan = _measured(choice, recall, measured_on, benchmark.milliseconds(ann), ann)
                 ann.add(matrix, held_out)
                 return plan, ann
             missed = (
@@ -155,8 +158,8 @@ def make_plan(
                 f"{target_recall} is asked"
             )
         except (RuntimeError, MemoryError) as error:  # of faiss
-            told = " ".join(str(error).split())[-80:]
-            missed = f"faiss cannot train {choice.factory} on {len(kept)} rows ({told})"
+            cause = " ".join(str(error).split())[-80:]
+            missed = f"faiss cannot train {choice.factory} on {len(kept)} rows ({cause})"
         log.warning("index: %s", missed)
     return Plan("flat", None, f"{missed}: exact search instead"), None
 
@@ -164,7 +167,9 @@ def make_plan(
 def _measured(choice: Choice, recall: Recall, measured_on: str, milliseconds: tuple[float, float], ann: Ann) -> Plan:
     fast, exact = (round(value, 3) for value in milliseconds)
     mean, error = round(recall.mean, 4), round(recall.error, 4)
-    plan = Plan(choice.kind, choice.factory, choice.reason, mean, error, measured_on, fast, exact, ann.effort)
+    name = parameter_name(ann.index)
+    parameters = f"{name}={ann.parameter}" if name else ""
+    plan = Plan(choice.kind, choice.factory, choice.reason, mean, error, measured_on, fast, exact, parameters)
     log.info("index: %s", plan)
     return plan
 
@@ -172,7 +177,7 @@ def _measured(choice: Choice, recall: Recall, measured_on: str, milliseconds: tu
 def _built(matrix: Matrix, kept: npt.NDArray[np.int64], choice: Choice, rng: np.random.Generator) -> Ann:
     """An index of these rows, trained on some of them; RuntimeError of faiss if they are too few."""
     assert choice.factory is not None
-    ann = Ann(new_faiss_index(matrix.shape[1], choice.factory), len(matrix), effort=1, rescored=choice.rescored)
+    ann = Ann(new_faiss_index(matrix.shape[1], choice.factory), len(matrix), parameter=1, k_factor=choice.k_factor)
     some = rng.choice(kept, min(len(kept), _training_rows(ann.index)), replace=False)
     ann.train(matrix[np.sort(some)])
     ann.add(matrix, kept)
@@ -186,18 +191,16 @@ def _choices(count: int, dimension: int, kind: str, memory: int | None) -> list[
     if kind != "auto":
         return [_choice(kind, count, dimension, "asked for")]
     room = memory if memory is not None else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    graph, bytes_, halves = (count * size for size in (dimension + 2 * 32 * 4 + 16, dimension + 8, dimension // 4 + 8))
+    graph, sq8, pq4 = (count * size for size in (dimension + 2 * 32 * 4 + 16, dimension + 8, dimension // 4 + 8))
     if count < FLAT_BELOW:
         return [Choice("flat", None, 1, f"{count} rows are compared in a few milliseconds")]
     tried = []
     if count < HNSW_BELOW and graph <= room:
         tried.append(_choice("hnsw", count, dimension, f"a graph over {count} rows, {_mib(graph)}"))
     else:
-        told = f"cells of {count} rows, half a byte for two numbers, {_mib(halves)}"
-        tried.append(_choice("ivf-pq", count, dimension, told))
-    if bytes_ <= room:  # where half a byte tells too little
-        told = f"cells of {count} rows, a byte a number, {_mib(bytes_)}"
-        tried.append(_choice("ivf", count, dimension, told))
+        tried.append(_choice("ivf-pq", count, dimension, f"cells of {count} rows, 4-bit PQ, {_mib(pq4)}"))
+    if sq8 <= room:  # where 4-bit PQ misses the recall
+        tried.append(_choice("ivf", count, dimension, f"cells of {count} rows, 8-bit codes, {_mib(sq8)}"))
     return tried
 
 
@@ -216,8 +219,8 @@ def _choice(kind: str, count: int, dimension: int, reason: str) -> Choice:
         return Choice(kind, None, 1, f"{count} rows are too few to train cells of an IVF ({fewest}): exact search")
     if kind == "ivf":
         return Choice(kind, f"IVF{cells},SQ8", 2, reason)
-    halves = dimension // 2 if dimension % 2 == 0 else dimension
-    return Choice(kind, f"IVF{cells},PQ{halves}x4fs", 10, reason)
+    parts = dimension // 2 if dimension % 2 == 0 else dimension
+    return Choice(kind, f"IVF{cells},PQ{parts}x4fs", 10, reason)
 
 
 def _training_rows(index: Any) -> int:

@@ -1,4 +1,4 @@
-"""How much of what exact search finds an approximate index finds, and the least effort with which it finds enough."""
+"""Recall of an approximate index against exact search, and the least nprobe or efSearch that reaches a target."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from simcse.search.nearest.ann import Ann, most_effort
+from simcse.search.nearest.ann import Ann, largest_parameter
 from simcse.search.nearest.exact import exact_search
 from simcse.search.nearest.nearest import approximate
 from simcse.vectors import Matrix
 
-__all__ = ["QUERIES", "Recall", "Trial"]
+__all__ = ["QUERIES", "Recall", "RecallBenchmark"]
 
 QUERIES = 1000  # with so many, a recall of .95 is known to about .005
 MEASURED_AT = 10  # recall@10
 EQUAL = 1e-6  # scores that differ by no more are those of equal rows, of which any is as right
 SURE = 2  # standard errors that the measured recall must lie above the one asked for
-MOST_RESCORED = 20  # candidates for each hit; with more, comparing all rows is nearly as fast
+LARGEST_K_FACTOR = 20  # with more candidates for each hit, comparing all rows is nearly as fast
 SINGLE_QUERIES = 50  # for milliseconds a query
 EXACT_QUERIES = 5
 
@@ -33,13 +33,13 @@ class Recall:
     error: float
 
 
-class Trial:
+class RecallBenchmark:
     """Queries whose true nearest rows are known.
 
     Args:
         queries: (q, d) unit vectors.
         matrix: (n, d), all rows.
-        among: which rows the index to try covers.
+        among: which rows the index to measure covers.
     """
 
     def __init__(self, queries: Matrix, matrix: Matrix, among: npt.NDArray[np.int64]) -> None:
@@ -52,19 +52,19 @@ class Trial:
         self._worst = exact_search(queries, matrix, self.k, allowed=allowed)[0][:, -1:]  # (q, 1)
 
     def recall(self, ann: Ann) -> Recall:
-        """What an index finds with the effort it is set to."""
+        """What an index finds as it is set."""
         found = approximate(ann, self.queries, self.matrix, self.k)[0] >= self._worst - EQUAL  # (q, k)
         shares = found.mean(axis=1)  # (q,)
         return Recall(float(shares.mean()), float(shares.std() / len(shares) ** 0.5))
 
     def tune(self, ann: Ann, target: float) -> Recall:
-        """Set the least effort whose recall is surely the target or more, else the most that there is.
+        """Set the least nprobe or efSearch whose recall is surely the target or more, else the largest.
 
-        Where no effort is enough, compressed vectors tell near rows too badly apart: more candidates are rescored.
+        Where none is enough, quantisation errors hide near rows: more candidates are refined.
         """
         recall = self._tuned(ann, target)
-        while recall.mean < target and ann.rescored < MOST_RESCORED:
-            ann.rescored *= 2
+        while recall.mean < target and ann.k_factor < LARGEST_K_FACTOR:
+            ann.k_factor *= 2
             recall = self._tuned(ann, target)
         return recall
 
@@ -72,13 +72,13 @@ class Trial:
         least_error = float(np.sqrt(target * (1 - target) / (len(self.queries) * self.k)))  # were all finds independent
         measured: dict[int, Recall] = {}
 
-        def enough(effort: int) -> bool:
-            ann.effort = effort
-            measured[effort] = recall = self.recall(ann)
+        def enough(value: int) -> bool:
+            ann.parameter = value
+            measured[value] = recall = self.recall(ann)
             return recall.mean >= min(1.0, target + SURE * max(recall.error, least_error))
 
-        ann.effort = _least(enough, most_effort(ann.index))
-        return measured[ann.effort]
+        ann.parameter = _least(enough, largest_parameter(ann.index))
+        return measured[ann.parameter]
 
     def milliseconds(self, ann: Ann) -> tuple[float, float]:
         """Median time of one query, approximate and exact."""
@@ -90,15 +90,15 @@ class Trial:
 
 def _least(enough: Callable[[int], bool], most: int) -> int:
     """The least number up to `most` that is enough, to an eighth: found by doubling, then by halving the last step."""
-    low, effort = 0, 1
-    while not enough(effort):
-        if effort == most:
+    low, value = 0, 1
+    while not enough(value):
+        if value == most:
             return most
-        low, effort = effort, min(2 * effort, most)
-    while effort - low > max(1, effort // 8):
-        middle = (low + effort) // 2
-        low, effort = (low, middle) if enough(middle) else (middle, effort)
-    return effort
+        low, value = value, min(2 * value, most)
+    while value - low > max(1, value // 8):
+        middle = (low + value) // 2
+        low, value = (low, middle) if enough(middle) else (middle, value)
+    return value
 
 
 def _median_seconds(search: Callable[[Matrix], object], queries: Sequence[Matrix]) -> float:

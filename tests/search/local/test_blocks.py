@@ -227,8 +227,8 @@ def test_a_damaged_index_makes_way_for_one_built_anew(folder, encoder):
     """The remedy that the errors name works, also on an index of an older format."""
     flipped(folder, ".f32", row_at(400))
     manifest = folder / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"version": 2', '"version": 1'))
-    with pytest.raises(SearchError, match="format version 1, expected 2"):
+    manifest.write_text(manifest.read_text().replace('"version": 3', '"version": 1'))
+    with pytest.raises(SearchError, match="format version 1, expected 3"):
         SearchIndex.load(folder, encoder.encode)
     index = SearchIndex.build(["new text"], encoder.encode)
     index.save(folder)

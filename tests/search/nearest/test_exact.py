@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simcse.search.nearest import exact
-from simcse.search.nearest.exact import exact_search, rescore
+from simcse.search.nearest.exact import exact_search, refine
 
 
 def by_sorting(queries, matrix, k, allowed=None, first=0):
@@ -61,7 +61,7 @@ def test_few_queries_are_searched_by_faiss_with_the_same_answer(monkeypatch):
 
 
 @pytest.mark.parametrize("slots", [[[0, 2, 1]], [[2, -1, -1]]])
-def test_rescore_is_the_inner_product_of_each_candidate(slots):
+def test_refine_is_the_inner_product_of_each_candidate(slots):
     matrix = np.eye(3, dtype=np.float32) * [[1], [2], [3]]
-    scores = rescore(np.ones((1, 3), np.float32), matrix.astype(np.float32), np.array(slots))
+    scores = refine(np.ones((1, 3), np.float32), matrix.astype(np.float32), np.array(slots))
     assert scores.tolist() == [[-np.inf if slot < 0 else slot + 1 for slot in slots[0]]]

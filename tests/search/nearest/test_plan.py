@@ -57,7 +57,7 @@ def test_sample_queries_of_another_kind_than_the_rows_reach_the_recall(matrix):
     assert (rows_plan.measured_on, plan.measured_on) == ("400 held-out rows", "300 sample queries")
     assert recall(rows_ann, matrix, queries[300:]) < 0.88
     assert recall(ann, matrix, queries[300:]) > 0.89
-    assert ann.effort > rows_ann.effort
+    assert ann.parameter > rows_ann.parameter
     assert len(np.unique(nearest_rows(matrix, matrix, 1, ann=ann)[1])) > 0.95 * N  # every row is in the index
 
 
@@ -67,11 +67,11 @@ def test_what_was_measured_lies_surely_above_what_was_asked(matrix):
     assert chosen.recall >= 0.8 + 1.9 * chosen.recall_error
 
 
-def test_more_candidates_are_rescored_where_no_effort_is_enough(matrix):
+def test_more_candidates_are_refined_where_no_parameter_is_enough(matrix):
     """Codes of four bytes find nine of ten with 4 candidates for each hit, and more with more."""
     few, many = (make_plan(matrix, kind="PQ8x4", target_recall=target)[1] for target in (0.85, 0.97))
-    assert few.rescored == 4
-    assert many.rescored > 4
+    assert few.k_factor == 4
+    assert many.k_factor > 4
     assert recall(many, matrix, matrix[:300]) > 0.95
 
 
@@ -81,10 +81,12 @@ def test_any_of_equal_rows_is_a_find(matrix):
     assert make_plan(copies, kind="hnsw", target_recall=0.95)[0].kind == "hnsw"
 
 
-def test_more_recall_takes_more_effort(matrix):
-    efforts = [make_plan(matrix, kind="ivf", target_recall=target)[0].effort for target in (0.5, 0.8, 0.99)]
-    assert efforts == sorted(efforts)
-    assert efforts[0] < efforts[2]
+def test_more_recall_needs_a_larger_nprobe(matrix):
+    made = [make_plan(matrix, kind="ivf", target_recall=target) for target in (0.5, 0.8, 0.99)]
+    nprobe = [ann.parameter for _, ann in made]
+    assert nprobe == sorted(nprobe)
+    assert nprobe[0] < nprobe[2]
+    assert [plan.search_parameters for plan, _ in made] == [f"nprobe={value}" for value in nprobe]
 
 
 def test_auto_goes_by_count_and_memory(matrix, monkeypatch):
@@ -95,8 +97,8 @@ def test_auto_goes_by_count_and_memory(matrix, monkeypatch):
     assert make_plan(matrix)[0].kind == "ivf-pq"
 
 
-def test_auto_tries_finer_codes_where_half_bytes_tell_too_little(caplog, monkeypatch):
-    """Rows that differ by less than half a byte can tell, as those of an untrained encoder do."""
+def test_auto_tries_finer_codes_where_4_bits_miss_the_recall(caplog, monkeypatch):
+    """Rows that differ by less than 4-bit PQ can tell, as those of an untrained encoder do."""
     monkeypatch.setattr(plan, "HNSW_BELOW", 2000)
     rows = 0.02 * np.random.default_rng(0).standard_normal((N, D)).astype(np.float32) + np.eye(1, D, dtype=np.float32)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
