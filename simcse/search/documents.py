@@ -47,19 +47,19 @@ def documents(
         yield from file_documents(sentences_or_file)
         return
     texts = sentences_or_file
-    keys, about = _listed("ids", ids), _listed("metadata", metadata)
+    keys, mappings = _listed("ids", ids), _listed("metadata", metadata)
     if isinstance(texts, (bytes, Mapping)) or not isinstance(texts, Iterable):
         raise SearchError(f"texts: found {shown(texts)}, expected a list of texts, or the name of a file")
-    if keys is not None or about is not None:
+    if keys is not None or mappings is not None:
         texts = list(texts)
-        for name, given in (("ids", keys), ("metadata", about)):
-            if given is not None and len(given) != len(texts):
-                raise SearchError(f"{name}: found {len(given)} for {len(texts)} texts, expected one each")
+        for name, listed in (("ids", keys), ("metadata", mappings)):
+            if listed is not None and len(listed) != len(texts):
+                raise SearchError(f"{name}: found {len(listed)} for {len(texts)} texts, expected one each")
     for number, text in enumerate(texts):
         if not isinstance(text, str):
             raise SearchError(f"text {number}: found {shown(text)} ({type(text).__name__}), expected a str")
         key = None if keys is None else checked_id(keys[number])
-        fields = about[number] if about is not None else None
+        fields = None if mappings is None else mappings[number]
         if fields is not None and not isinstance(fields, Mapping):
             raise SearchError(
                 f"metadata {number}: found {shown(fields)}, expected a mapping such as {{'lang': 'en'}}, or None"
@@ -67,13 +67,13 @@ def documents(
         yield key, text, {str(name): value for name, value in (fields or {}).items()}
 
 
-def _listed(name: str, given: Any) -> list[Any] | None:
+def _listed(name: str, values: Any) -> list[Any] | None:
     """One for each text, of any sequence or column of a table."""
-    if given is None:
+    if values is None:
         return None
-    if isinstance(given, (str, bytes, Mapping)) or not isinstance(given, Iterable):
-        raise SearchError(f"{name}: found {shown(given)}, expected a list, one for each text")
-    return list(given)
+    if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
+        raise SearchError(f"{name}: found {shown(values)}, expected a list, one for each text")
+    return list(values)
 
 
 def file_documents(
@@ -142,10 +142,10 @@ def _from_columns(
             raise DataError(f"{path}:{number}: column {text!r}: found {shown(found[text])}, expected text")
         if not is_utf8(found[text]):
             raise DataError(f"{path}:{number}: half of a surrogate pair (\\ud8..), which is no character; repair it")
-        about = {name: _number(found[name]) if name in numbers else found[name] for name in kept}
+        fields = {name: _number(found[name]) if name in numbers else found[name] for name in kept}
         try:
-            packed_metadata(about)
-            yield number, (checked_id(found[key]) if key else None, found[text], about)
+            packed_metadata(fields)
+            yield number, (checked_id(found[key]) if key else None, found[text], fields)
         except SearchError as error:
             raise DataError(f"{path}:{number}: {error}") from error
 

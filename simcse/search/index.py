@@ -42,7 +42,7 @@ class SearchIndex:
 
     Attributes:
         storage: of the rows, in memory, in a folder or in Milvus.
-        threads: of a search; None takes one for little work and all cores for much.
+        threads: of a search; None uses one for little work and all cores for much.
     """
 
     def __init__(self, storage: Storage, encode: Encode | None) -> None:
@@ -76,7 +76,7 @@ class SearchIndex:
                 measured and tuned; where it misses the recall, or rows are too few, search is exact.
                 `milvus:FILE.db` and `milvus:http://HOST:19530` keep the rows in Milvus.
             target_recall: the share of the true 10 nearest that an approximate index must find.
-            memory: bytes that the approximate index may take beside the vectors; default half of the machine's.
+            memory: bytes that the approximate index may need beside the vectors; default half of the machine's.
             sample_queries: queries like those that will come, as texts or vectors (q, d), to measure and tune the
                 recall on; some hundreds do, of more than 1,000 that many are drawn. By default rows of the index are
                 held out and searched for, whose recall is higher than that of texts of another kind, such as questions.
@@ -132,7 +132,7 @@ class SearchIndex:
 
         Args:
             folder: where it was saved; or the `milvus:` address it was built at.
-            encode: the encoder that built it, in any precision. Without one the index takes only vectors.
+            encode: the encoder that built it, in any precision. Without one the index accepts only vectors.
             mmap: leave the vectors on disk and let the operating system read what searches touch; otherwise read them
                 all now. Their checksums are compared when they are read; up to 64 MiB are at once in either case.
 
@@ -192,7 +192,7 @@ class SearchIndex:
         ids: Sequence[Id] | None = None,
         metadata: Sequence[Mapping[str, Any] | None] | None = None,
     ) -> list[Id]:
-        """As `add`, but a text whose id is there already takes the old one's place."""
+        """As `add`, but a text whose id is there already replaces the old one."""
         return self.add_documents(documents(sentences_or_file, ids, metadata), upsert=True)
 
     def add_documents(

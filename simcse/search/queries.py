@@ -67,15 +67,15 @@ def unit_queries(vectors: Any, dimension: int, name: str = "queries") -> Matrix:
         SearchError: another dimension, NaN or infinity, no numbers.
     """
     try:
-        given = np.asarray(vectors)
-        if given.dtype.kind not in "fiu":
+        array = np.asarray(vectors)
+        if array.dtype.kind not in "fiu":
             raise TypeError
         with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
-            queries = np.atleast_2d(given.astype(np.float32))
+            queries = np.atleast_2d(array.astype(np.float32))
     except (TypeError, ValueError) as error:  # of rows of different lengths
         raise SearchError(f"{name}: found {shown(vectors)}, expected vectors (q, {dimension}) of numbers") from error
     if queries.ndim != 2 or queries.shape[1] != dimension:
-        raise SearchError(f"{name}: found shape {given.shape}, expected (q, {dimension}), the index's dimension")
+        raise SearchError(f"{name}: found shape {array.shape}, expected (q, {dimension}), the index's dimension")
     return unit_rows(queries)
 
 

@@ -35,7 +35,7 @@ NUMBER = re.compile(r"0|[1-9][0-9]{0,18}")
 
 
 def plain_ids(ids: Any) -> list[Id]:
-    """Ids to look for, one or several, as Python's own `int` and `str`; numpy's whole numbers are taken for such.
+    """Ids to look for, one or several, as Python's own `int` and `str`; numpy's whole numbers count as such.
 
     Raises:
         SearchError: something else among them. True and 1.0 equal 1, but are no ids.
@@ -73,8 +73,8 @@ def typed_ids(texts: Sequence[str], there: Iterable[Id]) -> list[Id]:
     """Ids as they are stored, from ids typed on a command line: `7` is the text "7" if that is there, else the number.
     `007` is no other way to write 7.
     """
-    held = set(there)
-    return [text if text in held or not NUMBER.fullmatch(text) else int(text) for text in texts]
+    present = set(there)
+    return [text if text in present or not NUMBER.fullmatch(text) else int(text) for text in texts]
 
 
 def check_all_there(wanted: Sequence[Id], there: Iterable[Id], done: str = "") -> None:
@@ -83,34 +83,34 @@ def check_all_there(wanted: Sequence[Id], there: Iterable[Id], done: str = "") -
     Raises:
         SearchError: names the first, and how many more there are.
     """
-    held = set(there)
-    if missing := [key for key in wanted if key not in held]:
+    present = set(there)
+    if missing := [key for key in wanted if key not in present]:
         more = f" and {len(missing) - 1} more of {len(wanted)}" if len(missing) > 1 else ""
         raise SearchError(f"id {shown(missing[0])}{more} is not in the index{done}")
 
 
-def numbered(documents: Iterable[Document], given: set[Id], following: int) -> tuple[list[Row], int]:
+def numbered(documents: Iterable[Document], explicit: set[Id], following: int) -> tuple[list[Row], int]:
     """Documents as rows with an id each, and the next free number.
 
     Args:
         documents: whose ids may be None.
-        given: ids of the rows before; those of these rows are added.
+        explicit: ids of the rows before; those of these rows are added.
         following: the next free number.
 
     Raises:
-        SearchError: an id that is none, or given twice; a text or metadata that cannot be stored.
+        SearchError: an id that is none, or occurs twice; a text or metadata that cannot be stored.
     """
     rows: list[Row] = []
     for key, text, metadata in documents:
         key = checked_id(following if key is None else key)
-        if key in given:
+        if key in explicit:
             raise SearchError(f"id {shown(key)} is given twice; each text needs its own")
         if not isinstance(text, str):
             raise SearchError(f"row with id {shown(key)}: found the text {shown(text)}, expected a str")
         if not is_utf8(text):
             raise SearchError(f"row with id {shown(key)}: text cannot be stored as UTF-8: half of a surrogate pair")
         packed_metadata(metadata, f"row with id {shown(key)}: ")
-        given.add(key)
+        explicit.add(key)
         following = max(following, key + 1) if isinstance(key, int) else following
         rows.append((key, str.__str__(text), metadata))
     return rows, following

@@ -143,7 +143,7 @@ class Storage(Protocol):
             queries: (q, d).
             k: from 1 on.
             where: a filter, or what `subset` made of one; None and {} leave all rows.
-            threads: of the search, where it runs in this process; None takes one for little work, all cores for much.
+            threads: of the search, where it runs in this process; None uses one for little work, all cores for much.
         """
 
     def snapshot(self) -> Snapshot:
@@ -153,7 +153,7 @@ class Storage(Protocol):
         """Choose and tune an approximate index for the rows that are there.
 
         Args:
-            memory: bytes that it may take.
+            memory: bytes that it may need.
             sample_queries: (q, d) unit vectors to tune it on; kept for later.
         """
 

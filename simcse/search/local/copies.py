@@ -40,7 +40,7 @@ ROWS_AT_ONCE = 16_384
 
 
 def save(state: State, folder: Path) -> None:
-    """Write the living rows to a folder, new or that of an index to replace, and go on from there.
+    """Write the living rows to a folder, new or that of an index to replace, and continue there.
 
     Raises:
         SearchError: the folder holds something else, or cannot be written; what is to be copied is damaged.

@@ -82,13 +82,13 @@ class State:
                 f"{folder / MANIFEST}: damaged ({error}); restore a copy or build the index anew"
             ) from error
         store = Store(part_of(folder, "store", manifest["store"]))
-        held = store["vectors"]
-        if held is None or held["dimension"] != identity.dimension:
+        stored = store["vectors"]
+        if stored is None or stored["dimension"] != identity.dimension:
             raise SearchError(
-                f"{store.path}: holds {held and held['dimension']} dimensions, {MANIFEST} says {identity.dimension}; "
-                "these files are not of one index: restore a copy or build it anew"
+                f"{store.path}: holds {stored and stored['dimension']} dimensions, {MANIFEST} says "
+                f"{identity.dimension}; these files are not of one index: restore a copy or build it anew"
             )
-        vectors = Vectors(identity.dimension, part_of(folder, "vectors", held["file"]), mmap)
+        vectors = Vectors(identity.dimension, part_of(folder, "vectors", stored["file"]), mmap)
         state = cls(identity, store, vectors, folder, seen)
         if not mmap or folder_size(folder) <= VERIFIED_AT_ONCE:
             state.verify()
@@ -117,11 +117,11 @@ class State:
         """
         view = self.view
         with view.store.reading():  # one state, whatever other processes commit meanwhile
-            texts, deleted, held = len(view.store), len(view.store.dead()), view.store["vectors"]
-        if texts + deleted != held["count"]:
+            texts, deleted, stored = len(view.store), len(view.store.dead()), view.store["vectors"]
+        if texts + deleted != stored["count"]:
             raise SearchError(
                 f"{view.store.path or 'index in memory'}: {texts} texts and {deleted} deleted ones for "
-                f"{held['count']} vectors; restore a copy or build the index anew"
+                f"{stored['count']} vectors; restore a copy or build the index anew"
             )
         view.blocks.forget()
         view.blocks.check(view.raw)
@@ -134,29 +134,29 @@ class State:
         store, vectors = self.store, self.vectors
         known = vectors.checksums[: vectors.count // BLOCK_ROWS]  # rows are only added: full blocks stay as they are
         with store.reading():
-            generation, held, ann = store["generation"] or 0, store["vectors"], store["ann"]
+            generation, stored, ann = store["generation"] or 0, store["vectors"], store["ann"]
             settings, plan, dead = store["settings"] or {}, store["plan"], store.dead()
             checksums = np.concatenate([known, store.checksums(len(known))])
         try:
-            if held is not None:
-                vectors.move_to(held["count"], checksums)
+            if stored is not None:
+                vectors.move_to(stored["count"], checksums)
             live = None
             if len(dead):
                 live = np.ones(vectors.count, bool)
                 live[dead] = False
             count = vectors.count - len(dead)
-            held_ann = self._committed_ann(ann)
-            return View(generation, store, vectors.matrix, vectors.blocks, live, count, held_ann, settings, plan)
+            committed_ann = self._committed_ann(ann)
+            return View(generation, store, vectors.matrix, vectors.blocks, live, count, committed_ann, settings, plan)
         except (KeyError, TypeError, IndexError) as error:
             raise SearchError(f"{store.path}: damaged ({error}); restore a copy or build the index anew") from error
 
-    def _committed_ann(self, held: dict[str, int] | None) -> Ann | None:
+    def _committed_ann(self, stored: dict[str, int] | None) -> Ann | None:
         """The committed approximate index: the one in memory, or the file that another process has written."""
-        if held is None:
+        if stored is None:
             self._ann = None
-        elif self._ann is None or self._ann.key != held["key"]:
+        elif self._ann is None or self._ann.key != stored["key"]:
             assert self.folder is not None
-            self._ann = Ann.read(self.folder / file_name("ann", held["key"]), held, mmap=self.vectors.mmap)
+            self._ann = Ann.read(self.folder / file_name("ann", stored["key"]), stored, mmap=self.vectors.mmap)
         return self._ann
 
     def optimize(self, memory: int | None = None, sample_queries: Matrix | None = None) -> None:

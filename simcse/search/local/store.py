@@ -65,7 +65,7 @@ class Store:
                 self._connection.execute("SELECT count(*) FROM meta").fetchone()
             # a second connection, so that other threads neither wait for an open transaction nor see into it
             self._reader = self._connect() if path is not None else self._connection
-            # and a third: the second is not held up by a filter that reads all rows
+            # and a third: the second does not wait for a filter that reads all rows
             self._scanner = self._connect() if path is not None else self._connection
             self.file = file_id(path) if path is not None else None
             if not create and self.file != before:
@@ -81,7 +81,7 @@ class Store:
         return connection
 
     def close(self) -> None:
-        """Let the file go."""
+        """Close the connections."""
         self._scanner.close()
         self._reader.close()
         self._connection.close()
@@ -200,7 +200,7 @@ class Store:
 
     def slots(self, ids: Sequence[Id]) -> dict[Id, int]:
         """Where the rows of these ids are, in the order of the ids; ids that are not there are left out."""
-        # bound one by one: in JSON, SQLite would end an id at NUL, and take True for 1
+        # bound one by one: in JSON, SQLite would end an id at NUL, and confuse True with 1
         wanted = [key for key in ids if storable(key)]
         found: dict[Id, int] = {}
         with self.reading():
@@ -215,7 +215,7 @@ class Store:
         Raises:
             SearchError: a row that is damaged.
         """
-        query = "SELECT rows.* FROM json_each(?) AS given JOIN rows ON rows.slot = given.value"
+        query = "SELECT rows.* FROM json_each(?) AS wanted JOIN rows ON rows.slot = wanted.value"
         return dict(map(self._unpacked, self._all(query, json.dumps([int(slot) for slot in slots]))))
 
     def rows(self, batch: int = 10_000, *, end: int = 2**62) -> Iterator[tuple[int, Row]]:

@@ -1,7 +1,7 @@
 """`where={"lang": "en", "year": {">=": 2000}}` as an expression of Milvus, with the meaning of `search.filters`.
 
-Milvus takes true for 1. So a value lies under its field's name behind a letter for its kind, and values of two kinds
-never meet: `{"lang": "en", "year": 1999, "new": true}` is kept as `{"t lang": "en", "n year": 1999, "b new": true}`.
+To Milvus true is 1. So a value lies under its field's name behind a letter for its kind, and values of two kinds never
+meet: `{"lang": "en", "year": 1999, "new": true}` is kept as `{"t lang": "en", "n year": 1999, "b new": true}`.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def _literal(value: Scalar) -> str:
 
 
 def _nearest_float(value: Any) -> int | float:
-    """A whole number beyond 64 bits as a float, as filters take it; beyond floats the largest: JSON has no infinity."""
+    """A whole number beyond 64 bits as a float, as filters compare it; beyond floats the largest, as JSON needs it."""
     if -(2**63) <= value < 2**63:
         number: int | float = value
         return number

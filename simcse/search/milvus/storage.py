@@ -167,7 +167,8 @@ class MilvusStorage:
     def append(self, rows: Sequence[Row], vectors: Matrix, replaced: Collection[Id] = ()) -> None:
         sent = [packed(row, vector) for row, vector in zip(rows, vectors, strict=True)]
         self._new += [key for key, _, _ in rows if key not in replaced]
-        self._changes["fields"] = sorted({*self._changes["fields"], *(name for _, _, held in rows for name in held)})
+        fields = {name for _, _, metadata in rows for name in metadata}
+        self._changes["fields"] = sorted(fields.union(self._changes["fields"]))
         for start in range(0, len(sent), CHUNK):
             with self._explained():
                 (self._client.upsert if replaced else self._client.insert)(

@@ -20,11 +20,16 @@ from simcse.files import sync
 from simcse.search.nearest.threads import faiss_threads
 from simcse.vectors import Matrix
 
-__all__ = ["Ann", "PackedAnn", "largest_parameter", "new_faiss_index", "parameter_name"]
+__all__ = ["Ann", "PackedAnn", "largest_parameter", "new_faiss_index", "parameter_name", "search_parameters"]
 
 PackedAnn = tuple[npt.NDArray[np.uint8], dict[str, int]]
 
 ADDED_AT_ONCE = 65_536  # rows
+FEWEST_CANDIDATES = 32
+# a filter that drops r rows for each one that it leaves makes nprobe or efSearch 1 + r x GROWTH times as large: enough
+# where it leaves rows of one topic, which lie apart from the query; see benchmarks/filtered.py
+GROWTH = {"nprobe": 2, "efSearch": 4}
+ROWS_OF_EF = 10  # an HNSW with efSearch = 1 takes as long as exact search over so many rows
 
 
 class Ann:
@@ -68,10 +73,25 @@ class Ann:
         with path.open("rb") as file:
             self._path, self._content = path, mapping.mmap(file.fileno(), 0, access=mapping.ACCESS_READ)
 
-    def candidates(self, queries: Matrix, m: int, *, threads: int | None = None) -> Any:
-        """Slots (q, m) of about the nearest rows, -1 where fewer are found; raises as `check`."""
+    def wanted(self, k: int) -> int:
+        """How many candidates to refine for k hits."""
+        return min(max(k * self.k_factor, FEWEST_CANDIDATES), self.covered)
+
+    def parameter_for(self, k: int, share: float) -> int | None:
+        """nprobe or efSearch for k hits among a share of the rows; None where exact search is as fast."""
+        name = parameter_name(self.index)
+        if share == 1:
+            return self.parameter
+        if not name or not share:
+            return None
+        base = max(self.parameter, self.wanted(k)) if name == "efSearch" else self.parameter
+        value = round(base * (1 + GROWTH[name] * (1 / share - 1)))
+        most = share * self.covered / ROWS_OF_EF if name == "efSearch" else 2 * largest_parameter(self.index)
+        return value if value <= most else None
+
+    def candidates(self, queries: Matrix, m: int, parameters: Any, *, threads: int | None = None) -> Any:
+        """Slots (q, m) of about the nearest rows by `search_parameters`, -1 where fewer; raises as `check`."""
         self.check()
-        parameters = search_parameters(self.index, self.parameter, m)
         with faiss_threads(threads or (1 if len(queries) < 4 else None)):
             return self.index.search(np.ascontiguousarray(queries), m, params=parameters)[1]
 
@@ -180,7 +200,7 @@ class Ann:
 
 
 def new_faiss_index(dimension: int, factory: str) -> Any:
-    """An empty index by inner product that takes ids, from a factory string of faiss such as `IVF1024,SQ8`.
+    """An empty index by inner product that accepts ids, from a factory string of faiss such as `IVF1024,SQ8`.
 
     Raises:
         ConfigError: faiss does not know the string, or cannot do it for this dimension.
@@ -202,32 +222,38 @@ def new_faiss_index(dimension: int, factory: str) -> Any:
     return faiss.IndexIDMap(index)
 
 
-def search_parameters(index: Any, value: int, m: int) -> Any:
-    """faiss's SearchParameters for m candidates: `value` is nprobe or efSearch; None for an index with neither."""
+def search_parameters(index: Any, value: int, m: int, allowed: npt.NDArray[np.bool_] | None = None) -> Any:
+    """faiss's SearchParameters for m candidates among the ids that are `allowed` (n,), by default all.
+
+    `value` is nprobe or efSearch; None for an index with neither.
+    """
     import faiss
 
     made: Any = faiss  # its type hints lag behind
     index = faiss.downcast_index(index)
     if isinstance(index, faiss.IndexIDMap):
-        return search_parameters(index.index, value, m)
+        if allowed is not None and isinstance(faiss.downcast_index(index.index), faiss.IndexPreTransform):
+            allowed = allowed[faiss.vector_to_array(index.id_map)]  # IndexIDMap translates only a selector of its own
+        return search_parameters(index.index, value, m, allowed)
     if isinstance(index, faiss.IndexPreTransform):
-        below = search_parameters(index.index, value, m)
+        below = search_parameters(index.index, value, m, allowed)
         return made.SearchParametersPreTransform(index_params=below) if below is not None else None
+    selector = None if allowed is None else made.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
     if isinstance(index, faiss.IndexIVF):
-        return made.SearchParametersIVF(nprobe=min(value, index.nlist))
+        return made.SearchParametersIVF(nprobe=min(value, index.nlist), sel=selector)
     if isinstance(index, faiss.IndexHNSW):
-        return made.SearchParametersHNSW(efSearch=max(value, m))
+        return made.SearchParametersHNSW(efSearch=max(value, m), sel=selector)
     return None
 
 
-def parameter_name(index: Any) -> str | None:
-    """`nprobe` of an IVF, `efSearch` of an HNSW; None for any other index."""
+def parameter_name(index: Any) -> str:
+    """`nprobe` of an IVF, `efSearch` of an HNSW; empty for any other index."""
     import faiss
 
     index = faiss.downcast_index(index)
     if isinstance(index, (faiss.IndexIDMap, faiss.IndexPreTransform)):
         return parameter_name(index.index)
-    return "nprobe" if isinstance(index, faiss.IndexIVF) else "efSearch" if isinstance(index, faiss.IndexHNSW) else None
+    return "nprobe" if isinstance(index, faiss.IndexIVF) else "efSearch" if isinstance(index, faiss.IndexHNSW) else ""
 
 
 def largest_parameter(index: Any) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from simcse.search.nearest.ann import Ann
+from simcse.search.nearest.ann import Ann, search_parameters
 from simcse.search.nearest.exact import Check, exact_search, in_order, refine
 from simcse.vectors import Matrix
 
@@ -13,9 +13,8 @@ __all__ = ["approximate", "nearest_rows"]
 
 Slots = npt.NDArray[np.int64]
 
-FEWEST_CANDIDATES = 32
 QUERIES_AT_ONCE = 64  # bounds the memory of refining: 64 x 100 candidates x 384 dimensions are 10 MiB
-EXACT_SHARE = 0.1  # where a filter leaves less, or k asks for more, comparing all that is left is as fast
+EXACT_SHARE = 0.1  # where k asks for more of the rows that are left, comparing all of them is as fast
 
 
 def approximate(
@@ -24,19 +23,24 @@ def approximate(
     matrix: Matrix,
     m: int,
     *,
+    allowed: npt.NDArray[np.bool_] | None = None,
+    parameter: int | None = None,
     threads: int | None = None,
     check: Check = lambda slots: None,
 ) -> tuple[Matrix, Slots]:
-    """About the m nearest rows that the index covers: exact scores and slots, (q, m); -inf and -1 where fewer.
+    """About the m nearest allowed rows that the index covers: exact scores and slots, (q, m); -inf and -1 where fewer.
 
     faiss proposes `k_factor` times as many, by compressed vectors; they are refined with the vectors themselves.
+    `parameter` is nprobe or efSearch, by default the one that was tuned.
     """
-    wanted = min(max(m * ann.k_factor, FEWEST_CANDIDATES), ann.covered)
+    ann.check()
+    wanted = ann.wanted(m)
     m = min(m, wanted)
+    parameters = search_parameters(ann.index, max(parameter or ann.parameter, 1), wanted, allowed)
     best, where = np.empty((len(queries), m), np.float32), np.empty((len(queries), m), np.int64)
     for start in range(0, len(queries), QUERIES_AT_ONCE):
         some = slice(start, start + QUERIES_AT_ONCE)
-        slots = ann.candidates(queries[some], wanted, threads=threads)  # (q, wanted)
+        slots = ann.candidates(queries[some], wanted, parameters, threads=threads)  # (q, wanted)
         check(slots)
         scores, slots = in_order(refine(queries[some], matrix, slots), slots)
         best[some], where[some] = scores[:, :m], slots[:, :m]
@@ -70,12 +74,12 @@ def nearest_rows(
     if ann is None:
         return exact_search(queries, matrix, k, allowed=allowed, threads=threads, check=check)
     share = 1.0 if allowed is None else np.count_nonzero(allowed[: ann.covered]) / max(ann.covered, 1)
-    if share < EXACT_SHARE or k * ann.k_factor > EXACT_SHARE * share * ann.covered:
+    parameter = ann.parameter_for(k, share)
+    if parameter is None or k * ann.k_factor > EXACT_SHARE * share * ann.covered:
         return exact_search(queries, matrix, k, allowed=allowed, threads=threads, check=check)
-    wanted = int(k / share * (1.5 if share < 1 else 1))
-    scores, slots = approximate(ann, queries, matrix, wanted, threads=threads, check=check)
-    if allowed is not None:
-        scores[~allowed[slots] | (slots < 0)] = -np.inf
+    scores, slots = approximate(
+        ann, queries, matrix, k, allowed=allowed, parameter=parameter, threads=threads, check=check
+    )
     if ann.covered < len(matrix):
         left = min(k, len(matrix) - ann.covered)
         tail = exact_search(queries, matrix, left, allowed=allowed, first=ann.covered, threads=threads, check=check)

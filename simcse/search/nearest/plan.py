@@ -23,10 +23,7 @@ log = logging.getLogger(__name__)
 
 KINDS = ("auto", "flat", "hnsw", "ivf", "ivf-pq")
 FLAT_BELOW = 20_000  # rows; comparing all of them is fast enough
-HNSW_BELOW = (
-    200_000  # rows; its graph answers fastest, but takes minutes to build beyond; then IVF does, whose 4-bit PQ
-)
-# codes are scanned several times as fast as SQ8's
+HNSW_BELOW = 200_000  # rows; its graph answers fastest, but takes minutes to build beyond: then IVF does
 ROWS_A_CELL = 39  # faiss asks for so many to train a cell
 FEWEST_CELLS = 16
 
@@ -119,7 +116,7 @@ def make_plan(
         matrix: (n, d) unit vectors.
         kind: auto, flat, hnsw, ivf, ivf-pq, or a factory string of faiss.
         target_recall: recall@10 to reach.
-        memory: bytes that the approximate index may take; default half of the machine's.
+        memory: bytes that the approximate index may need; default half of the machine's.
         live: (n,), which rows count; default all.
         sample_queries: (q, d) unit vectors like those to be searched for, to measure and tune on; default rows that are
             held out. Texts of another kind than the rows, such as questions, need more probes for the same recall.

@@ -1,8 +1,8 @@
 """How many threads a search takes, where three libraries each have their own.
 
 torch and faiss bring an OpenMP runtime each, numpy's BLAS a pool of its own. A worker thread of any of them waits some
-milliseconds in a loop for the next piece of work, and holds its core meanwhile: after a search by all cores, the
-encoder that answers the next query has half of them. So small searches take one thread, which leaves none waiting.
+milliseconds in a loop for the next piece of work, and occupies its core meanwhile: after a search by all cores, the
+encoder that answers the next query has half of them. So small searches use one thread, which leaves none waiting.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _bounding = threading.Lock()
 def blas_threads(threads: int | None) -> Iterator[None]:
     """Let numpy's matrix products use so many threads inside; None leaves it as it is.
 
-    The number holds for the whole process: while one search has set it, others run with what they find.
+    The limit applies to the whole process: while one search has set it, others run with what they find.
     """
     if threads is None or not _bounding.acquire(blocking=False):
         yield

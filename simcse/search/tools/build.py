@@ -1,4 +1,4 @@
-"""Work in bulk: build an index from files of any size, in constant memory, and go on after a kill."""
+"""Work in bulk: build an index from files of any size, in constant memory, and resume after a kill."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ def build_from_files(
 ) -> SearchIndex:
     """Build an index on disk, some thousand texts at a time.
 
-    Until it is done it lies in `.NAME.partial` beside the output; the same call after a kill goes on there. In Milvus
+    Until it is done it lies in `.NAME.partial` beside the output; the same call after a kill resumes it. In Milvus
     (`output` as `milvus:URI#COLLECTION`) it starts anew, and nothing of it stays where it fails.
 
     Args:
         inputs: files as in `file_documents`, `-` for standard input.
-        output: folder that the index takes when it is done; or a `milvus:` address.
+        output: folder of the index when it is done; or a `milvus:` address.
         encode: list of n texts -> (n, d) vectors.
         kind: as in `SearchIndex.build`.
         target_recall: as in `SearchIndex.build`.
@@ -84,7 +84,7 @@ def build_from_files(
     if output.exists() and not (output / MANIFEST).is_file():
         raise SearchError(f"{output}: exists and is no index; it will not be overwritten")
     for source in inputs:
-        if str(source) != "-":  # a missing file or column is told before any work
+        if str(source) != "-":  # report a missing file or column before any work
             next(file_documents(source, **columns), None)
     index, done = _begun(output, encode, _source(inputs, columns), kind, target_recall)
     stream = islice(stream_files(inputs, **columns), done, None)

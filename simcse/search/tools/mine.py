@@ -1,4 +1,4 @@
-"""Hard negatives: texts that the encoder takes for close to an anchor although they are not its answer."""
+"""Hard negatives: texts that the encoder puts close to an anchor although they are not its answer."""
 
 from __future__ import annotations
 

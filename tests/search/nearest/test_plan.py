@@ -124,15 +124,18 @@ def test_a_recall_out_of_reach_falls_back_to_exact_search(matrix, caplog):
     assert "PQ2x4 finds only" in caplog.text
 
 
-@pytest.mark.parametrize("share", [0.9, 0.3, 0.02])
-def test_filters_keep_k_and_recall(matrix, share):
-    _, ann = make_plan(matrix, kind="ivf", target_recall=0.9)
-    allowed = np.random.default_rng(2).random(N) < share
-    scores, slots = nearest_rows(matrix[:50], matrix, 10, ann=ann, allowed=allowed)
-    assert allowed[slots].all()
-    assert np.isfinite(scores).all()
-    assert (np.diff(scores, axis=1) <= 0).all()
-    assert recall(ann, matrix, matrix[:50], allowed) > 0.85
+@pytest.mark.parametrize("kind", ["hnsw", "ivf", "ivf-pq", "PCA30,IVF32,SQ8", "PCA30,HNSW16", "SQ8"])
+def test_filters_keep_k_and_recall(matrix, kind):
+    """A filter leaves rows drawn at random, or those on one side of the sphere, far from half of the queries."""
+    _, ann = make_plan(matrix, kind=kind, target_recall=0.9)
+    for share in (0.9, 0.3, 0.05, 0.02):
+        by_side = matrix[:, 0] >= np.quantile(matrix[:, 0], 1 - share)
+        for allowed in (np.random.default_rng(2).random(N) < share, by_side):
+            scores, slots = nearest_rows(matrix[:100], matrix, 10, ann=ann, allowed=allowed)
+            assert allowed[slots].all()
+            assert np.isfinite(scores).all()
+            assert (np.diff(scores, axis=1) <= 0).all()
+            assert recall(ann, matrix, matrix[:100], allowed) > 0.87
 
 
 def test_rows_behind_the_index_are_found_exactly(matrix):
