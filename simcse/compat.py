@@ -287,12 +287,12 @@ class SimCSE:
         Raises:
             SearchError: `build_index` has not been called.
         """
-        held = self._held()
+        indexed = self._indexed()
         sentences = _sentences(sentences_or_file_path)
         with self._indexes(sentences, device, batch_size):
-            held["index"].add(sentences)
-        held["sentences"] += sentences
-        log.info("the index holds %d sentences", len(held["index"]))
+            indexed["index"].add(sentences)
+        indexed["sentences"] += sentences
+        log.info("the index holds %d sentences", len(indexed["index"]))
 
     def search(
         self, queries: str | Sequence[str], device: str | None = None, threshold: float = 0.6, top_k: int = 5
@@ -311,14 +311,14 @@ class SimCSE:
         Raises:
             SearchError: `build_index` has not been called; `top_k` below 1.
         """
-        index = self._held()["index"]
+        index = self._indexed()["index"]
         if not isinstance(queries, str) and not len(queries):
             return []
         vectors = np.atleast_2d(self._encode(queries, device, show=False))  # (q, d)
         found = [[(hit.text, hit.score) for hit in hits] for hits in index.search_vectors(vectors, top_k, threshold)]
         return found[0] if isinstance(queries, str) else found
 
-    def _held(self) -> Indexed:
+    def _indexed(self) -> Indexed:
         if self.index is None:
             raise SearchError("there is no index yet: call build_index first")
         return self.index

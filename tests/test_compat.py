@@ -277,16 +277,16 @@ def test_without_a_max_length_all_is_taken_that_the_encoder_takes(tiny_bert):
 def test_a_model_with_its_index_can_be_copied_and_pickled(tiny_bert, way):
     model = SimCSE(str(tiny_bert))
     model.build_index(SENTENCES)
-    twin = way(model)
-    assert twin.search(QUERIES, threshold=-1) == model.search(QUERIES, threshold=-1)
-    assert twin.pooler == model.pooler
-    twin.pooler = "avg"
-    twin.encode("a man")
+    copied = way(model)
+    assert copied.search(QUERIES, threshold=-1) == model.search(QUERIES, threshold=-1)
+    assert copied.pooler == model.pooler
+    copied.pooler = "avg"
+    copied.encode("a man")
     if way is not copy.copy:  # of which, as in the original, encoder and index are the same objects
-        twin.add_to_index(["It rains."])
-        assert len(twin.search("It rains.", top_k=20, threshold=-1)) == 11
+        copied.add_to_index(["It rains."])
+        assert len(copied.search("It rains.", top_k=20, threshold=-1)) == 11
         assert (len(model.index["sentences"]), len(model.index["index"]), model.pooler) == (10, 10, "cls")
-        twin.model.train()
+        copied.model.train()
         assert not model.model.training
 
 

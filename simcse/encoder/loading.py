@@ -1,7 +1,7 @@
 """A checkpoint folder -> backbone and tokenizer, by transformers, which is handed nothing unchecked.
 
 The configuration is read here, and what could make transformers run code or reach for other files is dropped from it.
-Its sizes are held against the weights before anything is allocated, and the weights against it afterwards: none may be
+Its sizes are compared with the weights before anything is allocated, and the weights with it afterwards: none may be
 missing, none of the backbone's left over, none NaN or infinite.
 """
 

@@ -128,7 +128,7 @@ def _write_module(place: Path, settings: Mapping[str, Any], state: dict[str, Ten
 
 @contextmanager
 def verified(folder: Path, digests: Mapping[str, str]) -> Iterator[None]:
-    """Hold files against the digests that were written with them: the small ones first, weights while the block runs.
+    """Compare files with the digests that were written with them: the small ones first, weights while the block runs.
 
     Raises:
         ModelError: a file is missing, or not the one that was saved.

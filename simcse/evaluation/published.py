@@ -1,4 +1,4 @@
-"""Scores to hold one's own against: the SimCSE paper's, and the spread of a careful re-implementation over 50 seeds."""
+"""Scores to compare one's own with: the SimCSE paper's, and the spread of a re-implementation over 50 seeds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What config.json, weights and tokenizer say is held against each other before it is believed."""
+"""What config.json, weights and tokenizer say is compared before it is believed."""
 
 from __future__ import annotations
 

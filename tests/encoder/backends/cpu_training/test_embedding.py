@@ -25,14 +25,14 @@ def test_rows_and_gradient_are_those_of_the_module() -> None:
 
 
 def test_gradients_add_up_over_passes() -> None:
-    embedding, twin = made(), made()
+    embedding, other = made(), made()
     for first in range(0, 40, 8):
         ids = torch.arange(first, first + 10)
         look_up(embedding, ids).square().sum().backward()
-        twin(ids).square().sum().backward()
+        other(ids).square().sum().backward()
     assert embedding.weight.grad is not None
-    assert twin.weight.grad is not None
-    torch.testing.assert_close(embedding.weight.grad, twin.weight.grad)
+    assert other.weight.grad is not None
+    torch.testing.assert_close(embedding.weight.grad, other.weight.grad)
 
 
 def test_a_table_may_change_its_type() -> None:
@@ -49,16 +49,16 @@ def test_a_table_may_change_its_type() -> None:
 def test_memory_is_used_again_only_when_nobody_holds_the_gradient() -> None:
     embedding, ids = made(), torch.tensor([1, 2])
     look_up(embedding, ids).sum().backward()
-    held = embedding.weight.grad
-    assert held is not None
-    place = held.data_ptr()
+    grad = embedding.weight.grad
+    assert grad is not None
+    place = grad.data_ptr()
     embedding.weight.grad = None
     look_up(embedding, ids + 5).sum().backward()
     assert embedding.weight.grad is not None
     assert embedding.weight.grad.data_ptr() != place
-    assert held[1:3].eq(1).all()  # as it was
-    assert not held[5:].any()
-    del held
+    assert grad[1:3].eq(1).all()  # as it was
+    assert not grad[5:].any()
+    del grad
     embedding.weight.grad = None
     look_up(embedding, ids + 9).sum().backward()
     assert embedding.weight.grad is not None
