@@ -250,19 +250,19 @@ def parameter_name(index: Any) -> str:
     """`nprobe` of an IVF, `efSearch` of an HNSW; empty for any other index."""
     import faiss
 
-    index = faiss.downcast_index(index)
-    if isinstance(index, (faiss.IndexIDMap, faiss.IndexPreTransform)):
-        return parameter_name(index.index)
-    return "nprobe" if isinstance(index, faiss.IndexIVF) else "efSearch" if isinstance(index, faiss.IndexHNSW) else ""
+    core = _core(index)
+    return "nprobe" if isinstance(core, faiss.IndexIVF) else "efSearch" if isinstance(core, faiss.IndexHNSW) else ""
 
 
 def largest_parameter(index: Any) -> int:
     """The largest nprobe or efSearch to try: where a quarter of all cells is visited, exact search is as fast."""
+    cells = int(getattr(_core(index), "nlist", 0))
+    return min(cells, max(64, cells // 4)) if cells else 2048 if parameter_name(index) else 1
+
+
+def _core(index: Any) -> Any:
+    """What searches, below ids and transformations of the vectors."""
     import faiss
 
     index = faiss.downcast_index(index)
-    if isinstance(index, (faiss.IndexIDMap, faiss.IndexPreTransform)):
-        return largest_parameter(index.index)
-    if isinstance(index, faiss.IndexIVF):
-        return min(int(index.nlist), max(64, int(index.nlist) // 4))
-    return 2048 if isinstance(index, faiss.IndexHNSW) else 1
+    return _core(index.index) if isinstance(index, (faiss.IndexIDMap, faiss.IndexPreTransform)) else index
