@@ -22,7 +22,7 @@ def build_parser() -> Parser:
     ))  # fmt: skip
     parser.add_argument("--pooling", type=str | None, help="instead of what the model says (cls, mean, ...)")
     parser.add_argument("--dtype", type=Dtype, default="auto", help="of the weights")
-    parser.add_argument("--device", type=str, default="auto", help="auto takes the accelerator, if there is one")
+    parser.add_argument("--device", type=str, default="auto", help="auto is the accelerator, if there is one")
     parser.add_argument("--batch_size", type=int | None, help="most texts in a batch; default: by a token budget")
     parser.add_argument(
         "--tasks", type=str, nargs="+", default=["sts"],

@@ -85,7 +85,7 @@ class SimCSE:
             device: default the accelerator, if there is one.
             num_cells: kept for existing scripts; `build_index(faiss_fast=True)` measures what it needs.
             num_cells_in_search: kept for existing scripts.
-            pooler: `cls` takes the trained head that the checkpoint holds, `cls_before_pooler` the vector before it,
+            pooler: `cls` uses the trained head that the checkpoint holds, `cls_before_pooler` the vector before it,
                 `avg`, `avg_top2`, `avg_first_last` average; default what the checkpoint says; where it
                 is silent, as in the original, `cls_before_pooler` if its name holds "unsup", else `cls`.
 
@@ -168,7 +168,7 @@ class SimCSE:
             normalize_to_unit: scale to length 1.
             keepdim: (1, d) for a single sentence.
             batch_size: sentences in a forward pass.
-            max_length: tokens kept of each sentence, at most what the encoder takes; None: all that it takes.
+            max_length: tokens kept of each sentence, at most what the encoder accepts; None: all that it accepts.
 
         A bar on stderr shows how far several sentences are, where that is a terminal or they fill several batches.
         """
@@ -215,7 +215,7 @@ class SimCSE:
 
     @contextmanager
     def _indexes(self, sentences: list[str], device: str | None, batch_size: int) -> Iterator[None]:
-        """While the block runs, `_encode_indexed` does as it is told here, and a bar shows how far it is."""
+        """While the block runs, `_encode_indexed` encodes by these options, and a bar shows how far it is."""
         log.info("encoding %d sentences", len(sentences))
         try:
             with progress(len(sentences), _shows_bar(len(sentences), batch_size)) as advance:
@@ -364,7 +364,7 @@ def _read_head(name: str, needed: bool) -> tuple[Projection | None, bool]:
     except ModelError:
         if needed:
             raise
-        return None, False  # what else is wrong with it is told when it is loaded
+        return None, False  # what else is wrong with it is said when it is loaded
 
 
 def _check_pooler(name: str) -> None:

@@ -115,7 +115,7 @@ def _in_words(error: OSError, lost: bool) -> str:
 
 
 def _output_lost() -> bool:
-    """Whether standard output takes no more; then the interpreter is kept from trying, and complaining, at its end."""
+    """Whether standard output accepts no more; then the interpreter does not try, and complain, at its end."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -128,11 +128,11 @@ def run(command: Callable[[Sequence[str]], None], argv: Sequence[str] | None = N
     """Run `command(argv)` and turn the outcome into an exit status.
 
     Args:
-        command: takes the arguments after the program's name.
+        command: called with the arguments after the program's name.
         argv: the arguments; default `sys.argv[1:]`. `--debug`, anywhere among them, keeps tracebacks.
 
     Returns:
-        0 done, 1 failed, 2 wrong use, 130 interrupted, 143 told to end, 141 the reader of our output went away.
+        0 done, 1 failed, 2 wrong use, 130 interrupted, 143 terminated, 141 the reader of our output went away.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments

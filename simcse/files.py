@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 TEMPORARY = re.compile(r"\.(?P<name>.+)\.simcse-[0-9a-f]{12}\.tmp")
-LONGEST = 180  # bytes of a target's name in that of its temporary folder: file systems take 255
+LONGEST = 180  # bytes of a target's name in that of its temporary folder: file systems allow 255
 ATTEMPTS = 10  # at a place that other writers are after as well
 EXCHANGE = 2  # RENAME_EXCHANGE of Linux
 
@@ -168,8 +168,8 @@ def naming_target(target: str | Path, temporary: str | Path | None = None) -> It
     except BrokenPipeError:
         raise
     except Exception as error:
-        about = getattr(error, "filename", None)
-        if about is not None and not (temporary and str(about).startswith(str(temporary))):
+        named = getattr(error, "filename", None)
+        if named is not None and not (temporary and str(named).startswith(str(temporary))):
             raise
         if (code := _error_code(error, Path(target))) is None:
             raise
@@ -260,8 +260,8 @@ def _left_over(folder: Path, name: str | None) -> list[Path]:
         for entry in entries:
             match = TEMPORARY.fullmatch(entry.name)
             if match and (name is None or match["name"] == _short(name)):
-                about = entry.stat(follow_symlinks=False)
-                if stat.S_ISDIR(about.st_mode) and about.st_uid == os.geteuid():
+                status = entry.stat(follow_symlinks=False)
+                if stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid():
                     found.append(folder / entry.name)
     return found
 

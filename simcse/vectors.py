@@ -156,7 +156,7 @@ class TimedEncoder:
 
     Attributes:
         seconds: spent in the encoder.
-        encoded: texts given to it.
+        encoded: how many texts.
     """
 
     def __init__(self, encode: Encode) -> None:

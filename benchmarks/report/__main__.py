@@ -103,9 +103,9 @@ def build_models(options: Any) -> list[Model]:
                 "pooling": raw.pooling,
                 "fitted_on": texts_file.name,
             }
-            fit(plain, texts, kind=kind, about=metadata).save(folder)
+            fit(plain, texts, kind=kind, metadata=metadata).save(folder)
         fitted = Fitted.load(folder)
-        models.append(Model(kind, f"fitted on {fitted.about['texts']:,} sentences", fitted(plain)))
+        models.append(Model(kind, f"fitted on {fitted.metadata['texts']:,} sentences", fitted(plain)))
     for kind, rows in (("unsup", "sentences"), ("sup", "NLI triplets")):
         config = run_config(kind, options)
         finished(config, f"{kind} SimCSE")

@@ -118,7 +118,7 @@ Spearman × 100 of the cosine, the sub-sets of a year put together (`all`). One 
 
 {sts_table(contents)}
 
-Whether the differences stand, by a bootstrap over pairs (95 %):
+Whether the differences are statistically significant, by a bootstrap over pairs (95 %):
 
 {verdicts}
 

@@ -56,7 +56,7 @@ def compare(
 
     check_confidence(confidence)
     check_recipe(recipe)
-    configs = [config_of(run) for run in (a, b)]  # damage is told before hours of encoding
+    configs = [config_of(run) for run in (a, b)]  # damage is reported before hours of encoding
     loaded = read_scored_tasks(data, data_dir, tasks or [], os.environ.get("SIMCSE_DATA"))
     names_a, names_b = encoders_of(a), encoders_of(b)
     print(f"{len(names_a)} + {len(names_b)} encoders on {len(loaded)} tasks", file=sys.stderr)
@@ -76,5 +76,5 @@ def compare(
 
 
 def _loaded_when_called(name: str, device: str, dtype: str) -> Encode:
-    """An encoder that takes memory only while it encodes: of many seeds one at a time."""
+    """An encoder that needs memory only while it encodes: of many seeds one at a time."""
     return lambda texts: load_encode(name, device, dtype, show_progress=sys.stderr.isatty())(texts)

@@ -22,7 +22,7 @@ def inspect_data(
 
     Args:
         source: txt, csv, tsv, jsonl or parquet; .gz too
-        columns: names of the columns to take, in this order; default all of the file's 1 to 3
+        columns: names of the columns to read, in this order; default all of the file's 1 to 3
         model: folder of a checkpoint, hub id, or package:NAME, by whose tokenizer the tokens of 2,000 rows are counted
         max_length: tokens kept of each text, as for train.py
     """
@@ -63,13 +63,13 @@ def mine(
 
     For each pair, the texts closest to the anchor that are no answer of it: with a cosine below the positive's by a
     margin, and no near-duplicate. The output is a csv with header sent0,sent1,hard_neg, a line for each negative, as
-    train.py takes it.
+    train.py reads it.
 
     Args:
         pairs: two columns of text, anchor and positive: csv, tsv, jsonl or parquet
         model: folder of a checkpoint, hub id, or package:NAME
         output: the csv file to write
-        corpus: file of texts to take negatives from; default the positives
+        corpus: file of texts to draw negatives from; default the positives
         count: negatives for each pair
         margin: a negative's cosine is below positive - margin * |positive|
         duplicate: cosine from which two texts count as the same

@@ -30,10 +30,10 @@ def export(
         model: folder of a checkpoint, hub id, or package:NAME
         output: the folder to write; one written before is replaced
         pooling: cls, mean, last_token, first_last_mean or top2_mean; default what the checkpoint says
-        projection: pooler takes the head that converted checkpoints of the original SimCSE keep as pooler.dense, none
+        projection: pooler uses the head that converted checkpoints of the original SimCSE keep as pooler.dense, none
             drops a stored head; default what the checkpoint says
         max_length: tokens kept of each text; default what the checkpoint says
-        dtype: of the weights written; bf16 and fp16 take half the space
+        dtype: of the weights written; bf16 and fp16 need half the space
     """
     folder = Path(output)
     if folder.exists() and not (folder / "simcse.json").is_file() and (folder.is_file() or any(folder.iterdir())):

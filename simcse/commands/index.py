@@ -46,7 +46,7 @@ def build(
         kind: auto picks by count and memory; flat compares every vector; hnsw, ivf, ivf-pq and factory strings of faiss
             such as IVF1024,SQ8 are approximate, measured, and replaced by flat where they miss the recall
         target_recall: share of the true 10 nearest that an approximate index must find
-        memory_mib: what an approximate index may take beside the vectors; default half of the machine's memory
+        memory_mib: what an approximate index may need beside the vectors; default half of the machine's memory
         sample_queries: a file of queries like those that will come, one a line, or the column text of csv, tsv, jsonl,
             parquet; recall is measured and tuned on up to 1,000 of them, by default on held-out texts of the index,
             which are easier to find than answers to questions

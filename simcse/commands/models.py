@@ -49,7 +49,7 @@ def encoder_of(run: str) -> str:
     if len(found) > 1:
         raise ConfigError(
             f"--model {run}: holds {len(found)} seeds, expected one encoder; name one of them, such as {found[0]} "
-            "(simcse compare takes them all)"
+            "(simcse compare accepts them all)"
         )
     return found[0]
 
@@ -105,10 +105,10 @@ class Model:
         if self.encoder.truncate_dim is not None:
             said["truncate_dim"] = self.encoder.truncate_dim
         if self.fitted is not None:
-            about = self.fitted.about
-            said["encoder"] = about["encoder"]
+            metadata = self.fitted.metadata
+            said["encoder"] = metadata["encoder"]
             said["postprocess"] = (
-                f"{self.fitted.kind}, {about['d']} -> {about['k']}, fitted on {about['texts']:,} texts"
+                f"{self.fitted.kind}, {metadata['d']} -> {metadata['k']}, fitted on {metadata['texts']:,} texts"
             )
         return said
 
@@ -125,22 +125,22 @@ def open_model(name: str, device: str, dtype: str, *, pooling: str | None = None
     if not (Path(name) / SETTINGS).is_file():
         return Model(load_encoder(name, device, dtype, pooling=pooling))
     fitted = Fitted.load(name)
-    about = fitted.about
-    if "encoder" not in about:
+    metadata = fitted.metadata
+    if "encoder" not in metadata:
         raise ModelError(f"{name}: does not say which encoder it was fitted on; fit it by simcse postprocess")
-    if pooling not in (None, about.get("pooling")):
+    if pooling not in (None, metadata.get("pooling")):
         raise ConfigError(
-            f"--pooling {pooling}: {name} was fitted on pooling {about.get('pooling')}; leave the option out, or fit "
+            f"--pooling {pooling}: {name} was fitted on pooling {metadata.get('pooling')}; leave it out, or fit "
             "anew by simcse postprocess --pooling"
         )
     try:
-        encoder = load_encoder(about["encoder"], device, dtype, pooling=about.get("pooling"))
+        encoder = load_encoder(metadata["encoder"], device, dtype, pooling=metadata.get("pooling"))
     except ModelError as error:
         raise ModelError(f"{name}: its encoder does not load: {error}") from error
-    if about.get("fingerprint", encoder.fingerprint) != encoder.fingerprint:
+    if metadata.get("fingerprint", encoder.fingerprint) != encoder.fingerprint:
         raise ModelError(
-            f"{name}: {about['encoder']} has other weights or settings ({encoder.fingerprint}) than it had at the fit "
-            f"({about['fingerprint']}); fit anew by simcse postprocess"
+            f"{name}: {metadata['encoder']} has other weights or settings ({encoder.fingerprint}) than at the fit "
+            f"({metadata['fingerprint']}); fit anew by simcse postprocess"
         )
     return Model(encoder, fitted)
 
@@ -151,7 +151,7 @@ def load_encode(name: str, device: str, dtype: str, *, show_progress: bool = Fal
 
 
 def short_names(names: list[str]) -> list[str]:
-    """The last parts of paths, as many as it takes to tell them apart."""
+    """The last parts of paths, as many as tell them apart."""
     parts = [[part for part in Path(name).parts if part not in ("best", "/")] or [name] for name in names]
     for length in range(1, max(map(len, parts)) + 1):
         short = ["/".join(part[-length:]) for part in parts]

@@ -33,7 +33,7 @@ def postprocess(
 ) -> None:
     """Fit whitening or a normalising flow on an encoder's vectors.
 
-    The folder written can be named wherever evaluate.py, simcse compare and simcse plot take a model. The encoder is
+    The folder written can be named wherever evaluate.py, simcse compare and simcse plot accept a model. The encoder is
     not copied: the folder holds its name.
 
     Args:
@@ -68,7 +68,7 @@ def postprocess(
         texts,
         kind=kind,
         dimensions=dimensions,
-        about={
+        metadata={
             "encoder": encoder.name,
             "fingerprint": encoder.fingerprint,
             "pooling": encoder.pooling,
@@ -77,12 +77,13 @@ def postprocess(
         **({"epochs": epochs, "blocks": blocks, "seed": seed} if kind == "flow" else {}),
     )
     fitted.save(output)
-    about = fitted.about
+    metadata = fitted.metadata
     found = (
-        f"nll {about['nll_before']:.3f} -> {about['nll_after']:.3f} nats a dimension on texts held out"
+        f"nll {metadata['nll_before']:.3f} -> {metadata['nll_after']:.3f} nats a dimension on texts held out"
         if kind == "flow"
-        else f"{100 * about['kept_variance']:.1f} % of the variance kept"
+        else f"{100 * metadata['kept_variance']:.1f} % of the variance kept"
     )
     print(
-        f"{output}: {kind}, {about['d']} -> {about['k']} dimensions, {about['texts']} texts; {found}", file=sys.stderr
+        f"{output}: {kind}, {metadata['d']} -> {metadata['k']} dimensions, {metadata['texts']} texts; {found}",
+        file=sys.stderr,
     )

@@ -41,7 +41,7 @@ def serve(
         index: folder of the index
         model: the encoder that built the index; default the name in its manifest
         host: address to listen on; 0.0.0.0 is every one of this machine
-        port: port to listen on; 0 takes a free one
+        port: port to listen on; 0 is a free one
         token: what clients must send as Authorization, Bearer TOKEN; better given as the variable SIMCSE_TOKEN, which
             lists of processes do not show; default none is needed
         allowed_hosts: names in the Host header that are answered where there is no token, beside the host, localhost
@@ -59,7 +59,7 @@ def serve(
         max_wait_ms: milliseconds that the first text of a batch waits for others
         threads: processor threads that encode and search; default one fewer than there are cores, so that requests are
             taken and answered meanwhile
-        timeout: seconds that a request may take
+        timeout: seconds that a request may last
     """
     from simcse.serving.hosts import Hosts
     from simcse.serving.limits import Limits
@@ -88,5 +88,5 @@ def serve(
         opened = SearchIndex.load(index, encoder.encode)
         opened.threads = use_threads(threads)
         app = create_app(opened, encoder, limits=limits, token=token, hosts=hosts, map_points=map_points)
-        told = f"{index}: {len(opened)} texts"
-        run_server(app, listener, lambda url: print(f"{told} at {url}", file=sys.stderr, flush=True))
+        line = f"{index}: {len(opened)} texts"
+        run_server(app, listener, lambda url: print(f"{line} at {url}", file=sys.stderr, flush=True))

@@ -1,4 +1,4 @@
-"""What several commands need. Names imported for types alone stand here, not beside the commands, whose annotations are
+"""What several commands need. Names imported for types alone are here, not beside the commands, whose annotations are
 resolved when the options are made.
 """
 

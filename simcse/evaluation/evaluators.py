@@ -85,7 +85,7 @@ class RetrievalEvaluator:
             if text not in texts:
                 raise DataError(
                     f"{name}: row {number}: its document is not among the {len(texts)} of --data.dev_corpus "
-                    f"({text[:40]!r}...); the corpus must hold every document, word for word"
+                    f"({text[:40]!r}...); the corpus must contain every document, word for word"
                 )
         relevant: dict[str, dict[str, int]] = {}
         for query, document in zip(queries, documents, strict=True):

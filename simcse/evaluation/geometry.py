@@ -1,6 +1,6 @@
 """The shape of an embedding space: alignment, uniformity, spectrum, anisotropy.
 
-Alignment and uniformity are those of Wang and Isola (2020) as the SimCSE paper uses them. Everything is exact and takes
+Alignment and uniformity are those of Wang and Isola (2020) as the SimCSE paper uses them. Everything is exact and needs
 memory for one block of the (n, n) cosines, never for all of them.
 """
 
@@ -30,7 +30,7 @@ __all__ = [
     "uniformity",
 ]
 
-GOLD_OF_A_POSITIVE = 4.0  # alignment takes STS pairs with a score above this (paper, section 5)
+GOLD_OF_A_POSITIVE = 4.0  # alignment counts STS pairs with a score above this (paper, section 5)
 BLOCK = 2048  # rows of a block of cosines: 16 MiB in float32
 BINS = 50  # of a histogram of cosines
 

@@ -28,7 +28,7 @@ __all__ = ["MtebEncoder"]
 
 
 class MtebEncoder:
-    """What `mteb.evaluate` takes for a model.
+    """What `mteb.evaluate` accepts as a model.
 
     Args:
         encode: `encode(list of n texts) -> (n, d)`.

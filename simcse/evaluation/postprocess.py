@@ -44,7 +44,7 @@ class Fitted:
 
     kind: Kind
     weights: Mapping[str, Tensor]
-    about: Mapping[str, Any]
+    metadata: Mapping[str, Any]
     """d, k, texts, and what the fit says of itself; with `encoder` and its settings, if the caller gave them."""
 
     def __call__(self, encode: Encode) -> Callable[[list[str]], NDArray[np.float32]]:
@@ -65,7 +65,7 @@ class Fitted:
         Raises:
             ModelError: another d than fitted on.
         """
-        d = int(self.about["d"])
+        d = int(self.metadata["d"])
         if vectors.ndim != 2 or vectors.shape[1] != d:
             raise ModelError(
                 f"{self.kind} was fitted on vectors of dimension {d}, found shape {vectors.shape}: "
@@ -79,7 +79,7 @@ class Fitted:
 
         with replaced_folder(folder) as new:
             save_file({key: value.contiguous() for key, value in self.weights.items()}, new / WEIGHTS)
-            settings = json.dumps({"kind": self.kind, **self.about}, indent=2)
+            settings = json.dumps({"kind": self.kind, **self.metadata}, indent=2)
             (new / SETTINGS).write_text(settings + "\n", encoding="utf-8")
         return Path(folder)
 
@@ -96,14 +96,18 @@ class Fitted:
         if not (folder / SETTINGS).is_file():
             raise ModelError(f"{folder}: no {SETTINGS} there; fit one by simcse postprocess")
         try:
-            about = dict(json.loads((folder / SETTINGS).read_bytes()))
-            kind = str(about.pop("kind"))
+            metadata = dict(json.loads((folder / SETTINGS).read_bytes()))
+            kind = str(metadata.pop("kind"))
             if kind not in MAPS:
                 raise ModelError(f"{folder / SETTINGS}: kind {kind!r} is not one of {', '.join(MAPS)}; fit it anew")
-            fitted = cls("flow" if kind == "flow" else "whitening", load_file(folder / WEIGHTS), about)
-            mapped = fitted.apply(np.zeros((1, about["d"]), dtype=np.float32))  # what maps a vector is whole
-            said = (about.get(name) for name in ("encoder", "pooling", "fingerprint"))
-            if mapped.shape != (1, about["k"]) or not np.isfinite(mapped).all() or not isinstance(about["texts"], int):
+            fitted = cls("flow" if kind == "flow" else "whitening", load_file(folder / WEIGHTS), metadata)
+            mapped = fitted.apply(np.zeros((1, metadata["d"]), dtype=np.float32))  # what maps a vector is whole
+            said = (metadata.get(name) for name in ("encoder", "pooling", "fingerprint"))
+            if (
+                mapped.shape != (1, metadata["k"])
+                or not np.isfinite(mapped).all()
+                or not isinstance(metadata["texts"], int)
+            ):
                 raise ValueError("d, k, texts and weights do not belong together")
             if not all(value is None or isinstance(value, str) for value in said):
                 raise ValueError("encoder, pooling and fingerprint are no texts")
@@ -120,7 +124,7 @@ def fit(
     *,
     kind: Kind = "whitening",
     dimensions: int | None = None,
-    about: Mapping[str, Any] | None = None,
+    metadata: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Fitted:
     """Fit a map on the vectors of texts.
@@ -130,7 +134,7 @@ def fit(
         texts: more distinct ones than dimensions; thousands for a flow.
         kind: `whitening`: centre, rotate to the principal axes, scale each to variance 1. `flow`: see `flow.fit_flow`.
         dimensions: k, for whitening: keep the axes of the k largest variances (Su et al. keep 256 of 768); default all.
-        about: what to keep with it, such as the encoder's name.
+        metadata: what to keep with it, such as the encoder's name.
         options: of `flow.fit_flow`.
 
     Raises:
@@ -151,7 +155,7 @@ def fit(
         raise EncoderError(f"text {row + 1} {shown(distinct[row])}: its vector is NaN or infinite; encode in fp32")
     n, d = vectors.shape
     weights, found = _whitening(vectors, dimensions) if kind == "whitening" else _flow(vectors, options)
-    return Fitted(kind, weights, {**(about or {}), "d": d, "texts": n, **found})
+    return Fitted(kind, weights, {**(metadata or {}), "d": d, "texts": n, **found})
 
 
 def _whitening(vectors: NDArray[np.float32], k: int | None) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -65,7 +65,7 @@ class Report:
     results: list[TaskResult] = field(default_factory=list)
     geometry: dict[str, Any] | None = None
     averaged: tuple[str, ...] = ()
-    """Tasks that the average may take in: those of them that were measured are averaged, by their headline."""
+    """Tasks that the average may include: those of them that were measured are averaged, by their headline."""
     speed: dict[str, float] = field(default_factory=dict)
     """sentences, seconds, sentences_per_second of the encoder alone."""
 

@@ -1,6 +1,6 @@
 """How sure a difference between two encoders is: intervals over pairs and over seeds.
 
-One run's score says little: seeds of the paper's own recipe spread by 0.2 to 1.7 points (standard deviation over 50).
+One run's score says little: seeds of the paper's own recipe spread widely (`published.RECIPES`).
 And a task's pairs are a sample too. So both encoders are evaluated on the same resampled pairs, and seeds are
 resampled with them.
 """
@@ -246,7 +246,7 @@ def resampled_spearman(
 
 
 class _Sorted:
-    """Values in order, with their ties, so that the mid-ranks of any resample of them take no sorting."""
+    """Values in order, with their ties, so that the mid-ranks of any resample of them need no sorting."""
 
     def __init__(self, values: NDArray[Any]) -> None:
         self._order = np.argsort(values, kind="stable")

@@ -10,7 +10,7 @@ tenths, CR's by up to a point; `NOTE` says so beside the scores:
   standardised vectors is nearly no regularisation at all;
 - within a fold, or where a task has no development set, C is chosen on one held-out tenth of the training rows, where
   SentEval cross-validates in ten folds once more;
-- vectors are of unit length, where SentEval takes them as they come; its network of one layer learns less from those;
+- vectors are of unit length, where SentEval uses them as they come; its network of one layer learns less from those;
 - folds are drawn from rows in the files' order, SentEval's from rows sorted by length;
 - rows without text are left out: 4 of CR, 3 of MPQA. (SentEval reads CR as Latin-1, which changes no score.)
 """

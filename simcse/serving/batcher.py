@@ -1,6 +1,6 @@
 """Micro-batching: requests that arrive together are worked on together.
 
-Requests live in an event loop, the work in one thread. The thread takes what waits, up to `max_batch` items, once the
+Requests live in an event loop, the work in one thread. The thread gets what waits, up to `max_batch` items, once the
 first of them has waited `max_wait` seconds; while it works, the next batch gathers by itself.
 """
 
@@ -44,7 +44,7 @@ class MicroBatcher(Generic[Item, Result]):
     Args:
         work: n items -> n results, of which each may be an exception instead. If it raises, the items are tried again
             one at a time, so that only the one at fault fails.
-        max_batch: the most items given to `work`.
+        max_batch: the most items that `work` gets at once.
         max_wait: seconds that the first item of a batch waits for others.
         max_queue: the most items that wait.
     """
@@ -104,7 +104,7 @@ class MicroBatcher(Generic[Item, Result]):
 
     def _run(self) -> None:
         while batch := self._next_batch():
-            # a request that was given up while it waited needs no work
+            # a request that was cancelled while it waited needs no work
             if batch := [one for one in batch if not one.future.cancelled()]:
                 results = self._results([one.item for one in batch])
                 try:
@@ -137,7 +137,7 @@ class MicroBatcher(Generic[Item, Result]):
 def _deliver(batch: list[_Waiting[Item, Result]], results: list[Result | Exception]) -> None:
     """Hand results to their requests; runs in the event loop."""
     for one, result in zip(batch, results, strict=True):
-        if one.future.done():  # given up in the meantime
+        if one.future.done():  # cancelled in the meantime
             continue
         if isinstance(result, Exception):
             one.future.set_exception(result)

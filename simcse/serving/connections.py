@@ -1,4 +1,4 @@
-"""Connections that no client can hold for ever: a bound on time and size wherever the service waits for one.
+"""Connections that no client can keep for ever: a bound on time and size wherever the service waits for one.
 
 While a request's body is read or its answer prepared, `guard` and `app` watch the time. What is left is here: a head
 that does not end, and an answer that is not read.
@@ -38,7 +38,7 @@ WANTED_DESCRIPTORS = 65_536
 def most_connections() -> int:
     """How many connections there are descriptors for, after asking the system for more.
 
-    Each may take two, as a file of the page may be open for it.
+    Each may need two, as a file of the page may be open for it.
 
     Raises:
         ConfigError: hardly any.
@@ -90,7 +90,7 @@ class BoundedServer(uvicorn.Server):
 
 
 class _Output:
-    """A transport that takes no more once it is closing.
+    """A transport that accepts no more once it is closing.
 
     A request may still be answered when its client has gone, or when what it sent next was refused.
     """

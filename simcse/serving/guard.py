@@ -94,10 +94,10 @@ class Guard:
             if (refused := self._stranger(scope, headers)) is not None:
                 return refused
         elif scope["path"].startswith(NEEDS_TOKEN):
-            given = headers.get(b"authorization", b"")
-            scheme, _, rest = given.strip().partition(b" ")
+            authorization = headers.get(b"authorization", b"")
+            scheme, _, rest = authorization.strip().partition(b" ")
             if scheme.lower() != b"bearer" or not hmac.compare_digest(rest.strip(), self._token):
-                return 401, f"{'wrong' if given else 'no'} token; send the header Authorization: Bearer TOKEN"
+                return 401, f"{'wrong' if authorization else 'no'} token; send the header Authorization: Bearer TOKEN"
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > self._limits.max_body:
             return 413, self._too_large(f"{int(length)} bytes")
@@ -148,8 +148,8 @@ class Guard:
 def internal_error(path: str, error: Exception) -> str:
     """What a client is told of a fault that is not its own; the log has the same number and what happened where."""
     number = secrets.token_hex(4)
-    told = isinstance(error, SimCSEError)  # else it was not foreseen
-    log.error("error %s: %r: %s", number, path, error if told else repr(error), exc_info=None if told else error)
+    known = isinstance(error, SimCSEError)  # else it was not foreseen
+    log.error("error %s: %r: %s", number, path, error if known else repr(error), exc_info=None if known else error)
     return f"error {number} of the service, not of the request; its log says more"
 
 

@@ -28,7 +28,7 @@ class Limits:
     max_wait_ms: float = 2.0
     """Milliseconds that the first text of a batch waits for others."""
     timeout: float = 30.0
-    """Seconds that a request may take: 408 if its body has not come by then, 503 if its answer has not."""
+    """Seconds that a request may last: 408 if its body has not come by then, 503 if its answer has not."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot work.

@@ -63,7 +63,7 @@ def _bounded(where: Any) -> Any:
     return where
 
 
-# each list stops at its first fault: noting half a million would hold up every other request for seconds
+# each list stops at its first fault: noting half a million would delay every other request
 Text = Annotated[StrictStr, AfterValidator(_utf8)]
 Texts = Annotated[list[Text], Field(fail_fast=True)]
 Whole = Annotated[StrictInt, Field(ge=-(2**63), le=2**63 - 1)]  # what SQLite can compare with

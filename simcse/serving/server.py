@@ -44,10 +44,10 @@ def check_token(token: str | None, host: str) -> None:
 
 @contextmanager
 def bound(host: str, port: int) -> Iterator[socket.socket]:
-    """A socket that owns an address; port 0 takes a free one. It listens once `run_server` has it.
+    """A socket that owns an address; port 0 is a free one. It listens once `run_server` has it.
 
     Raises:
-        ConfigError: the port is in use, may not be taken, or the host is none of this machine.
+        ConfigError: the port is in use or not allowed, or the host is none of this machine.
     """
     if not 0 <= port <= 65535:
         raise ConfigError(f"--port: found {port}, expected 0 to 65535")

@@ -1,4 +1,4 @@
-"""Which threads do what in a service: one takes requests and answers them, the others encode and search."""
+"""Which threads do what in a service: one receives requests and answers them, the others encode and search."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def test_whitened_vectors_have_mean_zero_and_the_identity_for_covariance() -> No
     white = fitted.apply(encode(TEXTS))
     np.testing.assert_allclose(white.mean(axis=0), 0, atol=1e-4)
     np.testing.assert_allclose(np.cov(white.T), np.eye(6), atol=1e-3)
-    assert fitted.about["kept_variance"] == pytest.approx(1)
+    assert fitted.metadata["kept_variance"] == pytest.approx(1)
 
 
 def test_the_cut_keeps_the_axes_of_largest_variance() -> None:
@@ -45,7 +45,7 @@ def test_the_cut_keeps_the_axes_of_largest_variance() -> None:
     encode = skewed()
     fitted = fit(encode, TEXTS, dimensions=2)
     assert fitted.apply(encode(TEXTS)).shape == (400, 2)
-    assert fitted.about["kept_variance"] == pytest.approx(1.25 / sum(0.25**i for i in range(6)), abs=0.02)
+    assert fitted.metadata["kept_variance"] == pytest.approx(1.25 / sum(0.25**i for i in range(6)), abs=0.02)
     whole = fit(encode, TEXTS).apply(encode(TEXTS))
     np.testing.assert_allclose(fitted.apply(encode(TEXTS)), whole[:, :2], atol=1e-4)
 
@@ -66,7 +66,7 @@ def test_the_map_of_an_encoder_is_an_encoder_without_anisotropy(kind: str) -> No
 def test_directions_without_variance_are_left_out() -> None:
     encode = skewed()
     fitted = fit(lambda texts: np.concatenate([encode(texts), np.ones((len(texts), 1))], axis=1), TEXTS)
-    assert fitted.about["k"] == 6
+    assert fitted.metadata["k"] == 6
 
 
 @settings(deadline=None, max_examples=10)
@@ -111,11 +111,11 @@ def test_fitting_a_flow_leaves_the_random_state_alone_and_repeats() -> None:
 @pytest.mark.parametrize("kind", ["whitening", "flow"])
 def test_a_saved_map_gives_the_same_vectors(kind: str, tmp_path: Path) -> None:
     encode = skewed()
-    fitted = fit(encode, TEXTS, kind=kind, about={"encoder": "somewhere"})
+    fitted = fit(encode, TEXTS, kind=kind, metadata={"encoder": "somewhere"})
     loaded = Fitted.load(fitted.save(tmp_path / "map"))
     np.testing.assert_array_equal(loaded(encode)(TEXTS), fitted(encode)(TEXTS))
-    assert loaded.about == fitted.about
-    assert loaded.about["encoder"] == "somewhere"
+    assert loaded.metadata == fitted.metadata
+    assert loaded.metadata["encoder"] == "somewhere"
     assert sorted(path.name for path in (tmp_path / "map").iterdir()) == ["postprocess.json", "postprocess.safetensors"]
 
 
@@ -129,7 +129,7 @@ def test_bad_fits_are_refused() -> None:
     encode = skewed()
     with pytest.raises(DataError, match="found 6 distinct texts, expected more than the 6 dimensions"):
         fit(encode, TEXTS[:6] * 3)
-    assert fit(encode, TEXTS[:6], dimensions=3).about["k"] == 3
+    assert fit(encode, TEXTS[:6], dimensions=3).metadata["k"] == 3
     with pytest.raises(DataError, match="found 1 distinct texts"):
         fit(encode, TEXTS[:1])
     with pytest.raises(ConfigError, match="--dimensions is 7: the encoder has 6"):

@@ -243,7 +243,7 @@ MANY = {
 
 @pytest.mark.parametrize("case", MANY)
 def test_a_body_full_of_faults_is_refused_at_the_first_of_them(case):
-    """Noting each of 500,000 faults would hold up every other request for 20 seconds."""
+    """Noting each of 500,000 faults would delay every other request."""
     path, body = MANY[case]
     model = {
         "/api/encode": EncodeRequest, "/api/similarity": SimilarityRequest, "/api/search": SearchRequest,
@@ -276,7 +276,7 @@ def test_a_body_that_is_too_large_is_refused_with_or_without_its_length(index, e
 
 
 def test_a_full_queue_refuses_and_recovers(index, encoder, client_of, monkeypatch):
-    """One batch is held up; 4 texts may wait behind it; the fifth is told to come again."""
+    """One batch is delayed; 4 texts may wait behind it; the fifth is told to come again."""
     entered, gate = threading.Event(), threading.Event()
     encode = SentenceEncoder.encode
 

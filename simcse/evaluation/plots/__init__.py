@@ -1,1 +1,1 @@
-"""Pictures of runs, spaces and texts: each function takes numbers and gives a matplotlib figure; nothing is global."""
+"""Pictures of runs, spaces and texts: each function returns a matplotlib figure of its numbers; nothing is global."""
