@@ -7,7 +7,6 @@ import sys
 from collections.abc import Sequence
 from typing import Literal
 
-from simcse.commands.shared import Dtype
 from simcse.console import Parser, run
 
 
@@ -21,7 +20,7 @@ def build_parser() -> Parser:
         "folder of a checkpoint, a run or a map of simcse postprocess; hub id, or package:NAME"
     ))  # fmt: skip
     parser.add_argument("--pooling", type=str | None, help="instead of what the model says (cls, mean, ...)")
-    parser.add_argument("--dtype", type=Dtype, default="auto", help="of the weights")
+    parser.add_argument("--dtype", default="auto", help="of the weights: auto, fp32, bf16, fp16, int8")
     parser.add_argument("--device", type=str, default="auto", help="auto is the accelerator, if there is one")
     parser.add_argument("--batch_size", type=int | None, help="most texts in a batch; default: by a token budget")
     parser.add_argument(

@@ -222,6 +222,7 @@ def test_options_from_a_file(capsys, tmp_path, docs, tiny_bert):
         ("encode --modle x", 2, "unknown option --modle; did you mean 'model'?"),
         ("index build", 2, "required and not given: --model, --output"),
         ("index search", 2, "required and not given: INDEX"),
+        ("index search IDX q --dtype float8", 2, "dtype 'float8' is not one of auto, fp32, bf16, fp16, float32,"),
         ("index search IDX q --top_k many", 2, "--top_k: found 'many', expected int"),
         ("index search IDX q --format jsn", 2, "--format: found 'jsn', expected one of auto, text, json; did you mean"),
         ("index search IDX q --where lang", 2, "--where: found 'lang', expected FIELD=VALUE"),

@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from simcse.commands.models import config_of, encoders_of, load_encode, short_names
-from simcse.commands.shared import Dtype, Format, as_text, print_json
+from simcse.commands.shared import Format, as_text, print_json
 
 if TYPE_CHECKING:
     from simcse.vectors import Encode
@@ -28,7 +28,7 @@ def compare(
     seed: int = 0,
     format: Format = "auto",
     device: str = "auto",
-    dtype: Dtype = "auto",
+    dtype: str = "auto",
 ) -> None:
     """Say whether one model is better than another, and how sure that is.
 
@@ -48,7 +48,7 @@ def compare(
         seed: of the bootstrap
         format: text, or json; auto is text on a terminal, and json where output is piped
         device: auto, cpu, cuda, cuda:1, ...
-        dtype: precision of the weights; auto is bf16 where the device computes in it; int8 needs a CPU with AMX or VNNI
+        dtype: precision: auto (bf16 where the device computes in it, else fp32), fp32, bf16, fp16, int8 (AMX, VNNI)
     """
     from simcse.evaluation.comparison import as_json, as_tables, check_recipe, sides_of
     from simcse.evaluation.statistics import check_confidence, compare_encoders

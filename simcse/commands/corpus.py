@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from simcse.commands.shared import Dtype, load_encoder, print_json
+from simcse.commands.shared import load_encoder, print_json
 from simcse.display.hits import scores_as_json
 from simcse.display.tables import bullet
 from simcse.errors import ConfigError
@@ -57,7 +57,7 @@ def mine(
     candidates: int = 100,
     kind: str = "auto",
     device: str = "auto",
-    dtype: Dtype = "auto",
+    dtype: str = "auto",
 ) -> None:
     """Find hard negatives for pairs, and write triplets to train on.
 
@@ -76,7 +76,7 @@ def mine(
         candidates: nearest texts looked at for each anchor
         kind: of the index, as for index build
         device: auto, cpu, cuda, cuda:1, ...
-        dtype: precision of the weights; auto is bf16 where the device computes in it; int8 needs a CPU with AMX or VNNI
+        dtype: precision: auto (bf16 where the device computes in it, else fp32), fp32, bf16, fp16, int8 (AMX, VNNI)
     """
     from simcse.data.readers import read_texts
     from simcse.display.progress import progress

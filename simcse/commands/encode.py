@@ -6,7 +6,7 @@ import itertools
 import sys
 from typing import Literal
 
-from simcse.commands.shared import Dtype, Format, as_text, load_encoder, print_json, sources
+from simcse.commands.shared import Format, as_text, load_encoder, print_json, sources
 from simcse.display.hits import SCORE_DIGITS
 from simcse.errors import ConfigError, DataError
 
@@ -29,7 +29,7 @@ def encode(
     normalize: bool = True,
     resume: bool = True,
     device: str = "auto",
-    dtype: Dtype = "auto",
+    dtype: str = "auto",
     engine: Literal["local", "ray"] = "local",
     workers: int = 2,
 ) -> None:
@@ -52,7 +52,7 @@ def encode(
         normalize: scale vectors to length 1
         resume: go on with an unfinished output of the same model and texts
         device: auto, cpu, cuda, cuda:1, ...
-        dtype: precision of the weights; auto is bf16 where the device computes in it; int8 needs a CPU with AMX or VNNI
+        dtype: precision: auto (bf16 where the device computes in it, else fp32), fp32, bf16, fp16, int8 (AMX, VNNI)
         engine: local, or ray for parquet files in and a folder of parquet files out, by workers of a cluster that may
             fail on the way
         workers: encoders at work at the same time, with engine ray
@@ -104,7 +104,7 @@ def similarity(
     pairs: str | None = None,
     format: Format = "auto",
     device: str = "auto",
-    dtype: Dtype = "auto",
+    dtype: str = "auto",
 ) -> None:
     """Cosine similarity of texts.
 
@@ -118,7 +118,7 @@ def similarity(
             standard input, two texts a line with a tab between them
         format: text, or json (an object a line); auto is text on a terminal, and json where output is piped
         device: auto, cpu, cuda, cuda:1, ...
-        dtype: precision of the weights; auto is bf16 where the device computes in it; int8 needs a CPU with AMX or VNNI
+        dtype: precision: auto (bf16 where the device computes in it, else fp32), fp32, bf16, fp16, int8 (AMX, VNNI)
     """
     if (pairs is None) == (not texts):
         raise ConfigError("similarity: expected either two or more texts, or --pairs FILE")

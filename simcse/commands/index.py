@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from itertools import islice
 
-from simcse.commands.shared import Dtype, Format, as_text, load_encoder, open_index, print_hits, print_json, sources
+from simcse.commands.shared import Format, as_text, load_encoder, open_index, print_hits, print_json, sources
 from simcse.display.facts import fact_lines, plan_in_words
 from simcse.errors import ConfigError
 
@@ -28,7 +28,7 @@ def build(
     sample_queries: str | None = None,
     overwrite: bool = False,
     device: str = "auto",
-    dtype: Dtype = "auto",
+    dtype: str = "auto",
 ) -> None:
     """Build an index from files of texts.
 
@@ -52,7 +52,7 @@ def build(
             which are easier to find than answers to questions
         overwrite: replace an index that is there already, when the new one is done
         device: auto, cpu, cuda, cuda:1, ...
-        dtype: precision of the weights; auto is bf16 where the device computes in it; int8 needs a CPU with AMX or VNNI
+        dtype: precision: auto (bf16 where the device computes in it, else fp32), fp32, bf16, fp16, int8 (AMX, VNNI)
     """
     from simcse.display.progress import progress
     from simcse.search.tools.build import build_from_files, count_rows
@@ -92,7 +92,7 @@ def search(
     format: Format = "auto",
     model: str | None = None,
     device: str = "auto",
-    dtype: Dtype = "auto",
+    dtype: str = "auto",
 ) -> None:
     """Find the texts most similar to queries.
 
@@ -111,7 +111,7 @@ def search(
         format: text, or json; auto is text on a terminal, and json where output is piped
         model: the encoder that built the index; default the name in its manifest
         device: auto, cpu, cuda, cuda:1, ...
-        dtype: precision of the weights; auto is bf16 where the device computes in it; int8 needs a CPU with AMX or VNNI
+        dtype: precision: auto (bf16 where the device computes in it, else fp32), fp32, bf16, fp16, int8 (AMX, VNNI)
     """
     from simcse.data.readers import read_texts
     from simcse.search.filters import parse_conditions
@@ -144,7 +144,7 @@ def add(
     metadata_columns: list[str] | None = None,
     model: str | None = None,
     device: str = "auto",
-    dtype: Dtype = "auto",
+    dtype: str = "auto",
 ) -> None:
     """Add files of texts to an index, all or none.
 
@@ -157,7 +157,7 @@ def add(
         metadata_columns: columns to keep as metadata; default all others
         model: the encoder that built the index; default the name in its manifest
         device: auto, cpu, cuda, cuda:1, ...
-        dtype: precision of the weights; auto is bf16 where the device computes in it; int8 needs a CPU with AMX or VNNI
+        dtype: precision: auto (bf16 where the device computes in it, else fp32), fp32, bf16, fp16, int8 (AMX, VNNI)
     """
     from simcse.display.progress import progress
     from simcse.search.tools.build import count_rows, counted, stream_files

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from simcse.commands.models import encoders_of, load_encode, short_names
-from simcse.commands.shared import Dtype
 
 if TYPE_CHECKING:
     from simcse.vectors import Encode
@@ -29,7 +28,7 @@ def plot(
     max_texts: int = 2000,
     formats: list[str] | None = None,
     device: str = "auto",
-    dtype: Dtype = "auto",
+    dtype: str = "auto",
 ) -> None:
     """Draw runs and the spaces of their encoders.
 
@@ -49,7 +48,7 @@ def plot(
         max_texts: the first so many texts of the corpus
         formats: png, svg; default both
         device: auto, cpu, cuda, cuda:1, ...
-        dtype: precision of the weights; auto is bf16 where the device computes in it; int8 needs a CPU with AMX or VNNI
+        dtype: precision: auto (bf16 where the device computes in it, else fp32), fp32, bf16, fp16, int8 (AMX, VNNI)
     """
     from simcse.evaluation.plots.figures import Drawer, Sources, choose
     from simcse.evaluation.plots.style import FORMATS, check_formats, save

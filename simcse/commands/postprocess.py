@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from simcse.commands.models import encoder_of
-from simcse.commands.shared import Dtype, load_encoder
+from simcse.commands.shared import load_encoder
 from simcse.errors import ConfigError
 
 __all__ = ["postprocess"]
@@ -29,7 +29,7 @@ def postprocess(
     pooling: str | None = None,
     column: str | None = None,
     device: str = "auto",
-    dtype: Dtype = "auto",
+    dtype: str = "auto",
 ) -> None:
     """Fit whitening or a normalising flow on an encoder's vectors.
 
@@ -49,7 +49,7 @@ def postprocess(
         pooling: cls, mean, last_token, first_last_mean or top2_mean; default what the checkpoint says
         column: the column that holds the text; default text, or the only one
         device: auto, cpu, cuda, cuda:1, ...
-        dtype: precision of the weights; auto is bf16 where the device computes in it; int8 needs a CPU with AMX or VNNI
+        dtype: precision: auto (bf16 where the device computes in it, else fp32), fp32, bf16, fp16, int8 (AMX, VNNI)
     """
     from simcse.data.readers import read_texts
     from simcse.evaluation.postprocess import fit

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from simcse.commands.shared import Dtype, load_encoder
+from simcse.commands.shared import load_encoder
 from simcse.errors import ConfigError
 
 __all__ = ["serve"]
@@ -20,7 +20,7 @@ def serve(
     token: str | None = None,
     allowed_hosts: str | None = None,
     device: str = "auto",
-    dtype: Dtype = "auto",
+    dtype: str = "auto",
     map_points: int = 5000,
     max_body: int = 1_048_576,
     max_text: int = 10_000,
@@ -48,7 +48,7 @@ def serve(
             and loopback addresses, such as that of a proxy, separated by commas; under any other name a page of the
             web could read the index. On 0.0.0.0 every address and the machine's name are answered, too
         device: auto, cpu, cuda, cuda:1, ...
-        dtype: precision of the weights; auto is bf16 where the device computes in it; int8 needs a CPU with AMX or VNNI
+        dtype: precision: auto (bf16 where the device computes in it, else fp32), fp32, bf16, fp16, int8 (AMX, VNNI)
         map_points: texts on the map of the corpus, at most
         max_body: bytes of a request
         max_text: characters of a text

@@ -18,9 +18,8 @@ if TYPE_CHECKING:
     from simcse.encoder.model import SentenceEncoder
     from simcse.search.index import Hit, SearchIndex
 
-__all__ = ["Dtype", "Format", "as_text", "load_encoder", "open_index", "print_hits", "print_json", "sources"]
+__all__ = ["Format", "as_text", "load_encoder", "open_index", "print_hits", "print_json", "sources"]
 
-Dtype = Literal["auto", "fp32", "bf16", "fp16", "int8"]
 Format = Literal["auto", "text", "json"]
 
 

@@ -29,7 +29,8 @@ def check_all_started(started: int) -> None:
     if started == 1 and asked_for_several and "RANK" not in os.environ:
         raise ConfigError(
             "--num_processes: without several GPUs accelerate's launcher starts 1 process, whatever it says; for N "
-            f"type: torchrun --standalone --nproc_per_node N {shlex.join(sys.argv)}"
+            f"type: torchrun --standalone --nproc_per_node N {shlex.join(sys.argv)}; for one, python {sys.argv[0]}, or "
+            "unset MASTER_ADDR"
         )
 
 
