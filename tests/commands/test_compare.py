@@ -1,4 +1,4 @@
-"""`simcse compare`, `plot` and `postprocess` as a user types them, on a tiny encoder."""
+"""`simcse compare` as a user types it, on a tiny encoder."""
 
 from __future__ import annotations
 
@@ -8,38 +8,14 @@ import shutil
 from pathlib import Path
 
 import pytest
-import yaml
-from tiny import WORDS, build_encoder
+from tiny import WORDS
 
 from simcse.cli import main
-from simcse.commands.models import encoders_of, short_names
-from simcse.errors import ModelError
 from simcse.evaluation.sts import SEVEN, TASKS, StsTask
 
 
 def sentence(rng: random.Random) -> str:
     return " ".join(rng.choices(WORDS, k=rng.randint(3, 8)))
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two run folders, the second with two seeds, in the layout that train.py writes; scored pairs and texts."""
-    root, rng = tmp_path_factory.mktemp("analysis"), random.Random(0)
-    for number, run in enumerate(("one", "two/seed-1", "two/seed-2")):
-        build_encoder(root / run / "best", seed=number)
-        config = {"model": {"name": "bert-base-uncased", "projection": "train"}, "batch_size": 64, "max_steps": 20}
-        (root / run / "config.yaml").write_text(yaml.safe_dump(config))
-        with (root / run / "log.jsonl").open("w") as log:
-            for step in (0, 10, 20):
-                dev = {"spearman": 70.0 + step, "alignment": 0.2, "uniformity": -1.0 - step / 10}
-                log.write(
-                    json.dumps({"step": step, "dev": dev}) + "\n" + json.dumps({"step": step, "loss": 1.0}) + "\n"
-                )
-    pairs = "".join(f"{sentence(rng)}\t{sentence(rng)}\t{i % 6}\n" for i in range(40))
-    (root / "pairs.tsv").write_text(pairs)
-    (root / "texts.txt").write_text("".join(f"{sentence(rng)}\n" for _ in range(60)))
-    (root / "few.txt").write_text("".join(f"{sentence(rng)}\n" for _ in range(4)))
-    return root
 
 
 def simcse(*arguments: object) -> int:
@@ -134,55 +110,3 @@ def test_compare_refuses_in_one_line(
         assert simcse("compare", *arguments) == 2
         error = capsys.readouterr().err.strip().splitlines()[-1]
         assert message in error
-
-
-def test_plot_draws_what_it_has_files_for(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("SIMCSE_DATA", raising=False)
-    assert simcse("plot", folder / "one", folder / "two", "--output", tmp_path / "runs", "--formats", "svg") == 0
-    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["learning.svg", "trajectory.svg"]
-    inputs = ("--data", folder / "pairs.tsv", "--sentences", folder / "few.txt", "--corpus", folder / "texts.txt")
-    assert simcse("plot", folder / "one", *inputs, "--output", tmp_path / "all", "--formats", "png") == 0
-    drawn = sorted(path.stem for path in (tmp_path / "all").iterdir())
-    assert drawn == ["cosines", "heat", "learning", "map", "scatter", "spectrum", "trajectory"]
-
-
-def test_plot_names_what_is_missing(
-    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("SIMCSE_DATA", raising=False)
-    checkpoint = folder / "one" / "best"
-    for arguments, message in [
-        ((checkpoint,), "nothing to draw"),
-        ((checkpoint, "--kinds", "learning"), "--kinds learning needs run folders of train.py"),
-        ((checkpoint, "--kinds", "heat"), "--kinds heat needs --sentences FILE"),
-        ((folder / "one", "--kinds", "learnings"), "did you mean 'learning'"),
-        ((folder / "one", "--formats", "jpg"), "--formats: found 'jpg'"),
-    ]:
-        assert simcse("plot", *arguments) == 2
-        assert message in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("kind", ["whitening", "flow"])
-def test_a_fitted_map_is_compared_with_its_encoder(
-    kind: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    best, fitted = folder / "one" / "best", tmp_path / kind
-    assert simcse("postprocess", folder / "texts.txt", "--model", best, "--kind", kind, "--output", fitted) == 0
-    assert f"{kind}, 32 -> " in capsys.readouterr().err
-    assert simcse("compare", best, fitted, "--data", folder / "pairs.tsv", "--resamples", 100, "--format", "json") == 0
-    [task] = json.loads(capsys.readouterr().out)["tasks"].values()
-    assert task["a"] != task["b"]
-    assert simcse("postprocess", folder / "few.txt", "--model", best, "--kind", kind, "--output", tmp_path / "x") == 1
-    assert "found 4 distinct texts" in capsys.readouterr().err
-    assert not (tmp_path / "x").exists()
-
-
-def test_what_a_name_stands_for(folder: Path, tmp_path: Path) -> None:
-    assert encoders_of(str(folder / "two")) == [str(folder / "two" / f"seed-{n}" / "best") for n in (1, 2)]
-    assert encoders_of(str(folder / "one")) == [str(folder / "one" / "best")]
-    assert encoders_of("package:name") == ["package:name"]
-    (tmp_path / "log.jsonl").touch()
-    with pytest.raises(ModelError, match=r"a run without best/"):
-        encoders_of(str(tmp_path))
-    assert short_names(["runs/a/best", "runs/b"]) == ["a", "b"]
-    assert short_names(["x/a", "y/a"]) == ["x/a", "y/a"]
