@@ -14,7 +14,7 @@ from jsonargparse import ArgumentParser, set_parsing_settings
 
 from simcse.errors import ConfigError, DataError, SimCSEError, did_you_mean
 
-__all__ = ["Parser", "did_you_mean", "run"]
+__all__ = ["Parser", "run"]
 
 
 class Parser(ArgumentParser):

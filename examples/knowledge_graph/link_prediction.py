@@ -22,8 +22,8 @@ from graph import Graph, read_graph
 from models import MODELS, Model
 from torch import Tensor
 
-from simcse.console import Parser, did_you_mean, run
-from simcse.errors import ConfigError
+from simcse.console import Parser, run
+from simcse.errors import ConfigError, did_you_mean
 from simcse.objectives import ContrastiveLogits, Noise, Objective, Uniform, Unigram, build_objective
 
 log = logging.getLogger("knowledge_graph")
