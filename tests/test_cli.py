@@ -314,6 +314,7 @@ def test_inspect_data_names_what_may_harm(tmp_path: Path, capsys: pytest.Capture
     assert "3 rows" in printed
     assert "1 row" in printed
     assert "line 2" in printed
+    assert "with --model NAME" in printed  # how to have tokens counted
     assert main(["inspect-data", str(tmp_path / "nowhere.csv")]) == 1
     assert "nowhere.csv" in capsys.readouterr().err
 

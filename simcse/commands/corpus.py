@@ -18,7 +18,7 @@ def inspect_data(
     """Tell what in a training file may harm.
 
     Reads the file to its end, as train.py would: rows, repeated texts, lengths, blank fields, markup and control
-    characters, positives that equal their anchor. With --model also tokens, and what --max_length would cut.
+    characters, positives that equal their anchor. With --model also tokens, what --max_length cuts, and a proposal.
 
     Args:
         source: txt, csv, tsv, jsonl or parquet; .gz too
@@ -28,20 +28,21 @@ def inspect_data(
     """
     from simcse.data.inspect import inspect, render
 
+    if max_length < 1:
+        raise ConfigError(f"--max_length: found {max_length}, expected at least 1")
+    findings = inspect(source, columns=columns)
     if model is None:
-        print(render(inspect(source, columns=columns)))
+        print(render(findings))
+        print(bullet("tokens are counted, and a --max_length is proposed, with --model NAME: what you will train"))
         return
     from simcse.data.lengths import cut_line, token_counts
 
-    if max_length < 1:
-        raise ConfigError(f"--max_length: found {max_length}, expected at least 1")
     encoder = load_encoder(model, "cpu", "fp32")
-    findings = inspect(source, columns=columns)
     tokens = token_counts({column.name: column.sample for column in findings.columns}, encoder.tokenizer)
     print(render(findings, tokens))
     filled = {name: lengths for name, lengths in tokens.items() if len(lengths)}
     if filled:
-        line = cut_line(filled, max_length, encoder.backbone_limit, findings.rows)
+        line = cut_line(filled, max_length, encoder.backbone_limit, findings.rows, always_propose=True)
         print(bullet(line))
 
 

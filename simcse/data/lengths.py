@@ -39,7 +39,9 @@ def token_counts(columns: Mapping[str, Sequence[str]], tokenizer: PreTrainedToke
     return {name: tokenize.flat([text[:LONGEST] for text in texts])[0].lengths for name, texts in columns.items()}
 
 
-def cut_line(counts: Mapping[str, Counts], max_length: int, limit: int, rows: int) -> str:
+def cut_line(
+    counts: Mapping[str, Counts], max_length: int, limit: int, rows: int, *, always_propose: bool = False
+) -> str:
     """One line: the length in use, what it cuts of each column, and a length that would cut few.
 
     Args:
@@ -47,6 +49,7 @@ def cut_line(counts: Mapping[str, Counts], max_length: int, limit: int, rows: in
         max_length: tokens kept of each text.
         limit: the most tokens that the model accepts.
         rows: of the whole file.
+        always_propose: a length even where the one in use cuts few.
     """
     parts = []
     for name, lengths in counts.items():
@@ -57,11 +60,13 @@ def cut_line(counts: Mapping[str, Counts], max_length: int, limit: int, rows: in
     whole = f"{rows:,} rows" if seen >= rows else f"{seen:,} of {rows:,} rows"
     said = f"max_length {max_length} cuts {', '.join(parts)} in {whole}"
     needed = max(int(np.percentile(lengths, USUAL, method="inverted_cdf")) for lengths in counts.values())
-    if needed <= max_length:
+    if needed <= max_length and not always_propose:
         return said
-    if max_length >= limit:
+    if needed > max_length >= limit:
         return f"{said}; the model accepts no more: split the texts"
     proposed = min(-(-needed // STEP) * STEP, limit)
+    if proposed == max_length:
+        return f"{said}: a good value"
     left = ", ".join(f"{_share(lengths, proposed)} of {name}" for name, lengths in counts.items())
     return f"{said}; --max_length {proposed}{', all that the model accepts,' if proposed == limit else ''} cuts {left}"
 

@@ -42,6 +42,14 @@ def test_the_line_says_shares_percentiles_and_a_length_that_cuts_few() -> None:
     )
 
 
+def test_a_length_is_proposed_even_where_few_texts_are_cut() -> None:
+    """`simcse inspect-data` answers what to set, also where the length at hand is far too long, or right."""
+    counts = {"text": np.array([5, 6, 40])}
+    assert cut_line(counts, 64, 128, 3, always_propose=True).endswith("in 3 rows; --max_length 40 cuts none of text")
+    assert cut_line(counts, 40, 128, 3, always_propose=True).endswith("in 3 rows: a good value")
+    assert cut_line(counts, 64, 64, 3, always_propose=True).endswith("in 3 rows; --max_length 40 cuts none of text")
+
+
 def test_a_million_rows_cost_a_sample(tokenizer) -> None:
     """The sample's share is the file's to a few points, and is the same each time."""
     texts = ["the man"] * 3 + ["the man sings and plays the piano in the park at night"]
