@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from simcse.commands import compare, corpus, encode, export, index, plot, postprocess, serve
-from simcse.console import Parser, run
+from simcse.console import Parser, run, separated
 
 __all__ = ["main"]
 
@@ -23,13 +23,14 @@ A model is trained by train.py and evaluated by evaluate.py; this command uses i
 
 
 class Command(NamedTuple):
-    """A function; which of its arguments are positional (`*` any number, `+` at least one, None one), which are
-    lists.
+    """A function; which of its arguments are positional (`*` any number, `+` at least one, None one); which are lists,
+    by spaces or commas; which are texts, by spaces alone.
     """
 
     function: Callable[..., None]
     positional: dict[str, str | None]
     lists: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
 
 
 COMMANDS: dict[str, Command | tuple[str, dict[str, Command]]] = {
@@ -38,9 +39,9 @@ COMMANDS: dict[str, Command | tuple[str, dict[str, Command]]] = {
     "index": (
         "Build, search and change an index of texts.",
         {
-            "build": Command(index.build, {}, ("input", "metadata_columns")),
-            "search": Command(index.search, {"index": None, "query": "*"}, ("where",)),
-            "add": Command(index.add, {"index": None}, ("input", "metadata_columns")),
+            "build": Command(index.build, {"files": "*"}, ("metadata_columns",), ("input",)),
+            "search": Command(index.search, {"index": None, "query": "*"}, texts=("where",)),
+            "add": Command(index.add, {"index": None, "files": "*"}, ("metadata_columns",), ("input",)),
             "delete": Command(index.delete, {"index": None, "id": "*"}),
             "compact": Command(index.compact, {"index": None}),
             "info": Command(index.info, {"index": None}),
@@ -73,7 +74,8 @@ def _dispatch(arguments: Sequence[str]) -> None:
     entry, options = COMMANDS[chosen.command], chosen[chosen.command]
     if not isinstance(entry, Command):
         entry, options = entry[1][options.command], options[options.command]
-    entry.function(**{name: value for name, value in vars(options).items() if name != "config"})
+    values = {name: value for name, value in vars(options).items() if name != "config"}
+    entry.function(**values | {name: separated(values[name]) for name in entry.lists})
 
 
 def build_parser(arguments: Sequence[str] | None = None) -> Parser:
@@ -114,12 +116,12 @@ def _add(subcommands: Any, name: str, command: Command, path: str, arguments: Se
     for argument, count in command.positional.items():
         action = parser.add_argument(argument, nargs=count, help=helps[argument], metavar=argument.upper())
         action.required = count != "*"
-    for argument in command.lists:
+    for argument in (*command.lists, *command.texts):
         parser.add_argument(f"--{argument}", nargs="+", type=str, default=[], help=helps[argument])
     switches = [p.name for p in signature if p.default is False]
     for argument in switches:
         parser.add_argument(f"--{argument}", action="store_true", help=helps[argument])
-    parser.add_function_arguments(function, skip={*command.positional, *command.lists, *switches})
+    parser.add_function_arguments(function, skip={*command.positional, *command.lists, *command.texts, *switches})
     parser.add_argument("--config", action="config", help="YAML file of these options")
 
 

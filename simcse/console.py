@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
+import json
 import os
 import re
 import sys
@@ -14,7 +16,105 @@ from jsonargparse import ArgumentParser, set_parsing_settings
 
 from simcse.errors import ConfigError, DataError, SimCSEError, did_you_mean
 
-__all__ = ["Parser", "run"]
+__all__ = ["Parser", "run", "separated"]
+
+# options of the original SimCSE's scripts, of transformers' Trainer and of sentence-transformers -> ours, of which a
+# parser has one
+OTHER_NAMES = {
+    "bf16": "precision",
+    "checkpoint": "model.name model",
+    "checkpoint_path": "model.name model",
+    "dataset_name": "data.train",
+    "do_predict": "data.test",
+    "dropout_rate": "model.dropout",
+    "eval_batch_size": "batch_size",
+    "eval_file": "data.dev",
+    "eval_steps": "eval_every",
+    "fp16": "precision",
+    "hidden_dropout_prob": "model.dropout",
+    "k": "top_k",
+    "learning_rate": "optim.lr",
+    "logging_steps": "log_every",
+    "lr_warmup": "optim.warmup",
+    "max_grad_norm": "optim.clip",
+    "max_len": "max_length",
+    "max_seq_len": "max_length",
+    "max_seq_length": "max_length",
+    "max_token_length": "max_length",
+    "mini_batch_size": "micro_batch_size",
+    "mlp_only_train": "model.projection",
+    "mode": "tasks",
+    "model_id": "model.name model",
+    "model_name": "model.name model",
+    "model_name_or_path": "model.name model",
+    "model_path": "model.name model",
+    "n_epochs": "epochs",
+    "negatives": "num_negatives count",
+    "nepochs": "epochs",
+    "normalize_embeddings": "normalize",
+    "num_epochs": "epochs",
+    "num_seeds": "seeds",
+    "num_train_epochs": "epochs",
+    "num_workers": "workers",
+    "output_file": "output",
+    "output_path": "output output_dir",
+    "per_device_eval_batch_size": "batch_size",
+    "per_device_train_batch_size": "batch_size",
+    "per_gpu_train_batch_size": "batch_size",
+    "pooler": "model.pooling pooling",
+    "pooler_type": "model.pooling pooling",
+    "pooling_mode": "model.pooling pooling",
+    "report_to": "trackers",
+    "resume_from_checkpoint": "resume",
+    "save_dir": "output_dir output",
+    "save_path": "output output_dir",
+    "save_steps": "save_every",
+    "scale": "temperature",
+    "task_set": "tasks",
+    "tau": "temperature",
+    "temp": "temperature",
+    "threshold": "min_score",
+    "tokenizer_name": "model.name model",
+    "topk": "top_k",
+    "torch_dtype": "precision dtype",
+    "train_batch_size": "batch_size",
+    "train_data": "data.train",
+    "train_dataset": "data.train",
+    "train_file": "data.train",
+    "validation_file": "data.dev",
+    "warmup_ratio": "optim.warmup",
+    "warmup_steps": "optim.warmup",
+}
+# and those without a counterpart -> what to do instead; or what differs in ours
+NOTES = {
+    "bf16": "as --precision bf16",
+    "dataloader_num_workers": "batches are prepared by a thread: leave it out",
+    "do_eval": "the run is evaluated where --data.dev is given: leave it out",
+    "do_mlm": "there is no MLM loss: leave it out",
+    "do_train": "this command trains: leave it out",
+    "eval_strategy": "--eval_every is the number of steps between evaluations: leave it out",
+    "evaluation_strategy": "--eval_every is the number of steps between evaluations: leave it out",
+    "fp16": "as --precision fp16",
+    "gradient_accumulation_steps": "accumulating adds no negatives: --batch_size is the whole batch, and "
+    "--micro_batch_size bounds the memory at the same gradients",
+    "load_best_model_at_end": "best/ is kept always: leave it out",
+    "local_rank": "several processes are started by torchrun: leave it out",
+    "lr_scheduler_type": "the rate decays linearly: leave it out",
+    "metric_for_best_model": "best/ is chosen by Spearman on --data.dev: leave it out",
+    "mlm_weight": "there is no MLM loss: leave it out",
+    "mlp_only_train": "whose value train means that",
+    "overwrite_cache": "there is no cache to overwrite: leave it out",
+    "overwrite_output_dir": "a run is never overwritten: name another --output_dir, or go on by --resume auto",
+    "pad_to_max_length": "nothing is padded: leave it out",
+    "per_device_train_batch_size": "the rows of all devices together",
+    "preprocessing_num_workers": "texts are tokenized on the way: leave it out",
+    "run_name": "a run is named by --output_dir: leave it out",
+    "save_total_limit": "last/ and best/ are kept: leave it out",
+    "scale": "1 / scale",
+    "trust_remote_code": "code of a checkpoint is never run: leave it out",
+    "use_fast_tokenizer": "tokenizers are fast: leave it out",
+    "warmup_steps": "a share of all steps",
+}
 
 
 class Parser(ArgumentParser):
@@ -29,6 +129,34 @@ class Parser(ArgumentParser):
         """Dotted names of all options of this parser, without the leading dashes."""
         return [flag[2:] for action in self._actions for flag in action.option_strings if flag.startswith("--")]
 
+    def parse_args(self, args: Any = None, namespace: Any = None, **options: Any) -> Any:
+        """As jsonargparse's, and a list is written with commas: `--data.columns question,answer`; or with spaces."""
+        return super().parse_args(
+            self._with_lists(list(sys.argv[1:] if args is None else args)), namespace, **options
+        )
+
+    def _with_lists(self, arguments: list[str]) -> list[str]:
+        """The same, where values of lists of texts are JSON."""
+        lists = {
+            flag
+            for action in self._actions
+            if getattr(action, "_typehint", None) in (list[str], list[str] | None)
+            for flag in action.option_strings
+        }
+        alone = all(action.option_strings for action in self._actions)  # no positional argument may follow a list
+        written: list[str] = []
+        while arguments:
+            flag, equals, value = arguments.pop(0).partition("=")
+            if flag not in lists or not (equals or arguments):
+                written.append(flag + equals + value)
+                continue
+            values = [value if equals else arguments.pop(0)]
+            while alone and arguments and not arguments[0].startswith("-"):
+                values.append(arguments.pop(0))
+            plain = len(values) > 1 or not (values[0][:1] in ("[", "") or values[0] == "null")
+            written += [flag, json.dumps(separated(values)) if plain else values[0]]
+        return written
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise instead of printing usage: the reader gets the option, what was found and the nearest match.
 
@@ -39,19 +167,17 @@ class Parser(ArgumentParser):
 
     def _explain(self, message: str) -> str:
         known = self.known_options()
-        if found := re.search(r"[Uu]nrecognized arguments: (?:--)?([\w.\-]+)", message):
-            name = found[1]
-            hint = did_you_mean(name, known)
-            return (
-                f"unknown option --{name}{hint} (--help lists all)"
-                if "--" in message
-                else (f"unexpected argument {name!r}{hint} (--help lists all options)")
-            )
+        if found := re.search(r"[Uu]nrecognized arguments: (.*)", message):
+            names = re.findall(r"(?:^| )--([\w.\-]+)", found[1])
+            if names:
+                return f"{'; '.join(map(self._unknown_option, names))} (--help lists all)"
+            name = found[1].split()[0]
+            return f"unexpected argument {name!r}{did_you_mean(name, known)} (--help lists all options)"
         if found := re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", message):
             name = f"{found[1]}.{found[2]}"
-            return f"unknown config key {name!r}{did_you_mean(name, known)} (--print_config lists all)"
+            return f"unknown config key {name!r}{self._ours(name)} (--print_config lists all)"
         if found := re.search(r"(?:Key|[Oo]ption) '([\w.]+)' is not (?:expected|accepted|valid)", message):
-            return f"unknown config key {found[1]!r}{did_you_mean(found[1], known)} (--print_config lists all)"
+            return f"unknown config key {found[1]!r}{self._ours(found[1])} (--print_config lists all)"
         if found := re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message):
             choices = re.findall(r"'([^']+)'", found[2])
             return (
@@ -62,9 +188,35 @@ class Parser(ArgumentParser):
         if found := re.search(r"the following arguments are required: ([\w., ]+)", message):
             missing = [self._as_typed(name) for name in found[1].rstrip(".").split(", ")]
             return f"required and not given: {', '.join(missing)} (--help explains them)"
+        if found := re.search(r'Unable to load config .*Parser key "([\w.]+)"', message):
+            below = [f"--{option}" for option in known if option.startswith(f"{found[1]}.")]
+            return f"--{found[1]}: is a group of options, expected one of {', '.join(below)}"
         if found := re.search(r'Parser key "([\w.]+)": (.*)', message):
             return f"--{found[1]}: {_short_type_error(found[2])}"
         return message
+
+    def _unknown_option(self, name: str) -> str:
+        return f"unknown option --{name}{self._ours(name)}"
+
+    def _ours(self, name: str) -> str:
+        """What the reader may have meant, by the names of other packages, by the last part of a dotted name, or by
+        likeness; it begins with a semicolon.
+        """
+        known = self.known_options()
+        plain = name.replace("-", "_")
+        last = plain.rpartition(".")[2]
+        ours = next((option for option in OTHER_NAMES.get(last, "").split() if option in known), None)
+        note = NOTES.get(last)
+        if ours or (note and last not in OTHER_NAMES):
+            return f"; here it is --{ours}{f', {note}' if note else ''}" if ours else f"; {note}"
+        same = [option for option in known if option == plain or option.rpartition(".")[2] == last]
+        if same:
+            return f"; did you mean {' or '.join(map(repr, same[:3]))}?"
+        lasts = {option.rpartition(".")[2]: option for option in reversed(known)}
+        if near := did_you_mean(plain, known):
+            return near
+        close = difflib.get_close_matches(last, lasts, n=1, cutoff=0.7)
+        return f"; did you mean {lasts[close[0]]!r}?" if close else ""
 
     def _as_typed(self, name: str) -> str:
         """`--model` for the required `index.build.model`; a positional argument without dashes."""
@@ -76,6 +228,11 @@ class Parser(ArgumentParser):
         rest = ".".join(parts)
         positional = any(a.dest == rest and not a.option_strings for a in parser._actions)
         return rest.upper() if positional else f"--{rest}"
+
+
+def separated(values: Sequence[str]) -> list[str]:
+    """Texts with commas between, or of several arguments, or both."""
+    return [part.strip() for value in values for part in value.split(",") if part.strip()]
 
 
 def _short_type_error(message: str) -> str:

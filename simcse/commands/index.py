@@ -15,8 +15,9 @@ QUERIES_AT_ONCE = 1024
 
 
 def build(
-    input: list[str],
+    files: list[str],
     *,
+    input: list[str] | None = None,
     model: str,
     output: str,
     text_column: str | None = None,
@@ -37,7 +38,8 @@ def build(
     same command after a kill goes on where it was.
 
     Args:
-        input: files of texts; standard input where none is named
+        files: files of texts; standard input where none is named
+        input: the same as an option
         model: folder of a checkpoint, hub id, or package:NAME
         output: folder of the new index; or milvus:FILE.db, milvus:http://HOST:19530#COLLECTION
         text_column: the column that holds the text
@@ -57,7 +59,7 @@ def build(
     from simcse.display.progress import progress
     from simcse.search.tools.build import build_from_files, count_rows
 
-    files = sources(input, "--input")
+    files = sources([*files, *(input or [])], "FILES")
     asked = None if sample_queries is None else _asked(sample_queries)
     encoder = load_encoder(model, device, dtype)
     with progress(count_rows(files), sys.stderr.isatty(), "indexing") as advance:
@@ -136,8 +138,9 @@ def search(
 
 def add(
     index: str,
-    input: list[str],
+    files: list[str],
     *,
+    input: list[str] | None = None,
     upsert: bool = False,
     text_column: str | None = None,
     id_column: str | None = None,
@@ -150,7 +153,8 @@ def add(
 
     Args:
         index: folder of the index
-        input: files of texts, as for index build; standard input where none is named
+        files: files of texts, as for index build; standard input where none is named
+        input: the same as an option
         upsert: replace texts whose id is there already, rather than refuse them
         text_column: the column that holds the text
         id_column: the column that holds the id
@@ -162,7 +166,7 @@ def add(
     from simcse.display.progress import progress
     from simcse.search.tools.build import count_rows, counted, stream_files
 
-    files = sources(input, "--input")
+    files = sources([*files, *(input or [])], "FILES")
     opened = open_index(index, model, device, dtype)
     columns = {"text_column": text_column, "id_column": id_column, "metadata_columns": metadata_columns or None}
     with progress(count_rows(files), sys.stderr.isatty(), "adding") as advance:

@@ -1,0 +1,89 @@
+"""Wrong options are told in the words of whoever typed them, and lists are taken as people write them."""
+
+from __future__ import annotations
+
+import pytest
+
+from simcse.cli import build_parser
+from simcse.console import NOTES, OTHER_NAMES, Parser, separated
+from simcse.errors import ConfigError
+from simcse.training.config import TrainConfig
+
+
+def training_parser() -> Parser:
+    parser = Parser(prog="train.py")
+    parser.add_class_arguments(TrainConfig, None, fail_untyped=False)
+    return parser
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        ("--lr 1e-5", "unknown option --lr; did you mean 'optim.lr'?"),
+        ("--optim.learning_rate 1e-5", "unknown option --optim.learning_rate; here it is --optim.lr"),
+        ("--learning_rate 1e-5", "unknown option --learning_rate; here it is --optim.lr"),
+        ("--model_name_or_path x", "unknown option --model_name_or_path; here it is --model.name"),
+        ("--num_train_epochs 1", "unknown option --num_train_epochs; here it is --epochs"),
+        ("--train_file x", "unknown option --train_file; here it is --data.train"),
+        ("--max_seq_length 32", "unknown option --max_seq_length; here it is --max_length"),
+        ("--output-dir x", "unknown option --output-dir; did you mean 'output_dir'?"),
+        ("--dropot 0.1", "unknown option --dropot; did you mean 'model.dropout'?"),
+        ("--mlp_only_train", "here it is --model.projection, whose value train means that"),
+        ("--per_device_train_batch_size 64", "here it is --batch_size, the rows of all devices together"),
+        ("--gradient_accumulation_steps 2", "; accumulating adds no negatives: --batch_size is the whole batch"),
+        ("--temp 1 --pooler_type cls", "--temp; here it is --temperature; unknown option --pooler_type; here it is --m"),
+        ("--data x", "--data: is a group of options, expected one of --data.train, --data.columns"),
+    ],
+)
+def test_names_of_other_packages_and_last_parts_are_understood(typed, told):
+    with pytest.raises(ConfigError) as caught:
+        training_parser().parse_args(typed.split())
+    assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        ("index search idx q --threshold 0.5", "unknown option --threshold; here it is --min_score"),
+        ("encode --pooler cls --model x", "unknown option --pooler; here it is --pooling"),
+    ],
+)
+def test_so_they_are_behind_a_command(typed, told):
+    with pytest.raises(ConfigError, match=told):
+        build_parser().parse_args(typed.split())
+
+
+def test_every_name_of_ours_that_is_told_exists():
+    ours = {name for names in OTHER_NAMES.values() for name in names.split()}
+    parsers = [training_parser(), build_parser()]
+    known = set()
+    while parsers:
+        parser = parsers.pop()
+        known |= set(parser.known_options())
+        parsers += [p for a in parser._actions if isinstance(a.choices, dict) for p in a.choices.values()]
+    assert ours - known <= {"tasks"}  # of evaluate.py
+    for name in (*OTHER_NAMES, *NOTES):
+        assert name not in training_parser().known_options()
+
+
+@pytest.mark.parametrize(
+    "typed", ["question,answer", "question, answer", "[question, answer]", '["question","answer"]', "question answer"]
+)
+def test_lists_by_comma_bracket_or_space(typed):
+    values = typed.split() if typed == "question answer" else [typed]
+    parsed = training_parser().parse_args(["--data.columns", *values, "--trackers=wandb", "--seed", "3"])
+    assert (parsed.data.columns, parsed.trackers, parsed.seed) == (["question", "answer"], ["wandb"], 3)
+
+
+def test_no_list_at_all():
+    assert training_parser().parse_args(["--data.columns", "null"]).data.columns is None
+    with pytest.raises(ConfigError, match=r"data\.columns"):
+        training_parser().parse_args(["--data.columns"])
+
+
+def test_lists_of_commands_by_comma_and_files_by_space():
+    typed = "index build a.txt b,c.txt --model m --output o --metadata_columns lang,year"
+    build = build_parser().parse_args(typed.split()).index.build
+    assert (build.files, separated(build.metadata_columns)) == (["a.txt", "b,c.txt"], ["lang", "year"])
+    inspected = build_parser().parse_args(["inspect-data", "--columns", "q,a", "f.csv"])["inspect-data"]
+    assert (inspected.source, inspected.columns) == ("f.csv", ["q", "a"])
