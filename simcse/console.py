@@ -131,9 +131,7 @@ class Parser(ArgumentParser):
 
     def parse_args(self, args: Any = None, namespace: Any = None, **options: Any) -> Any:
         """As jsonargparse's, and a list is written with commas: `--data.columns question,answer`; or with spaces."""
-        return super().parse_args(
-            self._with_lists(list(sys.argv[1:] if args is None else args)), namespace, **options
-        )
+        return super().parse_args(self._with_lists(list(sys.argv[1:] if args is None else args)), namespace, **options)
 
     def _with_lists(self, arguments: list[str]) -> list[str]:
         """The same, where values of lists of texts are JSON."""

@@ -31,7 +31,7 @@ def training_parser() -> Parser:
         ("--mlp_only_train", "here it is --model.projection, whose value train means that"),
         ("--per_device_train_batch_size 64", "here it is --batch_size, the rows of all devices together"),
         ("--gradient_accumulation_steps 2", "; accumulating adds no negatives: --batch_size is the whole batch"),
-        ("--temp 1 --pooler_type cls", "--temp; here it is --temperature; unknown option --pooler_type; here it is --m"),
+        ("--temp 1 --pooler_type cls", "--temp; here it is --temperature; unknown option --pooler_type; here it "),
         ("--data x", "--data: is a group of options, expected one of --data.train, --data.columns"),
     ],
 )
