@@ -129,9 +129,9 @@ class Parser(ArgumentParser):
         """Dotted names of all options of this parser, without the leading dashes."""
         return [flag[2:] for action in self._actions for flag in action.option_strings if flag.startswith("--")]
 
-    def parse_args(self, args: Any = None, namespace: Any = None, **options: Any) -> Any:
+    def parse_args(self, args: Sequence[str] | None = None, *more: Any, **options: Any) -> Any:  # type: ignore[override]
         """As jsonargparse's, and a list is written with commas: `--data.columns question,answer`; or with spaces."""
-        return super().parse_args(self._with_lists(list(sys.argv[1:] if args is None else args)), namespace, **options)
+        return super().parse_args(self._with_lists(list(sys.argv[1:] if args is None else args)), *more, **options)
 
     def _with_lists(self, arguments: list[str]) -> list[str]:
         """The same, where values of lists of texts are JSON."""
