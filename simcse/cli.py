@@ -11,15 +11,12 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from simcse.commands import compare, corpus, encode, export, index, plot, postprocess, serve
+from simcse.commands import compare, corpus, encode, evaluate, export, index, plot, postprocess, serve, train
 from simcse.console import Parser, run, separated
 
 __all__ = ["main"]
 
-DESCRIPTION = """Encode, compare and search sentences.
-
-A model is trained by train.py and evaluated by evaluate.py; this command uses it.
-"""
+DESCRIPTION = "Train and evaluate sentence encoders; encode, compare and search sentences."
 
 
 class Command(NamedTuple):
@@ -33,7 +30,16 @@ class Command(NamedTuple):
     texts: tuple[str, ...] = ()
 
 
-COMMANDS: dict[str, Command | tuple[str, dict[str, Command]]] = {
+class Program(NamedTuple):
+    """A command with a parser of its own: what runs it, and what makes the parser."""
+
+    main: Callable[[Sequence[str]], None]
+    build_parser: Callable[[], Parser]
+
+
+COMMANDS: dict[str, Command | Program | tuple[str, dict[str, Command]]] = {
+    "train": Program(train.main, train.build_parser),
+    "evaluate": Program(evaluate.main, evaluate.build_parser),
     "encode": Command(encode.encode, {"inputs": "*"}),
     "similarity": Command(encode.similarity, {"texts": "*"}),
     "index": (
@@ -70,10 +76,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(arguments: Sequence[str]) -> None:
+    if arguments and isinstance(program := COMMANDS.get(arguments[0]), Program):
+        program.main(arguments[1:])
+        return
     chosen = build_parser(arguments).parse_args(list(arguments))
     entry, options = COMMANDS[chosen.command], chosen[chosen.command]
-    if not isinstance(entry, Command):
+    if not isinstance(entry, Command | Program):
         entry, options = entry[1][options.command], options[options.command]
+    assert isinstance(entry, Command)
     values = {name: value for name, value in vars(options).items() if name != "config"}
     entry.function(**values | {name: separated(values[name]) for name in entry.lists})
 
@@ -86,6 +96,10 @@ def build_parser(arguments: Sequence[str] | None = None) -> Parser:
     parser = Parser(prog="simcse", description=DESCRIPTION)
     subcommands = parser.add_subcommands(dest="command", title="commands", metavar="COMMAND")
     for name, entry in COMMANDS.items():
+        if isinstance(entry, Program):  # it parses for itself: here it is for --help
+            own = Parser() if arguments is not None else entry.build_parser()
+            subcommands.add_subcommand(name, own, help=(entry.main.__doc__ or "").partition("\n")[0])
+            continue
         if isinstance(entry, Command):
             _add(subcommands, name, entry, name, arguments)
             continue
@@ -123,7 +137,3 @@ def _add(subcommands: Any, name: str, command: Command, path: str, arguments: Se
         parser.add_argument(f"--{argument}", action="store_true", help=helps[argument])
     parser.add_function_arguments(function, skip={*command.positional, *command.lists, *command.texts, *switches})
     parser.add_argument("--config", action="config", help="YAML file of these options")
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

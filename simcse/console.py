@@ -1,4 +1,4 @@
-"""What the three entry points share: parsing with helpful errors, and one line instead of a traceback."""
+"""What the entry points share: parsing with helpful errors, and one line instead of a traceback."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ TEXTS = ["a man plays the guitar", "a woman plays the piano", "rain falls on the
 
 def simcse(*arguments, stdin=b""):
     """Run it in a process; returns status, stdout as bytes, stderr as text."""
-    command = [sys.executable, "-m", "simcse.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "simcse", *map(str, arguments)]
     done = subprocess.run(command, input=stdin, capture_output=True, check=False, env={**os.environ, "COLUMNS": "80"})
     return done.returncode, done.stdout, done.stderr.decode()
 
@@ -262,7 +262,7 @@ def test_wrong_use_is_one_line_on_stderr(
 
 def test_a_reader_that_goes_away_is_no_error(built, tmp_path):
     (tmp_path / "q.txt").write_text("a man\n" * 3000)
-    command = [sys.executable, "-m", "simcse.cli", "index", "search", str(built), "--queries", str(tmp_path / "q.txt")]
+    command = [sys.executable, "-m", "simcse", "index", "search", str(built), "--queries", str(tmp_path / "q.txt")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout.readline().startswith(b"{")
     process.stdout.close()

@@ -17,14 +17,14 @@ def inspect_data(
 ) -> None:
     """Tell what in a training file may harm.
 
-    Reads the file to its end, as train.py would: rows, repeated texts, lengths, blank fields, markup and control
+    Reads the file to its end, as simcse train would: rows, repeated texts, lengths, blank fields, markup and control
     characters, positives that equal their anchor. With --model also tokens, what --max_length cuts, and a proposal.
 
     Args:
         source: txt, csv, tsv, jsonl or parquet; .gz too
         columns: names of the columns to read, in this order; default all of the file's 1 to 3
         model: folder of a checkpoint, hub id, or package:NAME, by whose tokenizer the tokens of 2,000 rows are counted
-        max_length: tokens kept of each text, as for train.py
+        max_length: tokens kept of each text, as for simcse train
     """
     from simcse.data.inspect import inspect, render
 
@@ -64,7 +64,7 @@ def mine(
 
     For each pair, the texts closest to the anchor that are no answer of it: with a cosine below the positive's by a
     margin, and no near-duplicate. The output is a csv with header sent0,sent1,hard_neg, a line for each negative, as
-    train.py reads it.
+    simcse train reads it.
 
     Args:
         pairs: two columns of text, anchor and positive: csv, tsv, jsonl or parquet

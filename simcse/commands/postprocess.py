@@ -33,7 +33,7 @@ def postprocess(
 ) -> None:
     """Fit whitening or a normalising flow on an encoder's vectors.
 
-    The folder written can be named wherever evaluate.py, simcse compare and simcse plot accept a model. The encoder is
+    The folder written can be named wherever simcse evaluate, compare and plot accept a model. The encoder is
     not copied: the folder holds its name.
 
     Args:

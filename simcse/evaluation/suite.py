@@ -1,4 +1,4 @@
-"""Names of tasks and files in, one report out: what `evaluate.py` runs."""
+"""Names of tasks and files in, one report out: what `simcse evaluate` runs."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def test_plot_names_what_is_missing(
     checkpoint = folder / "one" / "best"
     for arguments, message in [
         ((checkpoint,), "nothing to draw"),
-        ((checkpoint, "--kinds", "learning"), "--kinds learning needs run folders of train.py"),
+        ((checkpoint, "--kinds", "learning"), "--kinds learning needs run folders of simcse train"),
         ((checkpoint, "--kinds", "heat"), "--kinds heat needs --sentences FILE"),
         ((folder / "one", "--kinds", "learnings"), "did you mean 'learning'"),
         ((folder / "one", "--formats", "jpg"), "--formats: found 'jpg'"),

@@ -278,7 +278,7 @@ def service(tiny_bert, sentences, tmp_path_factory):
     SearchIndex.build(sentences, encoder.encode, metadata=metadata).save(folder / "index")
     log = folder / "log"
     with log.open("wb") as stream:
-        command = [sys.executable, "-m", "simcse.cli", "serve", str(folder / "index"), "--port", "0"]
+        command = [sys.executable, "-m", "simcse", "serve", str(folder / "index"), "--port", "0"]
         process = subprocess.Popen(
             [*command, "--model", str(tiny_bert)],
             stderr=stream,

@@ -30,7 +30,7 @@ def folder(index, encoder, sentences, tmp_path_factory):
 
 
 def command(*arguments):
-    return [sys.executable, "-m", "simcse.cli", "serve", *map(str, arguments)]
+    return [sys.executable, "-m", "simcse", "serve", *map(str, arguments)]
 
 
 def environment(**more):

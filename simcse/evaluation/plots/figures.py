@@ -68,14 +68,14 @@ def choose(kinds: Sequence[str], sources: Sources) -> list[str]:
         if kind not in NEEDS:
             raise ConfigError(f"--kinds: found {kind!r}, expected one of {', '.join(NEEDS)}{did_you_mean(kind, NEEDS)}")
         if not sources.has(NEEDS[kind]):
-            need = {"runs": "run folders of train.py, with a log.jsonl", "pairs": NO_PAIRS}.get(
+            need = {"runs": "run folders of simcse train, with a log.jsonl", "pairs": NO_PAIRS}.get(
                 NEEDS[kind], f"{NEEDS[kind]} FILE"
             )
             raise ConfigError(f"--kinds {kind} needs {need}")
     chosen = list(kinds) or [kind for kind, need in NEEDS.items() if sources.has(need)]
     if not chosen:
         raise ConfigError(
-            f"nothing to draw: name run folders of train.py, or {NO_PAIRS}, --sentences FILE, --corpus FILE"
+            f"nothing to draw: name run folders of simcse train, or {NO_PAIRS}, --sentences FILE, --corpus FILE"
         )
     return chosen
 

@@ -55,7 +55,9 @@ def read_run(folder: str | Path, name: str | None = None) -> Run:
     folder = Path(folder)
     files = sorted(folder.glob("seed-*/log.jsonl")) or [folder / "log.jsonl"]
     if not files[0].is_file():
-        raise DataError(f"{folder}: no log.jsonl there or in seed-N below; name the --output_dir of a run of train.py")
+        raise DataError(
+            f"{folder}: no log.jsonl there or in seed-N below; name the --output_dir of a run of simcse train"
+        )
     return Run(name or folder.name, [_read_log(file) for file in files])
 
 

@@ -66,7 +66,7 @@ def test_a_worker_killed_midway_loses_nothing(tiny_bert, sentences, tmp_path):
         "fp32",
     ]
     process = subprocess.Popen(
-        [sys.executable, "-m", "simcse.cli", *arguments, "--engine", "ray", "--workers", "2"],
+        [sys.executable, "-m", "simcse", *arguments, "--engine", "ray", "--workers", "2"],
         cwd=tmp_path, stderr=subprocess.PIPE, text=True, env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0"},
     )  # fmt: skip
     killed = None
