@@ -23,7 +23,7 @@ LEVEL = {
     "evaluation": 3, "search": 3,
     "training": 4,
     "serving": 5, "commands": 5, "compat": 5,
-    "cli": 6,
+    "cli": 6, "__main__": 7,
 }  # fmt: skip
 # what only one room may know
 ALONE = {"faiss": "search", "datasets": "data", "torch.distributed": "training", "pymilvus": "search"}
