@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from simcse.display.tables import Table, number, terminal
 
-__all__ = ["summary"]
+__all__ = ["NAMES", "run_rows", "summary"]
 
 NAMES = {
     "spearman": "Spearman x 100",
@@ -16,6 +17,7 @@ NAMES = {
     "recall@10": "recall@10, %",
     "alignment": "alignment (lower: closer)",
     "uniformity": "uniformity (lower: more even)",
+    "loss": "loss (lower is better)",
 }
 
 
@@ -25,10 +27,12 @@ def summary(report: dict[str, Any]) -> str:
     columns = ("mean", "95 % interval", "spread", "range") if several else ("before", "after")
     rows = seed_rows(report) if several else run_rows(report)
     where = "the runs and their mean lie in" if several else "the best encoder lies in"
-    return terminal(Table(["task", "measure", *columns], rows), f"{where} {report['model']}")
+    text = terminal(Table(["task", "measure", *columns], rows), f"{where} {report['model']}")
+    # the commands are not folded: they are there to be pasted
+    return "\n".join([text, *(f"\n{what}:\n  {line}" for what, line in report.get("next", {}).items())])
 
 
-def run_rows(report: dict[str, Any]) -> list[list[str]]:
+def run_rows(report: Mapping[str, Any]) -> list[list[str]]:
     """Each measure before and after."""
     before = report.get("before", {})
     rows = []
@@ -41,6 +45,8 @@ def run_rows(report: dict[str, Any]) -> list[list[str]]:
             rows.append([task, NAMES["spearman"], "", number(scores["spearman"])])
     if report.get("average") is not None:
         rows.append(["average of 7", NAMES["spearman"], "", number(report["average"])])
+    if loss := report.get("training", {}).get("loss"):
+        rows.append(["training", NAMES["loss"], number(loss["first"]), number(loss["last"])])
     return rows
 
 
@@ -54,6 +60,8 @@ def seed_rows(report: dict[str, Any]) -> list[list[str]]:
     ]
     if "average" in report:
         rows.append(("average of 7", "spearman", report["average"]))
+    if loss := report.get("training", {}).get("loss"):
+        rows.append(("training", "loss", loss))
     return [
         [
             task,

@@ -11,7 +11,17 @@ from typing import Any
 __all__ = ["WIDTH", "Table", "bullet", "markdown", "number", "terminal"]
 
 WIDTH = 80  # columns of the terminal
-WORDS = ("column", "in", "measure", "protocol", "split", "task")  # columns that are aligned left
+WORDS = (
+    "column",
+    "file",
+    "in",
+    "measure",
+    "protocol",
+    "role",
+    "sha256",
+    "split",
+    "task",
+)  # columns that are aligned left
 
 
 @dataclass(frozen=True)

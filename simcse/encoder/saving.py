@@ -25,8 +25,8 @@ from simcse.files import sha256_of
 __all__ = ["digest", "pooler_weights", "verified", "write_settings"]
 
 ST_PREFIX = "sentence_transformers.models."
-# files that sentence-transformers reads and this package does not: a digest would forbid to change them
-NOT_OURS = ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json")
+# files that sentence-transformers or the hub read and this package does not: a digest would forbid to change them
+NOT_OURS = ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json", "README.md")
 
 
 def pooler_weights(backbone: PreTrainedModel, head: Projection | None) -> dict[str, Tensor]:

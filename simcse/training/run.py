@@ -23,12 +23,14 @@ from simcse.evaluation.sts import SEVEN
 from simcse.evaluation.suite import evaluate
 from simcse.files import replaced_file
 from simcse.training.build import build_accelerator, build_trainer
-from simcse.training.config import TrainConfig
+from simcse.training.card import model_card, with_seeds
+from simcse.training.config import DataConfig, TrainConfig
 from simcse.training.distributed import first_process_first, world
 from simcse.training.interrupt import Interrupted, StopSignals
 from simcse.training.resume import data_facts
 from simcse.training.run_dir import RunDir
 from simcse.training.trainer import Trainer
+from simcse.training.ways_on import ways_on
 
 __all__ = ["train"]
 
@@ -48,21 +50,23 @@ def train(config: TrainConfig) -> dict[str, Any]:
     return train_one(config, accelerator) if config.seeds == 1 else train_seeds(config, accelerator)
 
 
-def train_one(config: TrainConfig, accelerator: Accelerator) -> dict[str, Any]:
-    """One run with one seed."""
+def train_one(config: TrainConfig, accelerator: Accelerator, first_run: bool = True) -> dict[str, Any]:
+    """One run with one seed; what is the same for all seeds is said in the first run."""
     with StopSignals(tells=accelerator.is_main_process) as signals:
         trainer = build_trainer(config, accelerator)
         try:
-            return run_to_report(config, accelerator, trainer, signals)
+            return run_to_report(config, accelerator, trainer, signals, first_run)
         finally:
             trainer.run.close()
 
 
 def run_to_report(
-    config: TrainConfig, accelerator: Accelerator, trainer: Trainer, signals: StopSignals
+    config: TrainConfig, accelerator: Accelerator, trainer: Trainer, signals: StopSignals, first_run: bool
 ) -> dict[str, Any]:
     """Evaluate, train, evaluate, report."""
     if accelerator.is_main_process:
+        if first_run:
+            tell_no_dev(config.data)
         tell_start(config, trainer)
         tell_lengths(config, trainer)
     if config.trackers:
@@ -84,9 +88,13 @@ def run_to_report(
         "steps": trainer.step,
         "first_step": first + 1,
         "processes": world(),
+        "loss": trainer.run.losses(),
     }
     report = make_report(config, trainer) | {"training": speed, "data": trainer.run.data}
-    trainer.run.write_report(report)
+    report["next"] = ways_on(trainer.run.best, config.data, trainer.batches.dataset)
+    encoder = trainer.accelerator.unwrap_model(trainer.model).encoder
+    trainer.run.write_card(model_card(report, config, encoder))
+    trainer.run.write_report(report)  # the last: who finds it knows that the run is done
     return report
 
 
@@ -101,6 +109,16 @@ def tell_start(config: TrainConfig, trainer: Trainer) -> None:
     else:
         said = f"resuming at step {trainer.step + 1} of {trainer.schedule.steps} from {trainer.run.start}"
     print(said, file=sys.stderr)
+
+
+def tell_no_dev(data: DataConfig) -> None:
+    """Say how to have the encoder evaluated, where it is not."""
+    if data.dev is None and data.test is None:
+        print(
+            "no evaluation data: training runs, and best/ is its last step; --data.dev FILE of (sentence, sentence, "
+            "score) shows the score before, while and after",
+            file=sys.stderr,
+        )
 
 
 def tell_lengths(config: TrainConfig, trainer: Trainer) -> None:
@@ -147,11 +165,17 @@ def train_seeds(config: TrainConfig, accelerator: Accelerator) -> dict[str, Any]
     for seed in range(config.seed, config.seed + config.seeds):
         one = replace(config, seed=seed, seeds=1, output_dir=str(Path(config.output_dir) / f"seed-{seed}"))
         done = finished_report(one, accelerator) if config.resume == "auto" else None
-        reports.append(train_one(one, accelerator) if done is None else done)
+        reports.append(train_one(one, accelerator, seed == config.seed) if done is None else done)
         accelerator.free_memory()
     if not accelerator.is_main_process:
         return {}
     summary = summarize(config, reports)
+    for seed in summary["seeds"]:
+        card = Path(config.output_dir) / seed / "best" / "README.md"
+        if card.is_file():
+            text = with_seeds(card.read_text(encoding="utf-8"), summary)
+            with replaced_file(card) as new:
+                new.write_text(text, encoding="utf-8")
     with replaced_file(Path(config.output_dir) / "report.json") as new:
         new.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     return summary
@@ -186,13 +210,16 @@ def summarize(config: TrainConfig, reports: list[dict[str, Any]]) -> dict[str, A
         for metric in (name for name, value in scores.items() if isinstance(value, float)):
             tasks[task][metric] = spread_of([report["tasks"][task][metric] for report in reports])
     averages = [report["average"] for report in reports if "average" in report]
+    losses = [report["training"]["loss"]["last"] for report in reports]
     return {
         "model": str(Path(config.output_dir)),
         "protocol": reports[0]["protocol"] | {"seeds": [config.seed + i for i in range(len(reports))]},
         "tasks": tasks,
         **({"average": spread_of(averages)} if averages else {}),
+        "training": {"loss": spread_of(losses)},
         "seeds": {f"seed-{config.seed + i}": report["tasks"] for i, report in enumerate(reports)},
         "versions": reports[0]["versions"],
+        "next": reports[0]["next"],
     }
 
 

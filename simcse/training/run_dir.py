@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,11 @@ class RunDir:
                 return scores
         return {}
 
+    def losses(self) -> dict[str, float]:
+        """The first and the last loss of the log; empty where none was written."""
+        found = [float(record["loss"]) for record in self._logged(sys.maxsize) if "loss" in record]
+        return {"first": found[0], "last": found[-1]} if found else {}
+
     def save_last(self, write_encoder: Callable[[Path], None], state: Mapping[str, Any]) -> None:
         """Replace last/ by the encoder, the trainer's state, and what must be the same to go on from there."""
         if self.writes:
@@ -154,6 +160,12 @@ class RunDir:
         if self.writes:
             with replaced_folder(self.best) as new:
                 write_encoder(new)
+
+    def write_card(self, text: str) -> None:
+        """Put a model card beside the encoder in best/."""
+        if self.writes:
+            with replaced_file(self.best / "README.md") as new:
+                new.write_text(text, encoding="utf-8")
 
     def write_report(self, report: Mapping[str, Any]) -> None:
         """Replace report.json."""
