@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from simcse.commands import compare, corpus, encode, evaluate, export, index, plot, postprocess, serve, train
+from simcse.commands import compare, corpus, encode, evaluate, export, index, plot, postprocess, recipes, serve, train
 from simcse.console import Parser, run, separated
 
 __all__ = ["main"]
@@ -40,6 +40,7 @@ class Program(NamedTuple):
 COMMANDS: dict[str, Command | Program | tuple[str, dict[str, Command]]] = {
     "train": Program(train.main, train.build_parser),
     "evaluate": Program(evaluate.main, evaluate.build_parser),
+    "recipes": Command(recipes.recipes, {}),
     "encode": Command(encode.encode, {"inputs": "*"}),
     "similarity": Command(encode.similarity, {"texts": "*"}),
     "index": (

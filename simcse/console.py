@@ -279,6 +279,17 @@ def _output_lost() -> bool:
     return False
 
 
+def warn_of_original() -> None:
+    """Say that the original package, which writes the same folder, is installed into it, too."""
+    folder = Path(__file__).parents[1]
+    if any(folder.glob("simcse-[0-9]*.*-info")) and os.environ.get("RANK", "0") == "0":
+        print(
+            f"warning: {folder} holds two packages, simcse (the original) and simcse-kit, which overwrite each other: "
+            "pip uninstall -y simcse simcse-kit, then pip install simcse-kit",
+            file=sys.stderr,
+        )
+
+
 def run(command: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
     """Run `command(argv)` and turn the outcome into an exit status.
 
@@ -295,6 +306,7 @@ def run(command: Callable[[Sequence[str]], None], argv: Sequence[str] | None = N
     for name in ("stdin", "stdout", "stderr"):  # closed ones (`>&-`) are None
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open("r" if name == "stdin" else "w"))  # noqa: SIM115 -- to the end
+    warn_of_original()
     try:
         command(arguments)
         sys.stdout.flush()

@@ -16,6 +16,7 @@ from simcse import SearchIndex, SentenceEncoder
 from simcse.cli import COMMANDS, build_parser, main
 from simcse.encoder.backends.cpu_features import has_int8_products
 
+ROOT = Path(__file__).parents[1]
 TEXTS = ["a man plays the guitar", "a woman plays the piano", "rain falls on the city", "the sun is over the mountain"]
 
 
@@ -216,7 +217,7 @@ def test_options_from_a_file(capsys, tmp_path, docs, tiny_bert):
 @pytest.mark.parametrize(
     ("command", "status", "message"),
     [
-        ("", 2, "no command is given; commands are encode,"),
+        ("", 2, "no command is given; commands are train, evaluate,"),
         ("encod", 2, "unknown command 'encod', expected one of"),
         ("index biuld", 2, "did you mean 'build'?"),
         ("encode --modle x", 2, "unknown option --modle; did you mean 'model'?"),
@@ -352,3 +353,19 @@ def test_export_overwrites_nothing_else(tiny_bert: Path, tmp_path: Path, capsys:
     assert main(["export", str(tiny_bert), "--output", str(tmp_path)]) == 2
     assert "holds something else" in capsys.readouterr().err
     assert (tmp_path / "diary.txt").read_text() == "dear diary"
+
+
+def test_the_original_package_beside_ours_is_told(tmp_path: Path) -> None:
+    """Both install into simcse/: whichever comes last overwrites the other's files."""
+    (tmp_path / "simcse").symlink_to(ROOT / "simcse")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    said = []
+    for folder in ("simcse_kit-0.1.0.dist-info", "simcse-0.4.dist-info"):
+        (tmp_path / folder).mkdir()
+        command = [sys.executable, "-P", "-m", "simcse", "--help"]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+        said.append(done.stderr)
+    assert said[0] == ""
+    [line] = said[1].splitlines()
+    assert line.startswith(f"warning: {tmp_path} holds two packages")
+    assert "then pip install simcse-kit" in line

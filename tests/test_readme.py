@@ -116,3 +116,24 @@ def test_a_launcher_is_shown_for_several_processes_only() -> None:
     assert len(commands) >= 2
     assert all(re.search(r"--(?:num_machines|nproc_per_node) [2-9]", line) for line in commands), commands
     assert "belongs to the launchers" in read("docs/scale.md")
+
+
+def test_install_lines_name_our_package() -> None:
+    """`pip install simcse` gives the original's; extras are those of pyproject.toml."""
+    import tomllib
+
+    project = tomllib.loads(read("pyproject.toml"))["project"]
+    files = [
+        *ROOT.glob("*.md"),
+        *(ROOT / "docs").glob("*.md"),
+        *(ROOT / "simcse").rglob("*.py"),
+        *ROOT.glob("examples/*/*"),
+    ]
+    named = [
+        found for path in files if path.is_file() for found in re.findall(r"simcse(?:-\w+)?\[\w+\]", path.read_text())
+    ]
+    assert len(named) >= 6
+    for found in named:
+        name, _, extra = found.rstrip("]").partition("[")
+        assert name == project["name"] == "simcse-kit"
+        assert extra in project["optional-dependencies"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from simcse.commands.recipes import with_recipe_files
 from simcse.console import Parser
 from simcse.training.config import TrainConfig
 from simcse.training.interrupt import Interrupted
@@ -15,10 +16,12 @@ __all__ = ["build_parser", "main"]
 def build_parser() -> Parser:
     """The fields of TrainConfig as options, with their help."""
     parser = Parser(
-        usage="simcse train [--config FILE] [options]",
+        usage="simcse train [--config RECIPE] [options]",
         description="Train a sentence encoder by contrastive learning.",
     )
-    parser.add_argument("--config", action="config", help="YAML file; options given behind it override it")
+    parser.add_argument("--config", action="config", help=(
+        "YAML file, or a name that simcse recipes lists; options given behind it override it"
+    ))  # fmt: skip
     parser.add_class_arguments(TrainConfig, None, fail_untyped=False)
     return parser
 
@@ -31,7 +34,7 @@ def main(argv: Sequence[str]) -> None:
         Interrupted: a signal came; says how to go on.
     """
     parser = build_parser()
-    options = vars(parser.instantiate(parser.parse_args(list(argv))))
+    options = vars(parser.instantiate(parser.parse_args(with_recipe_files(argv))))
     options.pop("config", None)
     config = TrainConfig(**options)
 

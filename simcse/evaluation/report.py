@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from simcse import __version__
 from simcse.display.tables import Table, markdown, number, terminal
 from simcse.errors import ConfigError
 from simcse.files import check_writable, replaced_file
@@ -175,8 +176,8 @@ def versions() -> dict[str, str]:
     """Of Python and the packages that a score can depend on."""
     import platform
 
-    found = {"python": platform.python_version()}
-    for package in ("simcse", "torch", "transformers", "tokenizers", "numpy", "scipy", "scikit-learn"):
+    found = {"python": platform.python_version(), "simcse": __version__}
+    for package in ("torch", "transformers", "tokenizers", "numpy", "scipy", "scikit-learn"):
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

@@ -184,7 +184,7 @@ def evaluate_transfer(encode: Encode, data: TransferSet) -> TransferScore:
     try:
         import sklearn  # noqa: F401
     except ImportError as error:
-        raise ConfigError("transfer tasks need scikit-learn: pip install 'simcse[evaluation]'") from error
+        raise ConfigError("transfer tasks need scikit-learn: pip install 'simcse-kit[evaluation]'") from error
     features = _features(encode, data)
     labels = {name: part.labels for name, part in data.parts.items()}
     if "all" in features:

@@ -31,7 +31,7 @@ SECONDS_TO_FINISH = 10
 def check_installed() -> None:
     """Raise a ConfigError that names what the service needs and is not there."""
     if missing := [name for name in NEEDED if find_spec(name) is None]:
-        raise ConfigError(f"serve needs the package {missing[0]}: pip install 'simcse[serve]'")
+        raise ConfigError(f"serve needs the package {missing[0]}: pip install 'simcse-kit[serve]'")
 
 
 def check_token(token: str | None, host: str) -> None:

@@ -190,7 +190,7 @@ def test_drawing_leaves_the_users_settings_alone() -> None:
 def test_without_matplotlib_the_remedy_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.delitem(sys.modules, "matplotlib.style", raising=False)
-    with pytest.raises(ConfigError, match=r"pip install 'simcse\[plots\]'"):
+    with pytest.raises(ConfigError, match=r"pip install 'simcse-kit\[plots\]'"):
         spectra({"a": [1.0]})
 
 

@@ -155,7 +155,7 @@ def _ray(workers: int) -> Iterator[Any]:
         import ray
         import ray.data
     except ModuleNotFoundError as error:
-        raise ConfigError(f"engine ray needs the package {error.name}: pip install 'simcse[ray]'") from error
+        raise ConfigError(f"engine ray needs the package {error.name}: pip install 'simcse-kit[ray]'") from error
     with suppress(ImportError):  # Ray imports it in several threads at once, which can end in half a module
         importlib.import_module("fsspec.implementations.http")
     started = not ray.is_initialized()

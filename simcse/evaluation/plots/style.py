@@ -73,7 +73,7 @@ def styled(draw: Callable[P, R]) -> Callable[P, R]:
         try:
             from matplotlib import style
         except ModuleNotFoundError as error:
-            raise ConfigError("figures need matplotlib, which is not installed: pip install 'simcse[plots]'") from error
+            raise ConfigError("figures need matplotlib: pip install 'simcse-kit[plots]'") from error
         with style.context(["default", STYLE]):
             return draw(*args, **kwargs)
 

@@ -53,7 +53,7 @@ def connect(uri: str) -> Any:
     try:
         from pymilvus import MilvusClient
     except ModuleNotFoundError as error:
-        raise ConfigError(f"kind milvus needs the package {error.name}: pip install 'simcse[milvus]'") from error
+        raise ConfigError(f"kind milvus needs the package {error.name}: pip install 'simcse-kit[milvus]'") from error
     if is_file(uri) and not uri.endswith(".db"):
         raise ConfigError(f"kind: found milvus:{uri}, expected a file that ends in .db, or http://HOST:19530")
     with explained(uri):

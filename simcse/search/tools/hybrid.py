@@ -39,7 +39,7 @@ class HybridSearch:
         try:
             import bm25s  # noqa: F401
         except ImportError as error:
-            raise ConfigError("hybrid search needs bm25s: pip install 'simcse[hybrid]'") from error
+            raise ConfigError("hybrid search needs bm25s: pip install 'simcse-kit[hybrid]'") from error
         self.index = index
         self.stopwords = stopwords if isinstance(stopwords, str) else list(stopwords)
         self._generation = -1
