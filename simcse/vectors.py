@@ -22,12 +22,16 @@ __all__ = [
     "Encoder",
     "Matrix",
     "Plane",
+    "Roles",
     "TimedEncoder",
     "encode_of",
     "encoded",
     "encoder_behind",
+    "method_of",
     "name_of",
+    "options_of",
     "principal_plane",
+    "roles_of",
     "unit_rows",
     "unit_vectors",
 ]
@@ -40,7 +44,8 @@ Encode = Callable[[list[str]], Any]
 class Encoder(Protocol):
     """An object that encodes, such as `SentenceEncoder`; wherever one is expected, its `encode` alone will do.
 
-    Where it has them, `name`, `fingerprint` (of weights and settings) and `resolve_prompt` say whose vectors these are.
+    Where it has them, `name`, `fingerprint` (of weights and settings) and `resolve_prompt` say whose vectors these are,
+    and `encode_query` and `encode_document` encode what is searched for and what is found.
     """
 
     def encode(self, texts: list[str], /) -> Any:
@@ -48,7 +53,7 @@ class Encoder(Protocol):
         ...
 
 
-def encode_of(encoder: Encode | Encoder) -> Encode:
+def encode_of(encoder: Encode | Encoder | Roles) -> Encode:
     """The callable that encodes: `encoder.encode` where there is one, else the encoder itself.
 
     Raises:
@@ -62,9 +67,50 @@ def encode_of(encoder: Encode | Encoder) -> Encode:
     return found
 
 
+@dataclass(frozen=True)
+class Roles:
+    """How to encode texts that are searched for, and those to be found."""
+
+    encode_query: Encode
+    encode_document: Encode
+
+    def wrapped(self, wrap: Callable[[Encode], Encode]) -> Roles:
+        """The same by way of `wrap`, one and the same for both where they are the same function."""
+        document = wrap(self.encode_document)
+        return Roles(document if self.encode_query == self.encode_document else wrap(self.encode_query), document)
+
+
+def roles_of(encoder: Encode | Encoder | Roles) -> Roles:
+    """`encoder.encode_query` and `encoder.encode_document` where there are both, else `encode_of` twice.
+
+    The bound method `encoder.encode` stands for its encoder, also inside `functools.partial(encoder.encode, ...)`: its
+    options then hold for both, so a prompt that is named there is that of both.
+
+    Raises:
+        SearchError: as of `encode_of`.
+    """
+    behind: Any = encoder
+    options: dict[str, Any] = {}
+    if callable(encoder) and getattr(method_of(encoder), "__name__", "") == "encode":
+        behind, options = encoder_behind(encoder), options_of(encoder)
+    query, document = (getattr(behind, name, None) for name in ("encode_query", "encode_document"))
+    if isinstance(behind, type) or not (callable(query) and callable(document)):
+        return Roles(encode_of(encoder), encode_of(encoder))
+    return Roles(partial(query, **options), partial(document, **options)) if options else Roles(query, document)
+
+
+def options_of(encode: Encode) -> dict[str, Any]:
+    """The keyword arguments that `functools.partial` sets."""
+    options: dict[str, Any] = {}
+    while isinstance(encode, partial):
+        options = encode.keywords | options  # the outer one counts
+        encode = encode.func
+    return options
+
+
 def encoder_behind(encode: Encode) -> object | None:
     """The object of a bound method, also inside `functools.partial(encoder.encode, batch_size=32)`, if it is one."""
-    return getattr(_without_options(encode), "__self__", None)
+    return getattr(method_of(encode), "__self__", None)
 
 
 def name_of(encode: Encode) -> str:
@@ -72,11 +118,12 @@ def name_of(encode: Encode) -> str:
     name = getattr(encoder_behind(encode), "name", None)
     if isinstance(name, str) and name:
         return name
-    encode = _without_options(encode)
+    encode = method_of(encode)
     return str(getattr(encode, "__qualname__", type(encode).__qualname__))
 
 
-def _without_options(encode: Encode) -> Encode:
+def method_of(encode: Encode) -> Encode:
+    """The callable inside `functools.partial`."""
     while isinstance(encode, partial):
         encode = encode.func
     return encode
@@ -152,21 +199,32 @@ def unit_rows(
 
 
 class TimedEncoder:
-    """An encoder with a clock.
+    """An encoder with a clock, for texts in either role and in none.
 
     Attributes:
         seconds: spent in the encoder.
         encoded: how many texts.
     """
 
-    def __init__(self, encode: Encode) -> None:
-        self._encode = encode
+    def __init__(self, encode: Encode | Encoder) -> None:
+        self._encode, self._roles = encode_of(encode), roles_of(encode)
         self.seconds = 0.0
         self.encoded = 0
 
     def __call__(self, texts: list[str]) -> npt.NDArray[Any]:
+        return self._timed(self._encode, texts)
+
+    def encode_query(self, texts: list[str]) -> npt.NDArray[Any]:
+        """n queries -> (n, d)."""
+        return self._timed(self._roles.encode_query, texts)
+
+    def encode_document(self, texts: list[str]) -> npt.NDArray[Any]:
+        """n documents -> (n, d)."""
+        return self._timed(self._roles.encode_document, texts)
+
+    def _timed(self, encode: Encode, texts: list[str]) -> npt.NDArray[Any]:
         start = time.perf_counter()
-        vectors = _array(self._encode(texts))  # on an accelerator, the copy waits for the work
+        vectors = _array(encode(texts))  # on an accelerator, the copy waits for the work
         self.seconds += time.perf_counter() - start
         self.encoded += len(texts)
         return vectors

@@ -89,7 +89,7 @@ def mine(
     others = read_texts(corpus) if corpus is not None else None
     encoder, mined = load_encoder(model, device, dtype), Mined()
     triplets = mine_negatives(
-        known, encoder.encode, corpus=others, count=count, margin=margin, duplicate=duplicate, candidates=candidates,
+        known, encoder, corpus=others, count=count, margin=margin, duplicate=duplicate, candidates=candidates,
         kind=kind, mined=mined,
     )  # fmt: skip
     with progress(len(known) * count, sys.stderr.isatty(), "mining", "negatives") as advance:

@@ -24,6 +24,7 @@ def encode(
     pooling: str | None = None,
     prompt: str | None = None,
     prompt_name: str | None = None,
+    role: Literal["query", "document"] | None = None,
     max_length: int | None = None,
     batch_size: int | None = None,
     normalize: bool = True,
@@ -47,6 +48,7 @@ def encode(
         pooling: cls, mean, last_token, first_last_mean or top2_mean; default what the checkpoint says
         prompt: text to put before each text; "" for none; default the checkpoint's default prompt, if it has one
         prompt_name: the same by the name that the checkpoint gives it, such as query
+        role: query or document: what the texts are in a search, so that each gets the checkpoint's prompt for it
         max_length: tokens kept of each text; default what the checkpoint says
         batch_size: the most texts in a forward pass; default by tokens
         normalize: scale vectors to length 1
@@ -62,7 +64,7 @@ def encode(
 
         rows = encode_parquet(
             sources(inputs), output, model, workers=workers, column=column, prompt=prompt, prompt_name=prompt_name,
-            pooling=pooling, max_length=max_length, normalize=normalize, device=device, dtype=dtype,
+            role=role, pooling=pooling, max_length=max_length, normalize=normalize, device=device, dtype=dtype,
         )  # fmt: skip
         print(f"{output}: {rows} rows with vectors", file=sys.stderr)
         return
@@ -81,18 +83,17 @@ def encode(
         raise DataError(f"{', '.join(files)}: found no text, expected at least one")
     texts = itertools.chain([first], texts)
     encoder = load_encoder(model, device, dtype, pooling=pooling, max_length=max_length)
-    shown = sys.stderr.isatty()
+    prompt, shown = encoder.resolve_prompt(prompt, prompt_name, role), sys.stderr.isatty()
     if output == "-":
         vectors = encoder.encode(
-            list(texts), prompt=prompt, prompt_name=prompt_name, normalize=normalize, batch_size=batch_size,
-            show_progress=shown,
+            list(texts), prompt=prompt, normalize=normalize, batch_size=batch_size, show_progress=shown
         )  # fmt: skip
         write_array(sys.stdout.buffer, vectors)
         return
     total = None if "-" in files else count_rows(files)
     rows = encoder.encode_to(
-        output, texts, resume=resume, prompt=prompt, prompt_name=prompt_name, normalize=normalize,
-        batch_size=batch_size, total=total, show_progress=shown,
+        output, texts, resume=resume, prompt=prompt, normalize=normalize, batch_size=batch_size, total=total,
+        show_progress=shown,
     )  # fmt: skip
     print(f"{output}: {rows} vectors of dimension {encoder.dimension}", file=sys.stderr)
 

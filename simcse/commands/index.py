@@ -64,7 +64,7 @@ def build(
     encoder = load_encoder(model, device, dtype)
     with progress(count_rows(files), sys.stderr.isatty(), "indexing") as advance:
         index = build_from_files(
-            files, output, encoder.encode, kind=kind, target_recall=target_recall, overwrite=overwrite, advance=advance,
+            files, output, encoder, kind=kind, target_recall=target_recall, overwrite=overwrite, advance=advance,
             memory=None if memory_mib is None else memory_mib * 2**20, text_column=text_column, id_column=id_column,
             metadata_columns=metadata_columns or None, sample_queries=asked,
         )  # fmt: skip

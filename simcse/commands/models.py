@@ -102,6 +102,10 @@ class Model:
         }
         if prompt := self.encoder.resolve_prompt():
             said["prompt"] = prompt
+        for role in ("query", "document"):  # in retrieval; a map encodes both alike
+            own = self.encoder.resolve_prompt(role=role)
+            if own != self.encoder.resolve_prompt() and self.fitted is None:
+                said[f"{role}_prompt"] = own
         if self.encoder.truncate_dim is not None:
             said["truncate_dim"] = self.encoder.truncate_dim
         if self.fitted is not None:

@@ -85,7 +85,7 @@ def serve(
 
         name = model or SearchIndex.load(index).info["encoder"]
         encoder = load_encoder(name, device, dtype)
-        opened = SearchIndex.load(index, encoder.encode)
+        opened = SearchIndex.load(index, encoder)
         opened.threads = use_threads(threads)
         app = create_app(opened, encoder, limits=limits, token=token, hosts=hosts, map_points=map_points)
         line = f"{index}: {len(opened)} texts"

@@ -61,7 +61,7 @@ def open_index(folder: str, model: str | None, device: str, dtype: str) -> Searc
     from simcse.search.index import SearchIndex
 
     name = SearchIndex.load(folder).info["encoder"]
-    return SearchIndex.load(folder, load_encoder(model or name, device, dtype).encode)
+    return SearchIndex.load(folder, load_encoder(model or name, device, dtype))
 
 
 def print_hits(query: str, hits: list[Hit], readable: bool, headed: bool) -> None:

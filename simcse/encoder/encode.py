@@ -17,7 +17,7 @@ from simcse.errors import ConfigError, DataError, ModelError
 from simcse.tokens.batch import TokenBatch, TokenLists, plan_batches
 from simcse.tokens.tokenize import Tokenize, wrong_element
 
-__all__ = ["TEXTS_PER_CHUNK", "encode"]
+__all__ = ["TEXTS_PER_CHUNK", "check_no_vectors", "encode"]
 
 LEAST_TOKENS = 128  # below this a batch does not pay for its way to another core
 TEXTS_INLINE = 64  # up to here one thread tokenizes them sooner than others start
@@ -95,6 +95,15 @@ def encode(
             f"{len(bad) - 1} others; the weights are damaged or overflow in this dtype: try dtype='fp32'"
         )
     return vectors, cut
+
+
+def check_no_vectors(texts: object) -> None:
+    """Raise a DataError if vectors stand where texts to compare belong."""
+    if isinstance(texts, Tensor) or (isinstance(texts, np.ndarray) and texts.dtype.kind == "f"):
+        raise DataError(
+            f"similarity compares texts, found vectors of shape {tuple(texts.shape)}; those of length 1, as "
+            "encode gives them, are compared by a @ b.T"
+        )
 
 
 def _tokenize(texts: Sequence[str], tokenize: Tokenize, workers: int) -> tuple[TokenLists, int]:

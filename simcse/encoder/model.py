@@ -25,24 +25,23 @@ from simcse.encoder.formats import read_layout, resolve
 from simcse.encoder.loading import load_backbone, load_tokenizer, quiet_transformers
 from simcse.encoder.pooling import check_pooling, pool
 from simcse.encoder.projection import Projection, check_truncate_dim, read_head
-from simcse.encoder.prompts import check_prompts, choose_prompt
+from simcse.encoder.prompts import check_prompts, choose_prompt, with_role
 from simcse.encoder.saving import digest, pooler_weights, verified, write_settings
 from simcse.encoder.traits import choose_pooling
 from simcse.errors import ConfigError, DataError
 from simcse.files import replaced_folder
 from simcse.tokens.batch import TokenBatch
-from simcse.tokens.tokenize import Tokenize
+from simcse.tokens.tokenize import Tokenize, TokenizeCache
 
 __all__ = ["SentenceEncoder"]
 
 logger = logging.getLogger(__name__)
-TOKENIZE_KEPT = 16  # tokenizing functions, one for each maximum length and prompt
 
 
 class SentenceEncoder(nn.Module):
-    """Sentence in, vector out.
+    """Sentence in, vector out. Build one with `from_pretrained`.
 
-    Build one with `from_pretrained`. As a module it maps a `TokenBatch` of S sequences to (S, d) vectors with
+    As a module it maps a `TokenBatch` of S sequences to (S, d) vectors with
     gradients; `encode` is the fast way without. It prepares the weights once, and again when one was changed by an
     optimizer, `load_state_dict` or `to`; it does not see a write in place through `.data`, nor does autograd.
 
@@ -90,7 +89,7 @@ class SentenceEncoder(nn.Module):
         check_prompts(prompts or {}, default_prompt_name, ConfigError, "")
         self.backbone: PreTrainedModel = backbone
         self.tokenizer = tokenizer
-        self._tokenizing: dict[tuple[int, int, int, str], Tokenize] = {}
+        self._tokenizing = TokenizeCache()
         self.pooling = check_pooling(pooling)
         self.projection = projection
         self.name = name
@@ -227,6 +226,14 @@ class SentenceEncoder(nn.Module):
         vectors = self._encode(tokenize, normalize, batch_size, many, show_progress)
         return vectors[0] if isinstance(texts, str) else vectors
 
+    def encode_query(self, texts: str | Sequence[str], **options: Any) -> np.ndarray:
+        """As `encode`, of texts that are searched for: with the prompt `query`, if the checkpoint has one."""
+        return self.encode(texts, **with_role("query", self.prompts, options))
+
+    def encode_document(self, texts: str | Sequence[str], **options: Any) -> np.ndarray:
+        """As `encode`, of texts to be found: with the first of the prompts `document`, `passage`, `corpus`."""
+        return self.encode(texts, **with_role("document", self.prompts, options))
+
     def encode_to(
         self,
         path: str | Path,
@@ -277,13 +284,15 @@ class SentenceEncoder(nn.Module):
             logger.warning("%s tokens and cut (said once; encoder.truncated counts on)", what)
         return vectors
 
-    def resolve_prompt(self, prompt: str | None = None, prompt_name: str | None = None) -> str:
-        """What `encode` puts before each text when it is given these; "" for nothing.
+    def resolve_prompt(self, prompt: str | None = None, prompt_name: str | None = None, role: str | None = None) -> str:
+        """What `encode` puts before each text when it is given these, or `encode_query`, `encode_document` by their
+        roles `query`, `document`; "" for nothing.
 
         Raises:
-            ConfigError: no prompt has that name.
+            ConfigError: no prompt has that name, or there is no such role.
         """
-        return choose_prompt(self.prompts, self.default_prompt_name, prompt, prompt_name)
+        explicit = with_role(role, self.prompts, {"prompt": prompt, "prompt_name": prompt_name})
+        return choose_prompt(self.prompts, self.default_prompt_name, **explicit)
 
     def similarity(self, a: str | Sequence[str], b: str | Sequence[str] | None = None) -> np.ndarray:
         """Cosine of each text of `a` with each of `b`: (n_a, n_b); a single text counts as a list of one.
@@ -297,11 +306,7 @@ class SentenceEncoder(nn.Module):
         """
         sides = a, a if b is None else b
         for side in sides:
-            if isinstance(side, Tensor) or (isinstance(side, np.ndarray) and side.dtype.kind == "f"):
-                raise DataError(
-                    f"similarity compares texts, found vectors of shape {tuple(side.shape)}; those of length 1, as "
-                    "encode gives them, are compared by a @ b.T"
-                )
+            inference.check_no_vectors(side)
         left, right = (np.atleast_2d(self.encode(texts)) for texts in sides)
         return np.clip(left @ right.T, -1.0, 1.0)  # type: ignore[no-any-return]  # (n_a, n_b)
 
@@ -331,16 +336,7 @@ class SentenceEncoder(nn.Module):
         """
         length = self.max_length if max_length is None else max_length
         check_length(length, self.tokenizer, self.backbone_limit, self.name)
-        key = (id(self.tokenizer), len(self.tokenizer), length, prompt)
-        made = self._tokenizing.get(key)
-        if made is None:  # making one needs longer than a text or two
-            made = Tokenize(self.tokenizer, length)
-            if prompt:
-                made = self.tokenize(length).prompted(prompt, pooled=self.include_prompt)
-            if len(self._tokenizing) >= TOKENIZE_KEPT:
-                self._tokenizing.clear()
-            self._tokenizing[key] = made
-        return made
+        return self._tokenizing(self.tokenizer, length, prompt, pooled=self.include_prompt)
 
     @property
     def backbone_limit(self) -> int:

@@ -10,9 +10,35 @@ from typing import Any
 from simcse.encoder.json_files import entry, shown
 from simcse.errors import ConfigError, ModelError, SimCSEError, did_you_mean
 
-__all__ = ["check_prompts", "choose_prompt", "read_prompts"]
+__all__ = ["ROLES", "check_prompts", "choose_prompt", "prompts_by_role", "read_prompts", "with_role"]
 
 logger = logging.getLogger(__name__)
+# names of the prompt of a text that is searched for, and of one that is found; the first that a checkpoint has counts
+ROLES = {"query": ("query",), "document": ("document", "passage", "corpus")}
+
+
+def with_role(role: str | None, prompts: Mapping[str, str], options: dict[str, Any]) -> dict[str, Any]:
+    """Options of `encode` with the prompt of a role, where they name none and the checkpoint has one.
+
+    Raises:
+        ConfigError: no such role.
+    """
+    if role is None:
+        return options
+    if role not in ROLES:
+        raise ConfigError(f"role {role!r} is not one of {', '.join(ROLES)}{did_you_mean(str(role), ROLES)}")
+    name = next((name for name in ROLES[role] if name in prompts), None)
+    if name is None or options.get("prompt") is not None or options.get("prompt_name") is not None:
+        return options
+    return {**options, "prompt_name": name}
+
+
+def prompts_by_role(prompts: Mapping[str, str], default: str | None) -> dict[str, str]:
+    """All prompts, and that of each role under the role's own name, where sentence-transformers looks for it first."""
+    if not prompts:
+        return {}
+    found = {role: choose_prompt(prompts, default, **with_role(role, prompts, {})) for role in ROLES}
+    return {**prompts, **found}
 
 
 def choose_prompt(

@@ -19,6 +19,7 @@ from simcse.encoder.json_files import read_object, within, write_json
 from simcse.encoder.loading import new_backbone, takes_pooler
 from simcse.encoder.pooling import POOLINGS
 from simcse.encoder.projection import Projection
+from simcse.encoder.prompts import prompts_by_role
 from simcse.errors import ModelError
 from simcse.files import sha256_of
 
@@ -110,7 +111,8 @@ def write_settings(
     write_json(folder / "modules.json", entries)
     write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_length, "do_lower_case": False})
     shared = {"prompts": dict(prompts), "default_prompt_name": default_prompt_name, "truncate_dim": truncate_dim}
-    write_json(folder / "config_sentence_transformers.json", {"similarity_fn_name": "cosine"} | shared)
+    named = {"prompts": prompts_by_role(prompts, default_prompt_name)}
+    write_json(folder / "config_sentence_transformers.json", {"similarity_fn_name": "cosine"} | shared | named)
     places = [folder] if head is None else [folder, folder / head]
     files = sorted(file for place in places for file in place.iterdir() if file.is_file() and file.name not in NOT_OURS)
     settings = {"format": 2, "pooling": pooling, "projection": head, "max_length": max_length, **shared}

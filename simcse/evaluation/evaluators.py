@@ -10,7 +10,7 @@ from simcse.errors import DataError
 from simcse.evaluation.geometry import alignment, uniformity
 from simcse.evaluation.pairs import PairEvaluator, correlate
 from simcse.evaluation.retrieval import Collection, evaluate_retrieval
-from simcse.vectors import CachedEncoder, Encode, unit_vectors
+from simcse.vectors import CachedEncoder, Encode, roles_of, unit_vectors
 
 __all__ = ["Evaluator", "RetrievalEvaluator", "ScoredPairsEvaluator"]
 
@@ -97,11 +97,14 @@ class RetrievalEvaluator:
 
     def __call__(self, encode: Encode) -> dict[str, float]:
         """Measure the encoder."""
-        once = CachedEncoder(encode)
+        once = roles_of(encode).wrapped(CachedEncoder)
         found = evaluate_retrieval(once, self._collection)
-        queries, documents = (unit_vectors(once, texts, nonzero=True) for texts in (self._queries, self._documents))
+        queries = unit_vectors(once.encode_query, self._queries, nonzero=True)  # (n, d)
+        documents = unit_vectors(once.encode_document, self._documents, nonzero=True)  # (n, d)
         return {
             **{name: 100 * found[name] for name in ("mrr@10", "recall@1", "recall@10")},
             "alignment": alignment(queries, documents),
-            "uniformity": uniformity(unit_vectors(once, list(self._collection.documents), nonzero=True)),
+            "uniformity": uniformity(
+                unit_vectors(once.encode_document, list(self._collection.documents), nonzero=True)
+            ),
         }

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from simcse.data.tabular import delimited_rows, json_rows, named_rows
 from simcse.errors import DataError, shown
-from simcse.vectors import Encode, unit_vectors
+from simcse.vectors import Encode, Encoder, Roles, roles_of, unit_vectors
 
 __all__ = ["Collection", "evaluate_retrieval", "load_beir", "load_query_pairs", "ranking_metrics"]
 
@@ -146,18 +146,21 @@ def load_query_pairs(path: str | Path, columns: Sequence[str] | None = None) -> 
     return Collection(path.stem, documents, queries, relevant, "file")
 
 
-def evaluate_retrieval(encode: Encode, collection: Collection) -> dict[str, float]:
+def evaluate_retrieval(encode: Encode | Encoder | Roles, collection: Collection) -> dict[str, float]:
     """Rank all documents for each query by cosine, exactly, and score: see `ranking_metrics`.
 
     A document that is the query itself is left out of its ranking (`Collection.repeated`). Equal texts are encoded
-    once and have one cosine; equal cosines keep the corpus's order.
+    once and have one cosine; equal cosines keep the corpus's order. An encoder with `encode_query` and
+    `encode_document` encodes each by its own, so with the checkpoint's prompts.
 
     Raises:
         ModelError: a vector that is NaN, infinite or zero; names document or query.
     """
     document_ids, query_ids = list(collection.documents), list(collection.queries)
-    documents, column = _embed(encode, collection.documents, f"{collection.name}, document")  # (<= D, d), (D,)
-    queries, line = _embed(encode, collection.queries, f"{collection.name}, query")
+    roles = roles_of(encode)
+    what = f"{collection.name}, document"
+    documents, column = _embed(roles.encode_document, collection.documents, what)  # (<= D, d), (D,)
+    queries, line = _embed(roles.encode_query, collection.queries, f"{collection.name}, query")
     depth = min(DEPTH, len(document_ids))
     rankings: dict[str, list[str]] = {}
     for start in range(0, len(query_ids), QUERIES_A_BLOCK):

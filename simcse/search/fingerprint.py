@@ -2,20 +2,20 @@
 
 An index knows its encoder by three fixed sentences and their vectors, so that any callable can be checked, and by the
 name and fingerprint of the object behind the callable where it has them. The vectors decide: the same weights in
-another precision or file format pass, other weights do not.
+another precision or file format pass, other weights do not. They are those of documents: how queries are encoded, with
+a prompt of their own perhaps, is up to the one who searches.
 """
 
 from __future__ import annotations
 
 import base64
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 
 from simcse.errors import SearchError
-from simcse.vectors import Encode, Matrix, encoder_behind, name_of, unit_rows, unit_vectors
+from simcse.vectors import Encode, Matrix, encoder_behind, method_of, name_of, options_of, unit_rows, unit_vectors
 
 __all__ = ["Identity", "OtherEncoderError"]
 
@@ -24,6 +24,7 @@ PROBES = (
     "The committee rejected the proposal because its costs were too high.",
     "How many litres of water does a tree drink in a year?",
 )
+ROLES = {"encode_query": "query", "encode_document": "document"}
 SAME = 0.99  # bf16 against fp32 gives 0.9999; a few steps of training already give less than 0.99
 
 
@@ -128,11 +129,9 @@ def prompt_of(encode: Encode) -> str | None:
     resolve = getattr(encoder_behind(encode), "resolve_prompt", None)
     if not callable(resolve):
         return None
-    explicit: dict[str, Any] = {}
-    while isinstance(encode, partial):
-        explicit = encode.keywords | explicit  # the outer one counts
-        encode = encode.func
-    return str(resolve(explicit.get("prompt"), explicit.get("prompt_name"))) or None
+    options = options_of(encode)
+    role = ROLES.get(getattr(method_of(encode), "__name__", ""))
+    return str(resolve(options.get("prompt"), options.get("prompt_name"), role)) or None
 
 
 def _short(identity: Identity) -> str:

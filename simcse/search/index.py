@@ -1,8 +1,8 @@
 """SearchIndex: sentences in, the most similar ones out.
 
-index = SearchIndex.build(["A man plays.", "Rain falls."], encoder.encode)
+index = SearchIndex.build(["A man plays.", "Rain falls."], encoder)
 index.save("idx")
-index = SearchIndex.load("idx", encoder.encode)
+index = SearchIndex.load("idx", encoder)
 for hit in index.search(["Who plays?"], top_k=5)[0]:
     print(hit.score, hit.text)
 """
@@ -26,7 +26,7 @@ from simcse.search.queries import checked_floor, checked_texts, checked_top_k, s
 from simcse.search.rows import Document, Id, Row, check_all_there, numbered, plain_ids, typed_ids
 from simcse.search.select import create_storage, open_storage
 from simcse.search.storage import Filter, Storage
-from simcse.vectors import Encode, Encoder, Matrix, encode_of, unit_vectors
+from simcse.vectors import Encode, Encoder, Matrix, Roles, roles_of, unit_vectors
 
 __all__ = ["Hit", "SearchIndex"]
 
@@ -45,9 +45,9 @@ class SearchIndex:
         threads: of a search; None uses one for little work and all cores for much.
     """
 
-    def __init__(self, storage: Storage, encode: Encode | None) -> None:
+    def __init__(self, storage: Storage, roles: Roles | None) -> None:
         """Use `build` or `load`."""
-        self.storage, self._encode = storage, encode
+        self.storage, self._encoders = storage, roles
         self.threads: int | None = None
 
     @classmethod
@@ -67,8 +67,9 @@ class SearchIndex:
 
         Args:
             sentences_or_file: texts, or a file of them (txt, csv, tsv, jsonl, parquet; `-` is standard input).
-            encode: list of n texts -> (n, d) vectors, which need not be normalised; or an object with such a method
-                `encode`.
+            encode: an encoder, whose `encode_document` encodes these texts and whose `encode_query` what is searched
+                for, or its method `encode` in its place; or any function, list of n texts -> (n, d) vectors, which
+                need not be normalised, or object with such a method `encode`, for both.
             ids: one for each text, a number from 0 on or a text; default 0, 1, 2, ...
             metadata: JSON values to keep, and to filter by, for each text.
             kind: `flat` compares every vector; `hnsw`, `ivf` and `ivf-pq` are approximate; `auto` picks by size and
@@ -122,9 +123,9 @@ class SearchIndex:
     @classmethod
     def empty(cls, encode: Encode | Encoder, *, kind: str = "auto", target_recall: float = 0.95) -> SearchIndex:
         """An index without texts, in memory; arguments as in `build`."""
-        encode = encode_of(encode)
+        roles = roles_of(encode)
         check_budget(target_recall)
-        return cls(create_storage(kind, Identity.of(encode), target_recall), encode)
+        return cls(create_storage(kind, Identity.of(roles.encode_document), target_recall), roles)
 
     @classmethod
     def load(cls, folder: str | Path, encode: Encode | Encoder | None = None, *, mmap: bool = True) -> SearchIndex:
@@ -132,22 +133,23 @@ class SearchIndex:
 
         Args:
             folder: where it was saved; or the `milvus:` address it was built at.
-            encode: the encoder that built it, in any precision. Without one the index accepts only vectors.
+            encode: the encoder that built it, in any precision, as in `build`; queries may have another prompt than
+                the texts. Without one the index accepts only vectors.
             mmap: leave the vectors on disk and let the operating system read what searches touch; otherwise read them
                 all now. Their checksums are compared when they are read; up to 64 MiB are at once in either case.
 
         Raises:
             SearchError: no index, a damaged one, or one that another encoder built.
         """
-        encode = None if encode is None else encode_of(encode)
+        roles = None if encode is None else roles_of(encode)
         storage = open_storage(folder, mmap=mmap)
-        if encode is not None:
+        if roles is not None:
             try:
-                storage.identity.check(Identity.of(encode), str(folder))
+                storage.identity.check(Identity.of(roles.encode_document), str(folder))
             except BaseException:
                 storage.close()
                 raise
-        return cls(storage, encode)
+        return cls(storage, roles)
 
     def __len__(self) -> int:
         return len(self.storage)
@@ -205,7 +207,7 @@ class SearchIndex:
             upsert: whether an id that is there already is replaced, rather than refused.
             note: JSON values to keep in the index, durable together with the texts; `noted` gives them back.
         """
-        encode, stream, storage = self._encoder(), iter(stream), self.storage
+        encode, stream, storage = self._roles().encode_document, iter(stream), self.storage
         added: list[Id] = []
         explicit: set[Id] = set()
         with storage.transaction():
@@ -288,7 +290,7 @@ class SearchIndex:
         listed, top_k, floor = checked_texts(queries), checked_top_k(top_k), checked_floor(min_score)
         if not listed:
             return []
-        vectors = unit_vectors(self._encoder(), listed, self.dimension)  # (q, d)
+        vectors = unit_vectors(self._roles().encode_query, listed, self.dimension)  # (q, d)
         return self._search(vectors, top_k, floor, where)
 
     def search_vectors(
@@ -341,7 +343,7 @@ class SearchIndex:
         check_budget(memory=memory)
         sampled = None
         if sample_queries is not None:
-            sampled = sampled_vectors(sample_queries, self._encoder, self.dimension)
+            sampled = sampled_vectors(sample_queries, lambda: self._roles().encode_query, self.dimension)
         self.storage.optimize(memory, sampled)
 
     def verify(self) -> None:
@@ -356,7 +358,7 @@ class SearchIndex:
         """Release files and connections; a file of milvus-lite is open in one process at a time."""
         self.storage.close()
 
-    def _encoder(self) -> Encode:
-        if self._encode is None:
+    def _roles(self) -> Roles:
+        if self._encoders is None:
             raise SearchError(f"{self!r} was loaded without an encoder; load it with {self.storage.identity.name}")
-        return self._encode
+        return self._encoders

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,10 +36,11 @@ class Search:
 
 @dataclass(frozen=True)
 class Task:
-    """A text to encode, and to search for if `search` says how."""
+    """A text to encode in its role, `query` or `document` or none, and to search for if `search` says how."""
 
     text: str
     search: Search | None = None
+    role: str | None = None
 
 
 @dataclass(frozen=True)
@@ -90,16 +91,16 @@ class Filters:
 
 
 class Answers:
-    """Batch in, answers out: each distinct text is encoded once, searches with equal filters run as one.
+    """Batch in, answers out: each distinct text of a role is encoded once, searches with equal filters run as one.
 
     Args:
         index: to search.
-        encode: list of n texts -> (n, d) vectors.
+        encoders: for each role, list of n texts -> (n, d) vectors.
         metrics: to note times and sizes in.
     """
 
-    def __init__(self, index: SearchIndex, encode: Encode, metrics: Metrics) -> None:
-        self._index, self._encode, self._metrics = index, encode, metrics
+    def __init__(self, index: SearchIndex, encoders: Mapping[str | None, Encode], metrics: Metrics) -> None:
+        self._index, self._encoders, self._metrics = index, encoders, metrics
 
     def __call__(self, tasks: Sequence[Task]) -> list[Answer | Exception]:
         """An answer for each task; an exception where its search is wrong.
@@ -108,9 +109,12 @@ class Answers:
             SimCSEError: the texts cannot be encoded.
         """
         begin = time.perf_counter()
-        rows = {text: row for row, text in enumerate(dict.fromkeys(task.text for task in tasks))}
-        distinct = unit_vectors(self._encode, list(rows), self._index.dimension)  # (u, d)
-        vectors = distinct[[rows[task.text] for task in tasks]]  # (n, d)
+        vectors = np.empty((len(tasks), self._index.dimension), np.float32)  # (n, d)
+        for role in {task.role for task in tasks}:
+            numbers = [number for number, task in enumerate(tasks) if task.role == role]
+            rows = {text: row for row, text in enumerate(dict.fromkeys(tasks[n].text for n in numbers))}
+            distinct = unit_vectors(self._encoders[role], list(rows), self._index.dimension)  # (u, d)
+            vectors[numbers] = distinct[[rows[tasks[n].text] for n in numbers]]
         encoded = time.perf_counter()
         answers: list[Answer | Exception] = [Answer(vector, []) for vector in vectors]
         for numbers in _groups(tasks):

@@ -84,11 +84,16 @@ class Service:
 
     def __init__(self, index: SearchIndex, encoder: SentenceEncoder, limits: Limits, map_points: int) -> None:
         self.index, self.encoder, self.limits = index, encoder, limits
+        self._encoders = {None: encoder.encode, "query": encoder.encode_query, "document": encoder.encode_document}
+        self._role = {  # texts of roles without a prompt of their own are encoded together with the others
+            role: None if encoder.resolve_prompt(role=role) == encoder.resolve_prompt() else role
+            for role in self._encoders
+        }
         self.batcher: MicroBatcher[Task, Answer]
         self.filters: MicroBatcher[Filtering, Filter]
         self.metrics = Metrics(lambda: len(self.batcher), lambda: len(self.filters), self.texts)
         self.batcher = MicroBatcher(
-            Answers(index, encoder.encode, self.metrics),
+            Answers(index, self._encoders, self.metrics),
             max_batch=limits.max_batch,
             max_wait=limits.max_wait_ms / 1000,
             max_queue=limits.max_queue,
@@ -98,8 +103,10 @@ class Service:
         )
         self.map = CorpusMap(index, map_points)
 
-    async def answers(self, texts: Sequence[str], search: Search | None = None) -> list[Answer]:
-        """Encode texts together with those of other requests, and search for them if `search` says how.
+    async def answers(
+        self, texts: Sequence[str], search: Search | None = None, role: str | None = None
+    ) -> list[Answer]:
+        """Encode texts in a role, together with those of other requests, and search for them if `search` says how.
 
         Raises:
             RequestError: too many or too long texts, a blank one to search for, top_k above its bound, a wrong filter.
@@ -114,11 +121,11 @@ class Service:
                 except FilterError as error:
                     raise RequestError(f"where: {error}") from error
                 search = replace(search, rows=rows)
-            return await self.batcher.submit([Task(text, search) for text in texts])
+            return await self.batcher.submit([Task(text, search, self._role[role]) for text in texts])
 
-    async def vectors(self, texts: Sequence[str]) -> Matrix:
+    async def vectors(self, texts: Sequence[str], role: str | None = None) -> Matrix:
         """Unit vectors (n, d) of n texts; raises as `answers`."""
-        return np.stack([answer.vector for answer in await self.answers(texts)])
+        return np.stack([answer.vector for answer in await self.answers(texts, role=role)])
 
     def texts(self) -> float:
         """How many the index holds; NaN where it cannot be searched."""
@@ -207,7 +214,7 @@ def _add_api(app: FastAPI, service: Service) -> None:
         if not queries:
             raise RequestError("query: found none, expected at least one text")
         wanted = Search(request.top_k, request.min_score, request.where)
-        answers = await service.answers(queries, wanted)
+        answers = await service.answers(queries, wanted, "query")
         results = [hits_as_json(query, answer.hits) for query, answer in zip(queries, answers, strict=True)]
         return JSONResponse({"results": results, "seconds": round(time.perf_counter() - begin, 6)})
 
@@ -220,7 +227,7 @@ def _add_api(app: FastAPI, service: Service) -> None:
 
     @app.post("/api/encode", response_model=EncodeResponse, responses=REFUSALS, summary="Turn texts into vectors")
     async def encode(request: EncodeRequest) -> Response:
-        vectors = await service.vectors(request.texts)  # (n, d)
+        vectors = await service.vectors(request.texts, request.role)  # (n, d)
         return JSONResponse(
             {"vectors": _listed(vectors, 7), "dimension": vectors.shape[1], "model": shown_name(service.encoder.name)}
         )
@@ -239,7 +246,7 @@ def _add_map(app: FastAPI, service: Service) -> None:
     async def place(request: PlaceRequest) -> Response:
         if len(request.ids) > service.limits.max_top_k:
             raise RequestError(f"ids: found {len(request.ids)}, expected at most {service.limits.max_top_k}")
-        vectors = await service.vectors(request.texts) if request.texts else None
+        vectors = await service.vectors(request.texts, "query") if request.texts else None
         found, texts = await asyncio.to_thread(service.map.place, request.ids, vectors)
         return JSONResponse({"ids": list(found), "positions": list(found.values()), "texts": texts})
 

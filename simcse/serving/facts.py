@@ -12,7 +12,7 @@ from simcse.serving.limits import Limits
 
 __all__ = ["facts_of", "shown_name"]
 
-HIDDEN = ("folder", "encoder", "fingerprint")  # no paths of the machine; the encoder has a part of its own
+HIDDEN = ("folder", "encoder", "fingerprint", "prompt")  # no paths of the machine; the encoder has a part of its own
 
 
 def facts_of(index: SearchIndex, encoder: SentenceEncoder, limits: Limits) -> dict[str, Any]:
@@ -26,6 +26,8 @@ def facts_of(index: SearchIndex, encoder: SentenceEncoder, limits: Limits) -> di
             "parameters": sum(weight.numel() for weight in encoder.parameters()),
             "pooling": encoder.pooling,
             "max_length": encoder.max_length,
+            "query_prompt": encoder.resolve_prompt(role="query") or None,
+            "document_prompt": encoder.resolve_prompt(role="document") or None,
             "precision": str(encoder.dtype).removeprefix("torch."),
             "device": str(encoder.device),
             "fingerprint": facts["fingerprint"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -141,6 +141,12 @@ class EncodeRequest(_Request):
     """Texts to encode."""
 
     texts: Texts = Field(min_length=1, examples=[["A cat sleeps."]])
+    role: Literal["query", "document"] | None = Field(
+        None,
+        description="what the texts are in a search; each has its own prompt, if the encoder has prompts. Default the "
+        "encoder's default prompt, if it has one",
+        examples=[None],
+    )
 
 
 class EncodeResponse(BaseModel):
@@ -155,7 +161,7 @@ class PlaceRequest(_Request):
     """What to find on the map."""
 
     ids: Annotated[list[Key], Field(fail_fast=True)] = Field([], description="ids of texts in the index")
-    texts: Texts = Field([], description="any texts, such as a query")
+    texts: Texts = Field([], description="queries")
 
 
 class PlaceResponse(BaseModel):

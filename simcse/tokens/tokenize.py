@@ -14,7 +14,9 @@ from simcse.errors import ConfigError, DataError
 from simcse.tokens.batch import TokenLists
 from simcse.tokens.word_cache import WordCache, splits_at_spaces
 
-__all__ = ["Tokenize", "wrong_element"]
+__all__ = ["Tokenize", "TokenizeCache", "wrong_element"]
+
+KEPT = 16  # tokenizing functions of a cache
 
 
 class Tokenize:
@@ -120,6 +122,27 @@ class Tokenize:
             for row, ids in zip(long, cut, strict=True):
                 whole[row] = ids
         return whole, len(long)
+
+
+class TokenizeCache:
+    """Tokenizing functions, one for each maximum length and prompt: making one needs longer than a text or two."""
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[int, int, int, str, bool], Tokenize] = {}
+
+    def __call__(
+        self, tokenizer: PreTrainedTokenizerBase, max_length: int, prompt: str = "", *, pooled: bool = True
+    ) -> Tokenize:
+        """One with this maximum length and prompt; raises as `Tokenize.prompted`."""
+        key = (id(tokenizer), len(tokenizer), max_length, prompt, pooled or not prompt)
+        made = self._made.get(key)
+        if made is None:
+            plain = Tokenize(tokenizer, max_length) if not prompt else self(tokenizer, max_length)
+            made = plain.prompted(prompt, pooled=pooled) if prompt else plain
+            if len(self._made) >= KEPT:
+                self._made.clear()
+            self._made[key] = made
+        return made
 
 
 def blank(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -43,7 +43,9 @@ class EncodeRows:
         if threads is not None:
             torch.set_num_threads(threads)
         self._encoder = SentenceEncoder.from_pretrained(model, **options)
-        self._column, self._encoding = column, encoding
+        rest = dict(encoding)
+        asked = {name: rest.pop(name, None) for name in ("prompt", "prompt_name", "role")}
+        self._column, self._encoding = column, {**rest, "prompt": self._encoder.resolve_prompt(**asked)}
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """Encode a batch."""
@@ -64,6 +66,7 @@ def encode_parquet(
     column: str | None = None,
     prompt: str | None = None,
     prompt_name: str | None = None,
+    role: str | None = None,
     normalize: bool = True,
     **options: Any,
 ) -> int:
@@ -82,6 +85,7 @@ def encode_parquet(
         column: that holds the text; default `text`, or the only one.
         prompt: put before each text, as in `SentenceEncoder.encode`.
         prompt_name: the same, by its name in the checkpoint.
+        role: query or document, for the checkpoint's prompt of it.
         normalize: to unit length.
         options: pooling, max_length, device, dtype of `SentenceEncoder.from_pretrained`.
 
@@ -102,7 +106,7 @@ def encode_parquet(
     if not Path(model).exists() and model.startswith((".", "/")):
         raise ConfigError(f"--model: found {model!r}, no such folder")
     name = str(Path(model).resolve()) if Path(model).is_dir() else model
-    encoding = {"prompt": prompt, "prompt_name": prompt_name, "normalize": normalize}
+    encoding = {"prompt": prompt, "prompt_name": prompt_name, "role": role, "normalize": normalize}
     with _ray(workers) as ray, replaced_folder(output) as new:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False

@@ -17,7 +17,7 @@ from simcse.search.index import CHUNK, SearchIndex
 from simcse.search.local.files import MANIFEST
 from simcse.search.rows import Document
 from simcse.search.select import is_milvus
-from simcse.vectors import Encode
+from simcse.vectors import Encode, Encoder
 
 __all__ = ["build_from_files", "count_rows", "counted", "stream_files"]
 
@@ -40,7 +40,7 @@ def count_rows(inputs: Sequence[str | Path]) -> int | None:
 def build_from_files(
     inputs: Sequence[str | Path],
     output: str | Path,
-    encode: Encode,
+    encode: Encode | Encoder,
     *,
     kind: str = "auto",
     target_recall: float = 0.95,
@@ -58,7 +58,7 @@ def build_from_files(
     Args:
         inputs: files as in `file_documents`, `-` for standard input.
         output: folder of the index when it is done; or a `milvus:` address.
-        encode: list of n texts -> (n, d) vectors.
+        encode: as in `SearchIndex.build`.
         kind: as in `SearchIndex.build`.
         target_recall: as in `SearchIndex.build`.
         memory: as in `SearchIndex.build`.
@@ -130,7 +130,9 @@ def _source(inputs: Sequence[str | Path], columns: dict[str, Any]) -> list[Any]:
     return [known, {name: value for name, value in columns.items() if value is not None}]
 
 
-def _begun(output: Path, encode: Encode, source: list[Any], kind: str, recall: float) -> tuple[SearchIndex, int]:
+def _begun(
+    output: Path, encode: Encode | Encoder, source: list[Any], kind: str, recall: float
+) -> tuple[SearchIndex, int]:
     """The unfinished index of the same files and encoder, or a new one; and how many texts it holds."""
     partial = _partial(output)
     wanted = {"source": source, "kind": kind, "target_recall": recall}
@@ -154,7 +156,7 @@ def _as_json(values: dict[str, Any]) -> Any:
     return json.loads(json.dumps(values))
 
 
-def _finished(index: SearchIndex, output: Path, encode: Encode) -> SearchIndex:
+def _finished(index: SearchIndex, output: Path, encode: Encode | Encoder) -> SearchIndex:
     partial = _partial(output)
     if output.exists():
         index.save(output)

@@ -14,7 +14,7 @@ from simcse.errors import ConfigError, DataError
 from simcse.files import replaced_file
 from simcse.search.index import Hit, SearchIndex
 from simcse.search.select import is_milvus
-from simcse.vectors import Encode, Encoder, encode_of, unit_vectors
+from simcse.vectors import Encode, Encoder, roles_of, unit_vectors
 
 __all__ = ["Mined", "mine_negatives", "read_pairs", "write_triplets"]
 
@@ -101,7 +101,7 @@ def mine_negatives(
 
     Args:
         pairs: (anchor, positive); an anchor may have several positives.
-        encode: list of n texts -> (n, d) vectors.
+        encode: as in `SearchIndex.build`; anchors are queries, positives and negatives are documents.
         corpus: texts to take negatives from; default the positives.
         count: negatives for each pair.
         margin: share of the positive's cosine that a negative must stay below it.
@@ -119,7 +119,7 @@ def mine_negatives(
         raise ConfigError(f"margin: found {margin}, expected a share in [0, 1)")
     if is_milvus(kind):
         raise ConfigError(f"kind: found {kind!r}, expected one in memory: the index is gone when mining is done")
-    encode = encode_of(encode)
+    roles = roles_of(encode)
     mined = mined if mined is not None else Mined()
     for anchor, positive in pairs:
         mined.known.setdefault(anchor, {anchor}).add(positive)
@@ -127,8 +127,8 @@ def mine_negatives(
     index = SearchIndex.build(texts, encode, kind=kind)
     stream = iter(pairs)
     while chunk := list(islice(stream, PAIRS_AT_ONCE)):
-        anchors = unit_vectors(encode, [anchor for anchor, _ in chunk], index.dimension)  # (m, d)
-        positives = unit_vectors(encode, [positive for _, positive in chunk], index.dimension)  # (m, d)
+        anchors = unit_vectors(roles.encode_query, [anchor for anchor, _ in chunk], index.dimension)  # (m, d)
+        positives = unit_vectors(roles.encode_document, [positive for _, positive in chunk], index.dimension)  # (m, d)
         scores = np.einsum("md,md->m", anchors, positives)  # (m,)
         found = index.search_vectors(anchors, candidates)
         for row, (anchor, positive) in enumerate(chunk):
