@@ -57,7 +57,7 @@ def main(
         sentences: how many of them.
         quick: 2,000 sentences.
         int8: measure int8 too.
-        rounds: parts of the texts, each encoded by all contestants in turn.
+        rounds: parts of the texts, each encoded by all contestants, interleaved.
         limit: seconds that each contestant has in all; one that needs more is cut off.
         curve: folder for the rate over length, as CSV and plot.
     """

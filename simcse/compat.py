@@ -71,7 +71,7 @@ class SimCSE:
 
     def __init__(
         self,
-        model_name_or_path: str,
+        model_name_or_path: str | Path,
         device: str | None = None,
         num_cells: int = 100,
         num_cells_in_search: int = 10,

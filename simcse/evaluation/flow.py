@@ -119,8 +119,8 @@ def fit_flow(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         order = torch.randperm(len(vectors))
-        held = max(1, round(held_out * len(vectors)))
-        test, train = vectors[order[:held]], vectors[order[held:]]
+        count = max(1, round(held_out * len(vectors)))
+        test, train = vectors[order[:count]], vectors[order[count:]]
         flow = Flow(vectors.shape[1], blocks, hidden)
         flow.mean.copy_(train.mean(dim=0))
         flow.log_std.copy_(train.std(dim=0).clamp_min(1e-6).log())

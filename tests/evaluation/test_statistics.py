@@ -94,13 +94,13 @@ def test_an_encoder_does_not_differ_from_itself() -> None:
 
 def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
     """Two encoders of the same quality, 60 worlds: at 90 % about 54 intervals hold 0; fewer than 47 has p < 0.003."""
-    held = 0
+    inside = 0
     for world in range(60):
         task = pairs(120, seed=world)
         a, b = angles(task.scores, 0.4, 1000 + world), angles(task.scores, 0.4, 2000 + world)
         average = compare_encoders([a], [b], {"task": [task]}, resamples=200, confidence=0.9).average
-        held += average.low <= 0 <= average.high
-    assert 47 <= held < 60
+        inside += average.low <= 0 <= average.high
+    assert 47 <= inside < 60
 
 
 def test_seeds_widen_the_interval_by_their_own_spread() -> None:

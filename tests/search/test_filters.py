@@ -40,18 +40,18 @@ def fits(metadata, where):
     for field, wanted in where.items():
         value = metadata.get(field)
         if isinstance(wanted, list):
-            held = any(equal(value, option) for option in wanted)
+            found = any(equal(value, option) for option in wanted)
         elif isinstance(wanted, dict):
-            held = True
+            found = True
             for sign, other in wanted.items():
                 if sign == "!=":
-                    held &= not equal(value, other)
+                    found &= not equal(value, other)
                 else:
                     same = other is not None and kind(value) is kind(other)
-                    held &= same and ORDERS[sign](number(value), number(other))
+                    found &= same and ORDERS[sign](number(value), number(other))
         else:
-            held = equal(value, wanted)
-        if not held:
+            found = equal(value, wanted)
+        if not found:
             return False
     return True
 
@@ -103,7 +103,7 @@ def mixed(storage, module_encoder):
 def test_every_storage_means_the_same_across_kinds_of_values(mixed, where):
     metadata, index = mixed
     hits = index.search_vectors(np.ones((1, 32)), top_k=len(metadata), where=where)[0]
-    assert sorted(hit.id for hit in hits) == [i for i, held in enumerate(metadata) if fits(held, where)]
+    assert sorted(hit.id for hit in hits) == [i for i, found in enumerate(metadata) if fits(found, where)]
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,7 @@ def test_any_text_id_and_metadata_come_back_as_given(storage, encoder):
     ids = ["x", 7, "7", "\u00fc", "text, too"]
     metadata = [{"k": 1.5, "lang": "en"}, {"n": [1, {"a": None}]}, None, {}, {"k": "\u65e5"}]
     index = storage.build(texts, encoder.encode, ids=ids, metadata=metadata)
-    expected = {key: (text, held or {}) for key, text, held in zip(ids, texts, metadata, strict=True)}
+    expected = {key: (text, values or {}) for key, text, values in zip(ids, texts, metadata, strict=True)}
     assert {row[0]: row[1:] for row in index.rows()} == expected
     hits = index.search(texts[1], top_k=5)[0]
     assert hits[0] == Hit(texts[1], pytest.approx(1), 7, metadata[1])

@@ -141,8 +141,8 @@ def test_the_number_of_an_approximate_index_is_one(encoder, tmp_path, key):
     index.save(tmp_path / "idx")
     (store,) = (tmp_path / "idx").glob("*.sqlite")
     with sqlite3.connect(store) as connection:
-        ((held,),) = connection.execute("SELECT value FROM meta WHERE key = 'ann'")
-        changed = json.dumps(json.loads(held) | {"key": key})
+        ((stored,),) = connection.execute("SELECT value FROM meta WHERE key = 'ann'")
+        changed = json.dumps(json.loads(stored) | {"key": key})
         connection.execute("UPDATE meta SET value = ? WHERE key = 'ann'", (changed,))
     connection.close()
     with pytest.raises(SearchError, match="restore a copy or build the index anew") as caught:

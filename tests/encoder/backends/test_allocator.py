@@ -36,20 +36,20 @@ needs_mallinfo = pytest.mark.skipif(
 )
 
 
-def mapped_and_held(setting: str) -> tuple[int, int]:
+def mapped_and_kept(setting: str) -> tuple[int, int]:
     """What a process of its own prints."""
     command = [sys.executable, "-c", MALLOC + BLOCK, setting]
-    mapped, held = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
-    return int(mapped), int(held)
+    mapped, kept = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    return int(mapped), int(kept)
 
 
 @needs_mallinfo
 @pytest.mark.parametrize("setting", ["keep_freed_memory", "keep_freed_megabytes"])
 def test_a_freed_block_stays(setting: str) -> None:
     """By default a block of 20 MB is mapped alone and goes back."""
-    mapped, held = mapped_and_held(setting)
+    mapped, kept = mapped_and_kept(setting)
     assert mapped == 0
-    assert held > 20_000_000
+    assert kept > 20_000_000
 
 
 @pytest.mark.parametrize("given", [None, "0"])

@@ -45,19 +45,19 @@ def index(request: pytest.FixtureRequest) -> SearchIndex:
 @pytest.mark.parametrize("way", WAYS, ids=["deepcopy", "pickle"])
 def test_an_index_in_memory_is_copied_whole(index: SearchIndex, way: Callable[[SearchIndex], SearchIndex]) -> None:
     queries = ["sun snow", "man book rain"]
-    twin = way(index)
-    assert twin.info == index.info
-    assert twin.search(queries, 7) == index.search(queries, 7)
-    assert twin.search(queries, 7, where={"n": {">=": 400}}) == index.search(queries, 7, where={"n": {">=": 400}})
+    copied = way(index)
+    assert copied.info == index.info
+    assert copied.search(queries, 7) == index.search(queries, 7)
+    assert copied.search(queries, 7, where={"n": {">=": 400}}) == index.search(queries, 7, where={"n": {">=": 400}})
     # from then on each goes its own way
     before = index.search(queries, 7)
-    [key] = twin.add(["sun snow"])
-    twin.delete([1])
-    assert twin.search(queries, 1)[0][0].id == key
+    [key] = copied.add(["sun snow"])
+    copied.delete([1])
+    assert copied.search(queries, 1)[0][0].id == key
     assert index.search(queries, 7) == before
-    assert len(twin) == len(index)
+    assert len(copied) == len(index)
     assert 1 in {key for key, *_ in index.rows()}
-    assert len(way(twin)) == len(twin)
+    assert len(way(copied)) == len(copied)
 
 
 @pytest.mark.parametrize("way", WAYS, ids=["deepcopy", "pickle"])
@@ -69,9 +69,9 @@ def test_of_an_index_in_a_folder_the_folder_is_opened(
     index.save("idx")
     packed = pickle.dumps(index)
     assert len(packed) < 10_000  # nothing of what lies in the folder
-    twin = way(index)
-    assert twin.search("sun snow") == index.search("sun snow")
-    twin.add(["sun snow"], ids=["new"])
+    copied = way(index)
+    assert copied.search("sun snow") == index.search("sun snow")
+    copied.add(["sun snow"], ids=["new"])
     assert index.search("sun snow", 1)[0][0].id == "new"  # both see what either does
     monkeypatch.chdir("/")
     assert len(pickle.loads(packed)) == 51  # the folder is found from anywhere

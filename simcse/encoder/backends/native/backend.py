@@ -128,7 +128,7 @@ class NativeBackend:
         return fields
 
     def linear(self, weight: Tensor, bias: Tensor, scales: Tensor | None = None) -> LinearFields:
-        """A linear map's weight (out, in), laid out in panels; bias and scales (out,)."""
+        """A linear map's weight (out, in), packed in panels; bias and scales (out,)."""
         weight, panels = weight.contiguous(), torch.empty_like(weight, memory_format=torch.contiguous_format)
         rows, columns = weight.shape
         self.library.pack_weight(weight.data_ptr(), rows, columns * weight.itemsize, panels.data_ptr())

@@ -1,7 +1,7 @@
 // A transformer layer over packed sentences, bfloat16 in and out, by AMX tiles: what `binding.py` compiles and calls.
 //
 // Some hundred rows pass a layer together, so that all that lies between its products stays in a core's second-level
-// cache. The feed-forward half comes in 8-bit integers too.
+// cache. The feed-forward sublayer comes in 8-bit integers too.
 
 #include <math.h>
 #include <string.h>
