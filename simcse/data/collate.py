@@ -6,7 +6,7 @@ import hashlib
 import queue
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -61,7 +61,7 @@ class Batches:
 
     Args:
         dataset: columns `text` (each row is its own positive), or `anchor`, `positive` and perhaps `hard_negative`.
-        tokenize: cuts and tokenizes.
+        tokenize: cuts and tokenizes; or one for each column, where they have prompts of their own.
         batch_size: rows of a step over all processes; what is left at an epoch's end is dropped, as its few rows would
             meet fewer negatives.
         seed: of the order.
@@ -75,7 +75,7 @@ class Batches:
     def __init__(
         self,
         dataset: datasets.Dataset,
-        tokenize: Tokenize,
+        tokenize: Tokenize | Sequence[Tokenize],
         *,
         batch_size: int,
         seed: int,
@@ -86,7 +86,6 @@ class Batches:
         augment: Augment | None = None,
     ) -> None:
         self.dataset = dataset
-        self.tokenize = tokenize
         self.batch_size = batch_size
         self.seed = seed
         self.rank, self.world = rank, world
@@ -94,6 +93,8 @@ class Batches:
         self.augment = augment
         names = list(dataset.column_names)
         self.columns = names if len(names) > 1 else names * 2  # a text is its own positive
+        each = [tokenize] * len(names) if isinstance(tokenize, Tokenize) else list(tokenize)
+        self.tokenize = each if len(names) > 1 else each * 2  # of the V views
         self.counts = [self._count(name) for name in self.columns] if with_counts else None
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0, dtype=np.int64))
 
@@ -124,12 +125,13 @@ class Batches:
         if self.augment is not None:
             columns[1] = self._augmented(columns[1], rows, step)
         distinct = columns if columns[0] is not columns[1] else columns[:1]
-        ids, _ = self.tokenize([text for row in zip(*distinct, strict=True) for text in row])
-        if len(distinct) == 1:
-            ids = [sequence for sequence in ids for _ in self.columns]
+        found = [tokenize(column)[0] for tokenize, column in zip(self.tokenize, distinct, strict=False)]
+        views = found if len(distinct) > 1 else found * len(columns)  # V lists of B token lists
+        ids = [sequence for row in zip(*views, strict=True) for sequence in row]
+        left_out = tuple(tokenize.left_out for tokenize in self.tokenize) * len(rows)
         keys = [[text_key(text) for text in column] for column in columns]
         return Batch(
-            TokenBatch.from_lists(ids, self.device),
+            TokenBatch.from_lists(ids, self.device, left_out if any(left_out) else ()),
             len(columns),
             rows,
             torch.tensor(keys, device=self.device),  # (V, B)

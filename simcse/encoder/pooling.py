@@ -65,16 +65,19 @@ def pool(name: str, states: TokenStates, batch: TokenBatch, left_out: int = 0) -
         name: a key of `POOLINGS`.
         states: what computes token states.
         batch: the sequences.
-        left_out: so many tokens at the beginning of each sequence do not count, fewer than it has: a prompt's.
+        left_out: so many tokens at the beginning of each sequence do not count, fewer than it has: a prompt's. A batch
+            that says how many of each counts more.
     """
     pooling = POOLINGS[name]
-    hidden = states(batch, pooling.layers, cls_only=pooling.cls_only and not left_out)  # (T, D) each
-    if left_out:
-        kept = torch.nonzero(batch.positions >= left_out)[:, 0]
-        batch = TokenBatch(batch.ids[kept], tuple(length - left_out for length in batch.lengths))
+    each = batch.left_out or (left_out,) * len(batch)
+    hidden = states(batch, pooling.layers, cls_only=pooling.cls_only and not any(each))  # (T, D) each
+    if any(each):
+        first = torch.tensor(each, device=batch.ids.device)[batch.segments]  # (T,)
+        kept = torch.nonzero(batch.positions >= first)[:, 0]
+        batch = TokenBatch(batch.ids[kept], tuple(n - out for n, out in zip(batch.lengths, each, strict=True)))
         if pooling.cls_only:
             kept = kept[batch.starts]
-        hidden = [layer[kept] for layer in hidden]
+        hidden = [layer.index_select(0, kept) for layer in hidden]
     return pooling.reduce(hidden, batch)  # (S, D)
 
 

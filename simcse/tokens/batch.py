@@ -22,17 +22,22 @@ class TokenBatch:
     Attributes:
         ids: (T,) int64 token ids.
         lengths: S lengths, none of them 0; they add up to T.
+        left_out: how many tokens at the beginning of each sequence do not count in the pooling, fewer than it has, as
+            they are a prompt's; empty where all count.
     """
 
     ids: Tensor
     lengths: tuple[int, ...]
+    left_out: tuple[int, ...] = ()
 
     @classmethod
-    def from_lists(cls, sequences: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> TokenBatch:
+    def from_lists(
+        cls, sequences: Sequence[Sequence[int]], device: torch.device | str = "cpu", left_out: tuple[int, ...] = ()
+    ) -> TokenBatch:
         """Join lists of token ids."""
         lengths = tuple(map(len, sequences))
         flat = np.fromiter((token for sequence in sequences for token in sequence), dtype=np.int64, count=sum(lengths))
-        return cls(torch.from_numpy(flat).to(device, non_blocking=True), lengths)
+        return cls(torch.from_numpy(flat).to(device, non_blocking=True), lengths, left_out)
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -95,12 +100,13 @@ class TokenBatch:
         """Sequences first..last - 1, as a view."""
         before = sum(self.lengths[:first])
         lengths = self.lengths[first:last]
-        return TokenBatch(self.ids[before : before + sum(lengths)], lengths)
+        return TokenBatch(self.ids[before : before + sum(lengths)], lengths, self.left_out[first:last])
 
     def take(self, numbers: Sequence[int]) -> TokenBatch:
         """The sequences with these numbers, in their order, as a copy."""
         sequences: tuple[Tensor, ...] = self.ids.split(list(self.lengths))  # type: ignore[no-untyped-call]
-        return TokenBatch(torch.cat([sequences[i] for i in numbers]), tuple(self.lengths[i] for i in numbers))
+        left_out = tuple(self.left_out[i] for i in numbers) if self.left_out else ()
+        return TokenBatch(torch.cat([sequences[i] for i in numbers]), tuple(self.lengths[i] for i in numbers), left_out)
 
 
 class BatchPlan(NamedTuple):

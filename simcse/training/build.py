@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -34,6 +35,11 @@ from simcse.training.watch import check_data, check_dropout
 
 __all__ = ["build_accelerator", "build_evaluator", "build_loss", "build_model", "build_trainer"]
 
+ROLES = {
+    "anchor": "query",
+    "positive": "document",
+    "hard_negative": "document",
+}  # a text has none, but may have a prompt
 MIXED = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
@@ -96,10 +102,18 @@ def build_model(config: TrainConfig, run: RunDir | None = None) -> ContrastiveMo
         raise ConfigError(
             f"--max_length is {config.max_length}: {config.model.name} accepts at most {encoder.backbone_limit} tokens"
         )
+    set_prompts(encoder, config.data.prompts)
     options = config.model
     return ContrastiveModel(
         encoder, options.projection, fixed_dropout_mask=options.fixed_dropout_mask, two_encoders=options.two_encoders
     )
+
+
+def set_prompts(encoder: SentenceEncoder, prompts: Mapping[str, str]) -> None:
+    """Give an encoder the prompts that it is trained with; that of single texts is then its default prompt."""
+    encoder.prompts |= prompts
+    if "text" in prompts:
+        encoder.default_prompt_name = "text"
 
 
 def build_batches(config: TrainConfig, encoder: SentenceEncoder, device: torch.device) -> Batches:
@@ -111,9 +125,10 @@ def build_batches(config: TrainConfig, encoder: SentenceEncoder, device: torch.d
     data = read_training(config.data.train, columns=config.data.columns, blank_lines=config.data.blank_lines)
     criterion = build_loss(config)
     check_data(config, criterion, data)
+    prompts = [encoder.resolve_prompt(role=ROLES.get(column)) for column in data.column_names]
     return Batches(
         data,
-        encoder.tokenize(config.max_length),
+        [encoder.tokenize(config.max_length, prompt) for prompt in prompts],
         batch_size=config.batch_size,
         seed=config.seed,
         rank=rank(),

@@ -7,9 +7,11 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from simcse.errors import ConfigError
+from simcse.errors import ConfigError, did_you_mean
 
 __all__ = ["DataConfig", "ModelConfig", "OptimConfig", "TrainConfig"]
+
+ROLES = ("text", "query", "document")  # of training texts
 
 
 @dataclass
@@ -54,6 +56,10 @@ class DataConfig:
 
     columns: list[str] | None = None
     """Names of the columns to read, in this order; null: all of the file's 1 to 3 columns."""
+
+    prompts: dict[str, str] = field(default_factory=dict)
+    """Texts put before those of each role and saved as its prompts: {query: ..., document: ...} for pairs (anchors are
+    queries, positives and hard negatives documents), {text: ...} for 1 column; others are as in the checkpoint."""
 
     blank_lines: Literal["error", "skip"] = "error"
     """What to do with a row that has an empty field."""
@@ -207,6 +213,10 @@ class TrainConfig:
             raise ConfigError(
                 "--model.two_encoders goes neither with --model.fixed_dropout_mask nor with --model.queue_size"
             )
+        for role, prompt in self.data.prompts.items():
+            if role not in ROLES or not isinstance(prompt, str):
+                known = f"{', '.join(ROLES)}, each with a text{did_you_mean(str(role), ROLES)}"
+                raise ConfigError(f"--data.prompts: found {role}: {prompt!r:.60}, expected {known}")
         if self.data.dev_corpus and not self.data.dev:
             raise ConfigError("--data.dev_corpus needs --data.dev, the file of (query, document) pairs")
 

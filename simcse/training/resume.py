@@ -134,7 +134,7 @@ def check_data(before: Facts, now: Facts, names: Mapping[str, Any], folder: Path
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in config.items():
-        if isinstance(value, Mapping) and key != "objective_args":
+        if isinstance(value, Mapping) and key not in ("objective_args", "prompts"):
             flat.update(_flat(value, f"{prefix}{key}."))
         else:
             flat[prefix + key] = value

@@ -31,8 +31,8 @@ def check_data(config: TrainConfig, criterion: ContrastiveLoss, rows: Any) -> No
 
     Raises:
         DataError: fewer rows than a batch.
-        ConfigError: rows without a negative, or with fewer than they are to keep; options for one column, and several;
-            counts of texts that change.
+        ConfigError: rows without a negative, or with fewer than they are to keep; options or prompts for one column,
+            and several; counts of texts that change.
     """
     file, columns, augment = config.data.train, len(rows.column_names), config.data.augment
     if len(rows) < config.batch_size:
@@ -53,6 +53,12 @@ def check_data(config: TrainConfig, criterion: ContrastiveLoss, rows: Any) -> No
         raise ConfigError(
             f"{option} makes positives of single texts, but {file} has {columns} columns; "
             "name one of them by --data.columns, or leave the option out"
+        )
+    expected = {"text"} if columns == 1 else {"query", "document"}
+    if wrong := next((role for role in config.data.prompts if role not in expected), None):
+        raise ConfigError(
+            f"--data.prompts: found {wrong}, but {file} has {columns} column{'s'[: columns - 1]}, "
+            f"expected {' and '.join(sorted(expected, reverse=True))}"
         )
     if criterion.objective.needs_counts and augment != "none":
         raise ConfigError(f"--objective {config.objective} counts texts, which --data.augment changes each time anew")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -119,3 +121,89 @@ def test_a_row_without_a_negative_is_named_as_the_file_has_it(
     row = 1 + build_batches(some, build_model(some).encoder, torch.device("cpu")).batch_of(0).rows[0]
     with pytest.raises(DataError, match=rf"same\.txt: row {row} has no valid negative among its \d+ candidates"):
         train(some)
+
+
+QUERY, DOCUMENT = "two people plays the guitar with music and ", "red snow on the "
+
+
+def prompted(model: Path, train: Path, prompts: dict[str, str], output: Path = Path("none")) -> TrainConfig:
+    some = config(model, train, output)
+    return dataclasses.replace(
+        some,
+        model=ModelConfig(str(model), pooling="mean", projection="none"),
+        data=DataConfig(str(train), prompts=prompts),
+    )
+
+
+@pytest.mark.parametrize("include_prompt", [True, False])
+@pytest.mark.parametrize("columns", [1, 2, 3])
+def test_each_column_has_its_prompt(columns: int, include_prompt: bool, tiny_bert: Path, files: Path) -> None:
+    """What is trained is what the encoder gives; `take` and `select` keep it, as queues and micro-batches need."""
+    prompts = {"text": QUERY} if columns == 1 else {"query": QUERY, "document": DOCUMENT}
+    some = prompted(tiny_bert, files / f"{columns}.csv", prompts)
+    model = build_model(some).eval()
+    model.encoder.include_prompt = include_prompt
+    batches = build_batches(some, model.encoder, torch.device("cpu"))
+    batch = batches.batch_of(0)
+    with torch.no_grad():
+        views = model(batch)  # (V, B, D)
+        some_rows = model.stack(batch.tokens.select(2 * batch.views, 5 * batch.views), batch.views)
+        seconds = model.stack(batch.tokens.take(range(1, len(batch.tokens), batch.views)), 1)
+    rows = batches.dataset[batch.rows.tolist()]
+    encode = [model.encoder.encode_query, *[model.encoder.encode_document] * 2]
+    expected = [encode[i](rows[name], normalize=False) for i, name in enumerate(batches.columns)]
+    np.testing.assert_allclose(views.numpy(), np.stack(expected), atol=1e-5)
+    np.testing.assert_allclose(some_rows.numpy(), views.numpy()[:, 2:5], atol=1e-5)
+    np.testing.assert_allclose(seconds.numpy()[0], views.numpy()[1], atol=1e-5)
+
+
+def test_the_checkpoints_own_prompts_are_trained_with(tiny_bert: Path, files: Path, tmp_path: Path) -> None:
+    from simcse import SentenceEncoder
+
+    encoder = SentenceEncoder.from_pretrained(tiny_bert, device="cpu", dtype="fp32")
+    encoder.prompts = {"query": QUERY, "passage": DOCUMENT}
+    folder = encoder.save_pretrained(tmp_path / "e5")
+    for prompts, expected in (
+        ({}, [QUERY, DOCUMENT]),
+        ({"query": ""}, ["", DOCUMENT]),
+        ({"document": "a "}, [QUERY, "a "]),
+    ):
+        some = prompted(folder, files / "2.csv", prompts)
+        batches = build_batches(some, build_model(some).encoder, torch.device("cpu"))
+        assert [tokenize.prompt for tokenize in batches.tokenize] == expected
+
+
+def test_the_trained_encoder_has_its_prompts(tiny_bert: Path, files: Path, tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    from simcse import SentenceEncoder
+
+    train(prompted(tiny_bert, files / "2.csv", {"query": QUERY, "document": DOCUMENT}, tmp_path / "pairs"))
+    best = SentenceEncoder.from_pretrained(tmp_path / "pairs/best", device="cpu", dtype="fp32")
+    assert best.prompts == {"query": QUERY, "document": DOCUMENT}
+    peer = SentenceTransformer(str(tmp_path / "pairs/best"), device="cpu")
+    for name in ("encode_query", "encode_document", "encode"):
+        ours, theirs = (getattr(encoder, name)(["a dog", "the cat runs"]) for encoder in (best, peer))
+        np.testing.assert_allclose(ours, theirs, atol=2e-6)
+    train(prompted(tiny_bert, files / "1.csv", {"text": QUERY}, tmp_path / "texts"))
+    best = SentenceEncoder.from_pretrained(tmp_path / "texts/best", device="cpu", dtype="fp32")
+    assert best.resolve_prompt() == best.resolve_prompt(role="query") == QUERY
+
+
+def test_prompts_that_do_not_fit(tiny_bert: Path, files: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--data\.prompts: found querry: 'q', expected .*did you mean 'query'"):
+        checked_config({"querry": "q"})
+    with pytest.raises(ConfigError, match=r"--data\.prompts: found query: 3, expected text, query, document"):
+        checked_config({"query": 3})  # type: ignore[dict-item]
+    for columns, prompts, message in (
+        (1, {"query": "q"}, r"found query, but .*1\.csv has 1 column, expected text"),
+        (2, {"text": "q"}, r"found text, but .*2\.csv has 2 columns, expected query and document"),
+        (2, {"query": "a " * 40}, r"the prompt 'a a .* max_length is 32"),
+    ):
+        some = prompted(tiny_bert, files / f"{columns}.csv", prompts)
+        with pytest.raises(ConfigError, match=message):
+            build_batches(some, build_model(some).encoder, torch.device("cpu"))
+
+
+def checked_config(prompts: dict[str, str]) -> TrainConfig:
+    return TrainConfig(data=DataConfig(prompts=prompts))
