@@ -11,7 +11,20 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from simcse.commands import compare, corpus, encode, evaluate, export, index, plot, postprocess, recipes, serve, train
+from simcse.commands import (
+    compare,
+    corpus,
+    encode,
+    evaluate,
+    export,
+    index,
+    plot,
+    postprocess,
+    push,
+    recipes,
+    serve,
+    train,
+)
 from simcse.console import Parser, run, separated
 
 __all__ = ["main"]
@@ -59,6 +72,7 @@ COMMANDS: dict[str, Command | Program | tuple[str, dict[str, Command]]] = {
     "dedup": Command(corpus.dedup, {"index": None}),
     "cluster": Command(corpus.cluster, {"index": None}),
     "export": Command(export.export, {"model": None}),
+    "push": Command(push.push, {"path": None, "repo": None}),
     "serve": Command(serve.serve, {"index": None}),
     "compare": Command(compare.compare, {"a": None, "b": None}, ("tasks",)),
     "plot": Command(plot.plot, {"runs": "+"}, ("kinds", "formats")),

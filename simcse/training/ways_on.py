@@ -35,7 +35,7 @@ def ways_on(best: Path, data: DataConfig, rows: Any) -> dict[str, str]:
     )
     return {
         "search": f"{feed}{build} && {search}",
-        "evaluate": f"python evaluate.py --model {model} --tasks {tasks(data)}",
+        "evaluate": f"simcse evaluate --model {model} --tasks {tasks(data)}",
         "python": f"python -c {shlex.quote(code)}",
     }
 
