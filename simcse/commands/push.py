@@ -28,7 +28,6 @@ def push(path: str, repo: str, *, private: bool = False) -> None:
     folder = Path(encoder_of(path))
     if not (folder / "simcse.json").is_file():
         raise ModelError(f"{path}: no simcse.json there; name a run, its best/, or what simcse export wrote")
-    from httpx import HTTPError
     from huggingface_hub import CommitOperationAdd, HfApi, get_token
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
@@ -57,6 +56,11 @@ def push(path: str, repo: str, *, private: bool = False) -> None:
         status = error.response.status_code
         remedy = "the token must be allowed to write there" if status in (401, 403) else "check the name, and try again"
         raise ModelError(f"{repo}: the hub answered {status} ({error.server_message or error}); {remedy}") from error
-    except (HTTPError, OSError, ValueError, RuntimeError) as error:  # no network, a name that is none, an upload that broke off
+    except (
+        HTTPError,
+        OSError,
+        ValueError,
+        RuntimeError,
+    ) as error:  # no network, a name that is none, an upload that broke off
         raise ModelError(f"{repo}: not pushed ({error})") from error
     print(done.commit_url)
