@@ -30,6 +30,7 @@ for line in sys.stdin:
     os.dup2(os.open(order["output"], os.O_WRONLY | os.O_CREAT | os.O_APPEND), 1)
     os.dup2(1, 2)
     sys.argv = ["train.py", *order["arguments"]]
+    sys.orig_argv = ["python", *sys.argv]
     status = run(train.main)
     sys.stdout.flush()
     with open(order["output"] + ".status", "w") as file:

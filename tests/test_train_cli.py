@@ -66,20 +66,20 @@ def test_one_line_says_what_is_wrong(
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
 
 
-def launch(tiny_bert: Path, folder: Path, processes: int, text: str, precision: str) -> list[dict[str, float]]:
-    """A run by torchrun; its log lines."""
+def launch(
+    tiny_bert: Path, folder: Path, processes: int, text: str, precision: str, *, ours: bool
+) -> list[dict[str, float]]:
+    """A run by torchrun, or by `--processes`; its log lines."""
     (folder / "pairs.csv").write_text(text)
     options = {
         "--model.name": tiny_bert, "--model.pooling": "mean", "--model.dropout": 0,
         "--data.train": folder / "pairs.csv", "--output_dir": folder / f"run-{processes}", "--max_steps": 3,
         "--batch_size": 8, "--log_every": 1, "--optim.lr": 1e-3, "--precision": precision, "--max_length": 16,
     }  # fmt: skip
-    command = [
-        *TORCHRUN,
-        str(processes),
-        str(ROOT / "train.py"),
-        *(str(part) for pair in options.items() for part in pair),
-    ]
+    launcher = [*TORCHRUN, str(processes), str(ROOT / "train.py")]
+    if ours:
+        launcher = [sys.executable, "-m", "simcse", "train", "--processes", str(processes)]
+    command = [*launcher, *(str(part) for pair in options.items() for part in pair)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
     assert done.returncode == 0, done.stderr
@@ -110,6 +110,27 @@ def test_a_mistake_on_two_processes_is_told_once(tmp_path: Path) -> None:
     assert done.stderr.count("Traceback") == 1  # torchrun's own
 
 
+@pytest.mark.parametrize(
+    ("environment", "batch", "message"),
+    [
+        ({}, "3", "--batch_size 3 does not divide by 2 processes; the next that does is 4"),
+        (
+            {"RANK": "0", "WORLD_SIZE": "4"},
+            "4",
+            "--processes 2: a launcher has started 4 already; leave the option or the launcher out",
+        ),
+    ],
+)
+def test_processes_of_our_own_tell_a_mistake_in_one_line(
+    tmp_path: Path, environment: dict[str, str], batch: str, message: str
+) -> None:
+    command = [sys.executable, "-m", "simcse", "train", "--processes", "2", "--batch_size", batch]
+    command += ["--data.train", "x.txt", "--output_dir", str(tmp_path)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | environment
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
+    assert (done.returncode, done.stderr) == (2, f"error: {message}\n")
+
+
 def test_one_process_tells_a_mistake_in_one_line(tmp_path: Path) -> None:
     """What README shows, `python train.py`, and what accelerate's launcher adds to it, which docs/scale.md says."""
     options = [str(ROOT / "train.py"), "--data.trian", "x.txt", "--output_dir", str(tmp_path)]
@@ -127,7 +148,8 @@ def test_two_processes_take_the_steps_of_one(
     tiny_bert: Path, tmp_path: Path, sentences: list[str], precision: str, tolerance: float
 ) -> None:
     text = "anchor,positive\n" + "".join(f"{a},{b}\n" for a, b in zip(sentences[:32], sentences[32:], strict=True))
-    one, two = (launch(tiny_bert, tmp_path, processes, text, precision) for processes in (1, 2))
+    ours = precision == "auto"
+    one, two = (launch(tiny_bert, tmp_path, processes, text, precision, ours=ours) for processes in (1, 2))
     assert [line["step"] for line in two] == [1, 2, 3]
     for key in ("loss", "grad_norm", "lr"):
         assert [line[key] for line in two] == pytest.approx([line[key] for line in one], rel=tolerance)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from simcse.commands.recipes import with_recipe_files
 from simcse.console import Parser
-from simcse.training.config import TrainConfig
+from simcse.training.config import TrainConfig, at_least
 from simcse.training.interrupt import Interrupted
-from simcse.training.launch import command_to_resume, follow_launcher
+from simcse.training.launch import command_as_typed, command_to_resume, follow_launcher, is_launched
 
 __all__ = ["build_parser", "main"]
 
@@ -21,6 +21,9 @@ def build_parser() -> Parser:
     )
     parser.add_argument("--config", action="config", help=(
         "YAML file, or a name that simcse recipes lists; options given behind it override it"
+    ))  # fmt: skip
+    parser.add_argument("--processes", type=int, default=1, help=(
+        "processes on this machine, with a device each where it has several; over several machines: docs/scale.md"
     ))  # fmt: skip
     parser.add_class_arguments(TrainConfig, None, fail_untyped=False)
     return parser
@@ -36,7 +39,12 @@ def main(argv: Sequence[str]) -> None:
     parser = build_parser()
     options = vars(parser.instantiate(parser.parse_args(with_recipe_files(argv))))
     options.pop("config", None)
+    at_least("processes", processes := options.pop("processes"), 1)
     config = TrainConfig(**options)
+    if not is_launched(processes) and processes > 1:
+        from simcse.training.distributed import start
+
+        raise SystemExit(start(processes, command_as_typed(argv)))
 
     from simcse.display.summary import summary
     from simcse.training.run import train  # behind --help and wrong options, which need no torch

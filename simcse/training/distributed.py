@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import uuid
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -11,8 +13,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from simcse.errors import SimCSEError
+from simcse.training.launch import OURS
 
-__all__ = ["first_process_first", "gather", "greatest", "local_world", "mean_over_processes", "rank", "world"]
+__all__ = ["first_process_first", "gather", "greatest", "local_world", "mean_over_processes", "rank", "start", "world"]
 
 T = TypeVar("T")
 
@@ -99,3 +102,33 @@ def first_process_first(action: Callable[[], T]) -> T:
             raise failure[0]
         raise SystemExit(getattr(failure[0], "exit_code", 1))  # one line for all
     return action() if rank() else result  # type: ignore[return-value]
+
+
+def start(processes: int, command: list[str]) -> int:
+    """Run a command as that many processes of one group on this machine, as torchrun does, but without a traceback.
+
+    A signal to this process is passed on; where one of them fails, the others are told to stop.
+
+    Returns:
+        The exit status: 0, of the first that failed, or 128 and the number of the signal that came.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    logging.disable()  # the processes tell what is wrong
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    config = LaunchConfig(
+        min_nodes=1, max_nodes=1, nproc_per_node=processes, max_restarts=0, run_id=f"{OURS}{uuid.uuid4()}",
+        rdzv_backend="c10d", rdzv_endpoint="localhost:0",
+    )  # fmt: skip
+    try:
+        elastic_launch(config, command[0])(*command[1:])
+    except ChildFailedError as error:
+        status = error.get_first_failure()[1].exitcode
+        return status if status > 0 else 128 - status
+    except SignalException as stop:
+        return 128 + stop.sigval
+    finally:
+        logging.disable(logging.NOTSET)
+    return 0

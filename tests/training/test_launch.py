@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 from accelerate.utils.launch import prepare_simple_launcher_cmd_env
 from forked import Runs
 
-from simcse.training.launch import command_to_resume
+from simcse.training.launch import command_as_typed, command_to_resume
 
 TYPED = ["train.py", "--config", "a b.yaml", "--resume", "never", "--resume=auto", "--seed", "3"]
 AGAIN = "train.py --config 'a b.yaml' --seed 3 --resume auto"
@@ -59,6 +60,7 @@ def test_the_command_to_resume_is_what_was_typed(
     monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], words: str
 ) -> None:
     monkeypatch.setattr("sys.argv", TYPED)
+    monkeypatch.setattr("sys.orig_argv", ["python", *TYPED])
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert command_to_resume() == f"{words} {AGAIN}"
@@ -70,4 +72,34 @@ def test_an_installed_command_is_resumed_by_its_name(monkeypatch: pytest.MonkeyP
     file.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr("sys.argv", [str(file), "train", "--seed", "3"])
+    monkeypatch.setattr("sys.orig_argv", [sys.executable, *sys.argv])
     assert command_to_resume() == "simcse train --seed 3 --resume auto"
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert command_to_resume() == f"{file} train --seed 3 --resume auto"
+
+
+@pytest.mark.parametrize(
+    ("program", "script", "environment", "words"),
+    [
+        (["python", "-m", "simcse"], "/x/simcse/__main__.py", {}, "python -m simcse"),
+        ([".venv/bin/python", "train.py"], "train.py", {}, ".venv/bin/python train.py"),
+        (["python", "-X", "dev", "train.py"], "train.py", {}, "python -X dev train.py"),
+        (["/bin/python3", "-u", "-m", "simcse"], "/x/simcse/__main__.py", TORCHRUN,
+         "torchrun --nproc_per_node 2 --standalone -m simcse"),
+        (["/bin/python3", "-u", "train.py"], "train.py", TORCHRUN, "torchrun --nproc_per_node 2 --standalone train.py"),
+        (["python", "-m", "simcse"], "/x/simcse/__main__.py", {**TORCHRUN, "TORCHELASTIC_RUN_ID": "simcse-7"},
+         "python -m simcse"),
+    ],
+)  # fmt: skip
+def test_the_program_to_resume_is_what_was_typed(
+    monkeypatch: pytest.MonkeyPatch, program: list[str], script: str, environment: dict[str, str], words: str
+) -> None:
+    """As Python has it in sys.orig_argv; torchrun adds -u, and starts the python that it runs in."""
+    options = ["train", "--processes", "2"]
+    monkeypatch.setattr("sys.argv", [script, *options])
+    monkeypatch.setattr("sys.orig_argv", [*program, *options])
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert command_to_resume() == f"{words} train --processes 2 --resume auto"
+    assert command_as_typed(options) == [*program, *options]
+    assert command_as_typed(["--seed", "3"]) == [sys.executable, "-m", "simcse", "train", "--seed", "3"]
