@@ -80,7 +80,6 @@ def mine(
         dtype: precision: auto (bf16 where the device computes in it, else fp32), fp32, bf16, fp16, int8 (AMX, VNNI)
     """
     from simcse.data.readers import read_texts
-    from simcse.display.progress import progress
     from simcse.search.tools.mine import Mined, mine_negatives, read_pairs, write_triplets
 
     if not output.endswith(".csv"):
@@ -90,10 +89,9 @@ def mine(
     encoder, mined = load_encoder(model, device, dtype), Mined()
     triplets = mine_negatives(
         known, encoder, corpus=others, count=count, margin=margin, duplicate=duplicate, candidates=candidates,
-        kind=kind, mined=mined,
+        kind=kind, mined=mined, show_progress=sys.stderr.isatty(),
     )  # fmt: skip
-    with progress(len(known) * count, sys.stderr.isatty(), "mining", "negatives") as advance:
-        write_triplets(output, triplets, pairs, advance)
+    write_triplets(output, triplets, pairs)
     print(f"{output}: {mined.in_words(count)}", file=sys.stderr)
 
 

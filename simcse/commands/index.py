@@ -164,14 +164,13 @@ def add(
         dtype: precision: auto (bf16 where the device computes in it, else fp32), fp32, bf16, fp16, int8 (AMX, VNNI)
     """
     from simcse.display.progress import progress
-    from simcse.search.tools.build import count_rows, counted, stream_files
+    from simcse.search.tools.build import count_rows, stream_files
 
     files = sources([*files, *(input or [])], "FILES")
     opened = open_index(index, model, device, dtype)
     columns = {"text_column": text_column, "id_column": id_column, "metadata_columns": metadata_columns or None}
     with progress(count_rows(files), sys.stderr.isatty(), "adding") as advance:
-        stream = stream_files(files, **columns)
-        added = opened.add_documents(counted(stream, advance), upsert=upsert)
+        added = opened.add_documents(stream_files(files, **columns), upsert=upsert, advance=advance)
     print(f"{index}: added {len(added)}, now {len(opened)} texts", file=sys.stderr)
 
 

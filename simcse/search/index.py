@@ -10,13 +10,13 @@ for hit in index.search(["Who plays?"], top_k=5)[0]:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from simcse.display.progress import paced
 from simcse.errors import SearchError
 from simcse.search.documents import documents
 from simcse.search.fingerprint import Identity
@@ -104,14 +104,17 @@ class SearchIndex:
         memory: int | None = None,
         sample_queries: Sequence[str] | npt.NDArray[Any] | None = None,
         name: str | None = None,
+        advance: Callable[[int], None] = lambda n: None,
     ) -> SearchIndex:
-        """As `build`, from a stream of (id or None, text, metadata) whose `name` stands in errors."""
+        """As `build`, from a stream of (id or None, text, metadata) whose `name` stands in errors; `advance` is called
+        with the number of texts encoded since.
+        """
         check_budget(target_recall, memory)
         index = cls.empty(encode, kind=kind, target_recall=target_recall)
         try:
             if sample_queries is not None:  # refused, where they are wrong, before the texts are encoded
                 index.optimize(sample_queries=sample_queries)
-            index.add_documents(stream)
+            index.add_documents(stream, advance=advance)
             if not len(index):
                 raise SearchError(f"{f'{name}: ' if name else ''}found no text to index, expected at least one")
             index.optimize(memory=memory)
@@ -198,21 +201,27 @@ class SearchIndex:
         return self.add_documents(documents(sentences_or_file, ids, metadata), upsert=True)
 
     def add_documents(
-        self, stream: Iterable[Document], *, upsert: bool = False, note: Mapping[str, Any] | None = None
+        self,
+        stream: Iterable[Document],
+        *,
+        upsert: bool = False,
+        note: Mapping[str, Any] | None = None,
+        advance: Callable[[int], None] = lambda n: None,
     ) -> list[Id]:
-        """As `add` and `upsert`, from a stream of (id or None, text, metadata), in chunks of 8,192 texts, all or none.
+        """As `add` and `upsert`, from a stream of (id or None, text, metadata), in chunks of a second, all or none.
 
         Args:
             stream: read once; see `documents.file_documents`.
             upsert: whether an id that is there already is replaced, rather than refused.
             note: JSON values to keep in the index, durable together with the texts; `noted` gives them back.
+            advance: called with the number of texts encoded since.
         """
-        encode, stream, storage = self._roles().encode_document, iter(stream), self.storage
+        encode, storage = self._roles().encode_document, self.storage
         added: list[Id] = []
         explicit: set[Id] = set()
         with storage.transaction():
             following = storage.get("next_id") or 0
-            while chunk := list(islice(stream, CHUNK)):
+            for chunk in paced(stream, CHUNK):
                 rows, following = numbered(chunk, explicit, following)
                 keys = [key for key, _, _ in rows]
                 there = storage.contains(keys)
@@ -223,6 +232,7 @@ class SearchIndex:
                     )
                 storage.append(rows, unit_vectors(encode, [text for _, text, _ in rows], self.dimension), there)
                 added += keys
+                advance(len(keys))
             storage.put("next_id", following)
             if note is not None:
                 storage.put("note", dict(note))

@@ -15,7 +15,7 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from simcse.display.progress import progress
+from simcse.display.progress import paced, progress
 from simcse.encoder.encode import TEXTS_PER_CHUNK
 from simcse.errors import ConfigError, DataError
 from simcse.files import check_writable, moved, naming_target, replaced_file
@@ -87,7 +87,7 @@ def encode_to(
             advance(state.rows)
             file.truncate(HEADER + state.rows * state.dimension * 4)  # rows behind the last noted chunk are done again
             file.seek(0, os.SEEK_END)
-            while chunk := list(islice(source, TEXTS_PER_CHUNK)):
+            for chunk in paced(source, TEXTS_PER_CHUNK):
                 file.write(encode(chunk).tobytes())
                 file.flush()
                 os.fsync(file.fileno())
@@ -145,10 +145,10 @@ def _skip_done(done: _Progress, fresh: _Progress, source: Iterator[str], partial
 
 
 def _hash(before: str, texts: Sequence[str]) -> str:
-    digest = hashlib.blake2b(before.encode(), digest_size=16)
+    """Of a text and all before it, whatever the chunks were."""
     for text in texts:
-        digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
-    return digest.hexdigest()
+        before = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16, key=before.encode()).hexdigest()
+    return before
 
 
 def _write_header(file: BinaryIO, rows: int, dimension: int) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from simcse.data import tabular
+from simcse.display.progress import paced, waiting
 from simcse.errors import ConfigError, SearchError
 from simcse.files import moved
 from simcse.search.documents import file_documents
@@ -19,7 +20,7 @@ from simcse.search.rows import Document
 from simcse.search.select import is_milvus
 from simcse.vectors import Encode, Encoder
 
-__all__ = ["build_from_files", "count_rows", "counted", "stream_files"]
+__all__ = ["build_from_files", "count_rows", "stream_files"]
 
 
 def stream_files(inputs: Sequence[str | Path], **columns: Any) -> Iterator[Document]:
@@ -50,7 +51,7 @@ def build_from_files(
     advance: Callable[[int], None] = lambda n: None,
     **columns: Any,
 ) -> SearchIndex:
-    """Build an index on disk, some thousand texts at a time.
+    """Build an index on disk, in chunks that need about a second each, so that a kill loses little.
 
     Until it is done it lies in `.NAME.partial` beside the output; the same call after a kill resumes it. In Milvus
     (`output` as `milvus:URI#COLLECTION`) it starts anew, and nothing of it stays where it fails.
@@ -74,10 +75,10 @@ def build_from_files(
     """
     if is_milvus(kind) or is_milvus(output):
         address = _milvus_address(kind, str(output), overwrite)
-        rows = counted(stream_files(inputs, **columns), advance)
         return SearchIndex.build_documents(
-            rows, encode, kind=address, sample_queries=sample_queries, name=", ".join(map(str, inputs))
-        )
+            stream_files(inputs, **columns), encode, kind=address, sample_queries=sample_queries, advance=advance,
+            name=", ".join(map(str, inputs)),
+        )  # fmt: skip
     output = Path(output)
     if output.exists() and not overwrite:
         raise ConfigError(f"--output: {output} exists; give another folder, or replace it with --overwrite")
@@ -89,14 +90,15 @@ def build_from_files(
     index, done = _begun(output, encode, _source(inputs, columns), kind, target_recall)
     stream = islice(stream_files(inputs, **columns), done, None)
     advance(done)
-    while chunk := list(islice(stream, CHUNK)):
+    for chunk in paced(stream, CHUNK):
         done += len(chunk)
         index.add_documents(chunk, note={**index.noted, "done": done})
         advance(len(chunk))
     if not len(index):
         shutil.rmtree(_partial(output))
         raise SearchError(f"{', '.join(map(str, inputs))}: found no text to index, expected at least one")
-    index.optimize(memory=memory, sample_queries=sample_queries)
+    with waiting(f"choosing how to search {len(index):,} texts"):
+        index.optimize(memory=memory, sample_queries=sample_queries)
     return _finished(index, output, encode)
 
 
@@ -111,13 +113,6 @@ def _milvus_address(kind: str, output: str, overwrite: bool) -> str:
             "--overwrite: an index in Milvus is not replaced; name another collection, as milvus:URI#NAME"
         )
     return output
-
-
-def counted(stream: Iterator[Document], advance: Callable[[int], None]) -> Iterator[Document]:
-    """The same, telling `advance` of each."""
-    for item in stream:
-        yield item
-        advance(1)
 
 
 def _partial(output: Path) -> Path:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 
 import numpy as np
 
 from simcse.data.readers import read_training
+from simcse.display.progress import paced, progress
 from simcse.errors import ConfigError, DataError
 from simcse.files import replaced_file
+from simcse.search.documents import documents
 from simcse.search.index import Hit, SearchIndex
 from simcse.search.select import is_milvus
-from simcse.vectors import Encode, Encoder, roles_of, unit_vectors
+from simcse.vectors import Encode, Encoder, Roles, roles_of, unit_vectors
 
 __all__ = ["Mined", "mine_negatives", "read_pairs", "write_triplets"]
 
@@ -59,7 +60,7 @@ def read_pairs(path: str) -> list[tuple[str, str]]:
 
 
 def write_triplets(
-    output: str, triplets: Iterable[tuple[str, str, str]], source: str, advance: Callable[[int], None]
+    output: str, triplets: Iterable[tuple[str, str, str]], source: str
 ) -> None:
     """Write (anchor, positive, hard negative) as a csv file to train on; it is there whole or not at all.
 
@@ -67,7 +68,6 @@ def write_triplets(
         output: the file.
         triplets: as from `mine_negatives`.
         source: of the pairs, for errors.
-        advance: called with the number of triplets done.
 
     Raises:
         DataError: there is none.
@@ -77,7 +77,6 @@ def write_triplets(
         table.writerow(("sent0", "sent1", "hard_neg"))
         for count, triplet in enumerate(triplets, 1):  # noqa: B007 -- how many there were
             table.writerow(triplet)
-            advance(1)
         if not count:
             raise DataError(f"{source}: no pair has a negative; lower --margin, or give a larger --corpus")
 
@@ -93,6 +92,7 @@ def mine_negatives(
     candidates: int = 100,
     kind: str = "auto",
     mined: Mined | None = None,
+    show_progress: bool = False,
 ) -> Iterator[tuple[str, str, str]]:
     """Yield (anchor, positive, hard negative), the hardest first, up to `count` for each pair.
 
@@ -109,6 +109,7 @@ def mine_negatives(
         candidates: nearest texts looked at for each anchor.
         kind: of the index, as in `SearchIndex.build`.
         mined: counts what happens.
+        show_progress: a bar on stderr for the texts, then one for the pairs.
 
     Raises:
         ConfigError: a number out of range.
@@ -124,22 +125,38 @@ def mine_negatives(
     for anchor, positive in pairs:
         mined.known.setdefault(anchor, {anchor}).add(positive)
     texts = list(dict.fromkeys(corpus if corpus is not None else (positive for _, positive in pairs)))
-    index = SearchIndex.build(texts, encode, kind=kind)
-    stream = iter(pairs)
-    while chunk := list(islice(stream, PAIRS_AT_ONCE)):
-        anchors = unit_vectors(roles.encode_query, [anchor for anchor, _ in chunk], index.dimension)  # (m, d)
-        positives = unit_vectors(roles.encode_document, [positive for _, positive in chunk], index.dimension)  # (m, d)
-        scores = np.einsum("md,md->m", anchors, positives)  # (m,)
-        found = index.search_vectors(anchors, candidates)
-        for row, (anchor, positive) in enumerate(chunk):
-            ceiling = float(scores[row] - margin * abs(scores[row]))
-            fit = [hit for hit in found[row] if hit.score < ceiling and hit.text not in mined.known[anchor]]
-            negatives = _distinct(index, fit, positives[row], count, duplicate, mined)
-            mined.pairs += 1
-            mined.triplets += len(negatives)
-            mined.short += len(negatives) < count
-            for negative in negatives:
-                yield anchor, positive, negative
+    with progress(len(texts), show_progress) as advance:
+        index = SearchIndex.build_documents(documents(texts), encode, kind=kind, advance=advance)
+    with progress(len(pairs), show_progress, "mining", "pairs") as advance:
+        for chunk in paced(pairs, PAIRS_AT_ONCE):
+            yield from _negatives(index, roles, chunk, count, margin, duplicate, candidates, mined)
+            advance(len(chunk))
+
+
+def _negatives(
+    index: SearchIndex,
+    roles: Roles,
+    chunk: Sequence[tuple[str, str]],
+    count: int,
+    margin: float,
+    duplicate: float,
+    candidates: int,
+    mined: Mined,
+) -> Iterator[tuple[str, str, str]]:
+    """As `mine_negatives`, of some of the pairs."""
+    anchors = unit_vectors(roles.encode_query, [anchor for anchor, _ in chunk], index.dimension)  # (m, d)
+    positives = unit_vectors(roles.encode_document, [positive for _, positive in chunk], index.dimension)  # (m, d)
+    scores = np.einsum("md,md->m", anchors, positives)  # (m,)
+    found = index.search_vectors(anchors, candidates)
+    for row, (anchor, positive) in enumerate(chunk):
+        ceiling = float(scores[row] - margin * abs(scores[row]))
+        fit = [hit for hit in found[row] if hit.score < ceiling and hit.text not in mined.known[anchor]]
+        negatives = _distinct(index, fit, positives[row], count, duplicate, mined)
+        mined.pairs += 1
+        mined.triplets += len(negatives)
+        mined.short += len(negatives) < count
+        for negative in negatives:
+            yield anchor, positive, negative
 
 
 def _distinct(
