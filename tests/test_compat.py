@@ -327,3 +327,9 @@ def test_wrong_use_is_told(model, minilm, tmp_path):
     fresh.build_index(["x"])
     with pytest.raises(SearchError, match="top_k: found 0"):
         fresh.search("x", top_k=0)
+
+
+def test_it_is_imported_as_from_the_original():
+    from simcse import tool
+
+    assert tool.SimCSE is SimCSE

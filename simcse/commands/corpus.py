@@ -80,10 +80,13 @@ def mine(
         dtype: precision: auto (bf16 where the device computes in it, else fp32), fp32, bf16, fp16, int8 (AMX, VNNI)
     """
     from simcse.data.readers import read_texts
-    from simcse.search.tools.mine import Mined, mine_negatives, read_pairs, write_triplets
+    from simcse.files import check_writable
+    from simcse.search.tools.mine import Mined, check_numbers, mine_negatives, read_pairs, write_triplets
 
     if not output.endswith(".csv"):
         raise ConfigError(f"--output: found {output}, expected a name that ends in .csv")
+    check_numbers(count, margin, candidates, kind)
+    check_writable(output)
     known = read_pairs(pairs)
     others = read_texts(corpus) if corpus is not None else None
     encoder, mined = load_encoder(model, device, dtype), Mined()

@@ -70,6 +70,7 @@ def encode(
         return
     from simcse.data.readers import read_texts
     from simcse.encoder.bulk.npy import write_array
+    from simcse.files import check_writable
     from simcse.search.tools.build import count_rows
 
     if output == "-" and sys.stdout.isatty():
@@ -82,6 +83,9 @@ def encode(
     if first is None:
         raise DataError(f"{', '.join(files)}: found no text, expected at least one")
     texts = itertools.chain([first], texts)
+    total = None if "-" in files else count_rows(files)
+    if output != "-":
+        check_writable(output)
     encoder = load_encoder(model, device, dtype, pooling=pooling, max_length=max_length)
     prompt, shown = encoder.resolve_prompt(prompt, prompt_name, role), sys.stderr.isatty()
     if output == "-":
@@ -90,7 +94,6 @@ def encode(
         )  # fmt: skip
         write_array(sys.stdout.buffer, vectors)
         return
-    total = None if "-" in files else count_rows(files)
     rows = encoder.encode_to(
         output, texts, resume=resume, prompt=prompt, normalize=normalize, batch_size=batch_size, total=total,
         show_progress=shown,

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Literal
 
-from simcse.console import Parser
+from simcse.console import Parser, separated
 
 __all__ = ["build_parser", "main"]
 
@@ -54,14 +54,14 @@ def main(argv: Sequence[str]) -> None:
     # heavy, and not wanted for --help
     from simcse.commands.models import encoder_of, open_model
     from simcse.evaluation.report import check_output
-    from simcse.evaluation.suite import evaluate
+    from simcse.evaluation.suite import evaluate, read_tasks
 
     check_output(options.output)
+    plan = read_tasks(separated(options.tasks), options.data_dir, options.aggregation)
     model = open_model(encoder_of(options.model), options.device, options.dtype, pooling=options.pooling)
     report = evaluate(
         model.encoding(batch_size=options.batch_size, show_progress=sys.stderr.isatty()),
-        [name for part in options.tasks for name in part.split(",") if name],
-        options.data_dir,
+        plan,
         aggregation=options.aggregation,
         model=options.model,
         settings=model.settings,

@@ -57,16 +57,18 @@ def build(
         dtype: precision: auto (bf16 where the device computes in it, else fp32), fp32, bf16, fp16, int8 (AMX, VNNI)
     """
     from simcse.display.progress import progress
-    from simcse.search.tools.build import build_from_files, count_rows
+    from simcse.search.tools.build import build_from_files, check_files, check_output, count_rows
 
     files = sources([*files, *(input or [])], "FILES")
+    columns = {"text_column": text_column, "id_column": id_column, "metadata_columns": metadata_columns or None}
+    check_output(output, overwrite)
+    check_files(files, **columns)
     asked = None if sample_queries is None else _asked(sample_queries)
-    encoder = load_encoder(model, device, dtype)
-    with progress(count_rows(files), sys.stderr.isatty(), "indexing") as advance:
+    rows, encoder = count_rows(files), load_encoder(model, device, dtype)
+    with progress(rows, sys.stderr.isatty(), "indexing") as advance:
         index = build_from_files(
             files, output, encoder, kind=kind, target_recall=target_recall, overwrite=overwrite, advance=advance,
-            memory=None if memory_mib is None else memory_mib * 2**20, text_column=text_column, id_column=id_column,
-            metadata_columns=metadata_columns or None, sample_queries=asked,
+            memory=None if memory_mib is None else memory_mib * 2**20, sample_queries=asked, **columns,
         )  # fmt: skip
     print(
         f"{output}: {len(index)} texts, dimension {index.dimension}; {plan_in_words(index.info['plan'])}",
@@ -164,12 +166,13 @@ def add(
         dtype: precision: auto (bf16 where the device computes in it, else fp32), fp32, bf16, fp16, int8 (AMX, VNNI)
     """
     from simcse.display.progress import progress
-    from simcse.search.tools.build import count_rows, stream_files
+    from simcse.search.tools.build import check_files, count_rows, stream_files
 
     files = sources([*files, *(input or [])], "FILES")
-    opened = open_index(index, model, device, dtype)
     columns = {"text_column": text_column, "id_column": id_column, "metadata_columns": metadata_columns or None}
-    with progress(count_rows(files), sys.stderr.isatty(), "adding") as advance:
+    check_files(files, **columns)
+    rows, opened = count_rows(files), open_index(index, model, device, dtype)
+    with progress(rows, sys.stderr.isatty(), "adding") as advance:
         added = opened.add_documents(stream_files(files, **columns), upsert=upsert, advance=advance)
     print(f"{index}: added {len(added)}, now {len(opened)} texts", file=sys.stderr)
 

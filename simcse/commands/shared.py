@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from simcse.display.hits import hit_lines, hits_as_json
+from simcse.display.progress import waiting
 from simcse.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -27,10 +28,11 @@ def load_encoder(model: str, device: str, dtype: str, **options: Any) -> Sentenc
     """The encoder that `--model`, `--device` and `--dtype` name; a folder's name is made absolute, as indexes keep
     it.
     """
-    from simcse.encoder.model import SentenceEncoder
+    with waiting(f"loading {model}"):  # the first time on a machine, torch alone needs seconds
+        from simcse.encoder.model import SentenceEncoder
 
-    name = str(Path(model).resolve()) if Path(model).is_dir() else model
-    return SentenceEncoder.from_pretrained(name, device=device, dtype=dtype, **options)
+        name = str(Path(model).resolve()) if Path(model).is_dir() else model
+        return SentenceEncoder.from_pretrained(name, device=device, dtype=dtype, **options)
 
 
 def sources(inputs: Sequence[str], option: str = "INPUT") -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from simcse.commands.recipes import with_recipe_files
 from simcse.console import Parser
+from simcse.display.progress import waiting
 from simcse.training.config import TrainConfig, at_least
 from simcse.training.interrupt import Interrupted
 from simcse.training.launch import command_as_typed, command_to_resume, follow_launcher, is_launched
@@ -46,8 +47,9 @@ def main(argv: Sequence[str]) -> None:
 
         raise SystemExit(start(processes, command_as_typed(argv)))
 
-    from simcse.display.summary import summary
-    from simcse.training.run import train  # behind --help and wrong options, which need no torch
+    with waiting("importing torch and transformers"):  # behind --help and wrong options, which need neither
+        from simcse.display.summary import summary
+        from simcse.training.run import train
 
     follow_launcher()
     try:

@@ -13,6 +13,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,8 @@ FORMATS = {
     ".txt": "txt",
 }
 
+SNIFFED = 50  # lines that tell what separates fields
+
 Row = tuple[int, Sequence[Any]]
 
 
@@ -65,6 +68,7 @@ def delimited_rows(path: Path, kind: str) -> Iterator[tuple[int, list[str]]]:
     """(line, fields) of a csv or tsv file, the header among them; an empty line has no fields.
 
     A csv is RFC 4180: fields may be quoted and then contain commas, quotes and line ends; the line is the row's first.
+    Semicolons or tabs separate instead of commas where the header and the first rows leave no doubt; see `_separator`.
     A tsv has no quoting: tabs separate, a `"` is a plain character.
 
     Raises:
@@ -88,7 +92,7 @@ def delimited_rows(path: Path, kind: str) -> Iterator[tuple[int, list[str]]]:
                 )
             yield line
 
-    reader = csv.reader(within_bounds(), strict=True)
+    reader = csv.reader(within_bounds(), strict=True, delimiter=_separator(path))
     while True:
         try:
             row = next(reader)
@@ -102,6 +106,32 @@ def delimited_rows(path: Path, kind: str) -> Iterator[tuple[int, list[str]]]:
             raise DataError(f"{name_of(path)}:{first}: no valid csv row ({error}); {remedy}") from error
         yield first, row if any(field.strip() for field in row) else []
         first, length = reader.line_num + 1, 0
+
+
+def _separator(path: Path) -> str:
+    """What separates the fields of a csv: a comma, unless the first line has none and splits by `;` or by tabs into
+    names, and each of the first rows into as many fields.
+    """
+    head = list(itertools.islice(_as_far_as_readable(path), SNIFFED))
+    for separator in (";", "\t") if head and "," not in head[0] else ():
+        try:
+            rows = list(csv.reader(head, delimiter=separator))
+        except csv.Error:  # told, with its line, where the file is read for good
+            return ","
+        if len(head) == SNIFFED:
+            rows.pop()  # it may go on
+        names = [name.strip() for name in rows[0]] if rows else []
+        filled = [row for row in rows[1:] if row]
+        like_names = all(0 < len(name) <= 40 and len(name.split()) <= 3 for name in names)
+        if len(names) > 1 and like_names and filled and all(len(row) == len(names) for row in filled):
+            return separator
+    return ","
+
+
+def _as_far_as_readable(path: Path) -> Iterator[str]:
+    """Lines up to one that cannot be read, which is told where the file is read for good."""
+    with suppress(DataError):
+        yield from text_lines(path)
 
 
 def json_object(where: str, line: str) -> dict[str, Any]:

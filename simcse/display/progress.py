@@ -125,8 +125,8 @@ def _bar() -> Iterator[Progress]:
     from rich.progress import TimeRemainingColumn as Left
 
     columns = (
-        TextColumn("{task.description}"), BarColumn(bar_width=None), MofNCompleteColumn(), TextColumn("{task.fields[state]}"),
-        TimeElapsedColumn(), TextColumn("left"), Left(),
+        TextColumn("{task.description}"), BarColumn(bar_width=None), MofNCompleteColumn(),
+        TextColumn("{task.fields[state]}"), TimeElapsedColumn(), TextColumn("left"), Left(),
     )  # fmt: skip
     before = sys.stderr
     # what is printed meanwhile goes above the bar, unless it is piped on

@@ -7,6 +7,7 @@ it load in `SentenceTransformer`, both with the same vectors; `simcse.json` says
 from __future__ import annotations
 
 import importlib.util
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,8 @@ from simcse.encoder.prompts import read_prompts
 from simcse.errors import ModelError
 
 __all__ = ["SETTINGS", "Layout", "read_layout", "resolve"]
+
+log = logging.getLogger(__name__)
 
 SETTINGS = "simcse.json"
 PACKAGE = "package:"
@@ -72,7 +75,7 @@ def resolve(name: str, revision: str | None = None) -> Path:
     try:
         folder = Path(name).expanduser()
         if folder.is_dir():
-            return folder
+            return _best_of(folder)
         if folder.exists():
             raise ModelError(f"{name}: a file, not a model folder; name the folder that holds config.json")
     except (OSError, RuntimeError, ValueError) as error:  # a name too long, no such user, a folder that is locked
@@ -80,6 +83,24 @@ def resolve(name: str, revision: str | None = None) -> Path:
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or not name.strip():
         raise ModelError(f"{name!r}: no such folder; check the path, or name a hub id such as bert-base-uncased")
     return _download(name, revision)
+
+
+def _best_of(folder: Path) -> Path:
+    """The folder itself, or best/ of a run.
+
+    Raises:
+        ModelError: a run of several seeds, or one without best/ yet.
+    """
+    if any((folder / name).exists() for name in ("config.json", "modules.json", SETTINGS)):
+        return folder
+    if (folder / "best" / "config.json").is_file():
+        log.warning("%s is a run: its best/ is loaded", folder)
+        return folder / "best"
+    if seeds := sorted(folder.glob("seed-*/best")):
+        raise ModelError(f"{folder}: a run of {len(seeds)} seeds, expected one encoder; name one, such as {seeds[0]}")
+    if (folder / "log.jsonl").is_file():
+        raise ModelError(f"{folder}: a run without best/ yet; wait for its first evaluation, or name its last/")
+    return folder
 
 
 def _package_folder(package: str) -> Path:

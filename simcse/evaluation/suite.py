@@ -73,7 +73,7 @@ class Plan:
 
 def evaluate(
     encode: Encode,
-    tasks: Sequence[str],
+    tasks: Sequence[str] | Plan,
     data_dir: str | Path | None = None,
     *,
     aggregation: sts.Aggregation = "all",
@@ -86,7 +86,7 @@ def evaluate(
     Args:
         encode: `encode(list of n texts) -> (n, d)`.
         tasks: `all`, groups (sts, transfer, retrieval, geometry, japanese), task names, a BEIR folder, a file of
-            (a, b, score) or one of (query, document).
+            (a, b, score) or one of (query, document); or what `read_tasks` made of these.
         data_dir: SentEval's root or the folder above it, for all but own files and folders.
         aggregation: of the STS sub-sets.
         model: its name in the report.
@@ -98,7 +98,7 @@ def evaluate(
         DataError: a file is missing or damaged, before anything is encoded.
         ModelError: a vector that is NaN, infinite or zero; names task and row.
     """
-    plan = read_tasks(tasks, data_dir, aggregation)
+    plan = tasks if isinstance(tasks, Plan) else read_tasks(tasks, data_dir, aggregation)
     timed = TimedEncoder(encode)
     once = CachedEncoder(timed)  # tasks share sentences; the documents of a corpus are too many to be kept
     results = []

@@ -75,7 +75,7 @@ class Guard:
             if refused is not None:
                 await _respond(send_with_headers, *refused)
                 return
-            await self._app(scope, _replay(body, receive), send_with_headers)
+            await self._app(_as_json(scope), _replay(body, receive), send_with_headers)
         except asyncio.CancelledError:  # the server stops, and has waited for this request long enough
             if not started:
                 await _respond(send_with_headers, 503, "the service is stopping")
@@ -151,6 +151,12 @@ def internal_error(path: str, error: Exception) -> str:
     known = isinstance(error, SimCSEError)  # else it was not foreseen
     log.error("error %s: %r: %s", number, path, error if known else repr(error), exc_info=None if known else error)
     return f"error {number} of the service, not of the request; its log says more"
+
+
+def _as_json(scope: Scope) -> Scope:
+    """The same request, whose body is JSON whatever its header says: curl -d calls any body a form."""
+    headers = [(name, value) for name, value in scope["headers"] if name != b"content-type"]
+    return {**scope, "headers": [*headers, (b"content-type", b"application/json")]}
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

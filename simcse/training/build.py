@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -21,6 +22,8 @@ from simcse.encoder.device import has_native_bf16, pick_device
 from simcse.encoder.model import SentenceEncoder
 from simcse.errors import ConfigError, DataError, did_you_mean
 from simcse.evaluation.evaluators import Evaluator, RetrievalEvaluator, ScoredPairsEvaluator
+from simcse.evaluation.sts import SEVEN
+from simcse.evaluation.suite import read_tasks
 from simcse.objectives import build_candidates, build_objective
 from simcse.training.config import DataConfig, TrainConfig
 from simcse.training.distributed import first_process_first, local_world, rank, world
@@ -116,18 +119,24 @@ def set_prompts(encoder: SentenceEncoder, prompts: Mapping[str, str]) -> None:
         encoder.default_prompt_name = "text"
 
 
-def build_batches(config: TrainConfig, encoder: SentenceEncoder, device: torch.device) -> Batches:
-    """The training file, shared out.
+def read_data(config: TrainConfig) -> Any:
+    """The rows of the training file, a `datasets.Dataset`; nothing here needs a model.
 
     Raises:
         DataError, ConfigError: the file is wrong, or does not fit the options.
     """
-    data = read_training(config.data.train, columns=config.data.columns, blank_lines=config.data.blank_lines)
+    rows = read_training(config.data.train, columns=config.data.columns, blank_lines=config.data.blank_lines)
+    check_data(config, build_loss(config), rows)
+    return rows
+
+
+def build_batches(config: TrainConfig, encoder: SentenceEncoder, device: torch.device, rows: Any = None) -> Batches:
+    """The training file, shared out; raises as `read_data`, which gives the rows."""
     criterion = build_loss(config)
-    check_data(config, criterion, data)
-    prompts = [encoder.resolve_prompt(role=ROLES.get(column)) for column in data.column_names]
+    rows = read_data(config) if rows is None else rows
+    prompts = [encoder.resolve_prompt(role=ROLES.get(column)) for column in rows.column_names]
     return Batches(
-        data,
+        rows,
         [encoder.tokenize(config.max_length, prompt) for prompt in prompts],
         batch_size=config.batch_size,
         seed=config.seed,
@@ -195,10 +204,12 @@ def build_trainer(config: TrainConfig, accelerator: Accelerator) -> Trainer:
 
 
 def _build_trainer(config: TrainConfig, accelerator: Accelerator, run: RunDir) -> Trainer:
-    criterion = build_loss(config)  # wrong options before the weights are read
+    criterion = build_loss(config)  # wrong options and files before the weights are read
+    rows, evaluator = read_data(config), build_evaluator(config.data)
+    if config.data.test:
+        read_tasks(SEVEN, config.data.test)  # measured when the run is over, which is late to learn that one is missing
     model = build_model(config, run)
-    batches = build_batches(config, model.encoder, accelerator.device)
-    evaluator = build_evaluator(config.data)
+    batches = build_batches(config, model.encoder, accelerator.device, rows)
     data = data_facts(config.data, batches.dataset)
     run.check_data(data, asdict(config.data))
     model.to(accelerator.device)

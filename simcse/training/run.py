@@ -72,6 +72,8 @@ def run_to_report(
     if config.trackers:
         accelerator.init_trackers("simcse", config={key: str(value) for key, value in config.as_dict().items()})
     if trainer.step == 0:
+        if trainer.evaluator and accelerator.is_main_process:
+            print(f"evaluating on {trainer.evaluator.name} before the first step", file=sys.stderr)
         trainer.evaluate()  # what training must beat
     started, first = time.perf_counter(), trainer.step
     with training_bar(trainer.schedule.steps, trainer.step, accelerator.is_main_process) as show:

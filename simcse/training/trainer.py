@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -157,7 +159,8 @@ class Trainer:
         if self.evaluator and self.step:
             check_finite(self._plain, self.step, self.run.last)
         if self.evaluator and self.run.writes:
-            result = self.evaluator(self._plain.encoder.encode)
+            shown = sys.stderr.isatty()
+            result = self.evaluator(partial(self._plain.encoder.encode, show_progress=shown))
             self.run.log({"step": self.step, "dev": result})
             self.accelerator.log({f"dev/{key}": value for key, value in result.items()}, step=self.step)
             # step 0 is what training must beat, but no trained encoder: it is never kept as best/

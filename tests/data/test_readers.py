@@ -316,3 +316,34 @@ def test_texts_name_what_is_wrong(tmp_path: Path) -> None:
     assert next(texts) == "a"
     with pytest.raises(DataError, match=r"numbers\.jsonl:2: found 3, expected text"):
         next(texts)
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+@pytest.mark.parametrize("rows", [3, 200])
+def test_a_csv_with_other_separators_is_read(tmp_path: Path, separator: str, rows: int) -> None:
+    """As spreadsheets write them where a comma is the decimal sign."""
+    path = tmp_path / "pairs.csv"
+    lines = [separator.join(("sent0", "sent1"))]
+    lines += [separator.join((f"first, {i}", f'"second {separator} ""{i}"""')) for i in range(rows)]
+    path.write_text("\n".join(lines) + "\n")
+    read = read_training(path)
+    assert read.column_names == ["anchor", "positive"]
+    assert (read[rows - 1]["anchor"], read[1]["positive"]) == (f"first, {rows - 1}", f'second {separator} "1"')
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "text\na; b\nc; d\n",  # no name but one
+        "a, b;c\n1, 2;3\n",  # a comma in the header
+        "text;more\none; two\nonly one\n",  # a row of one field
+        "He came; she left the house at night.\nAll was well; it ended.\n",  # no names
+        "text;more\n",  # no row
+        ";\nx;y\n",
+    ],
+)
+def test_a_comma_separates_where_there_is_doubt(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "f.csv"
+    path.write_text(text)
+    names, rows = named_rows(path)
+    assert ";" in "".join(names) or any(";" in value for _, values in rows for value in values)

@@ -162,3 +162,18 @@ def test_the_sum_of_weights_of_roberta(tmp_path: Path, sentences: list[str]) -> 
     half = {key: value.half() for key, value in load_file(folder / "model.safetensors").items()}
     save_file(half, folder / "model.safetensors", metadata={"format": "pt"})
     assert np.isfinite(load(folder).encode(sentences)).all()
+
+
+def test_a_run_is_loaded_by_its_best(folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "log.jsonl").write_text("")
+    with pytest.raises(ModelError, match=r"run: a run without best/ yet; wait for its first evaluation"):
+        load(run)
+    shutil.copytree(folder, run / "best")
+    np.testing.assert_array_equal(load(run).encode(["a man"]), load(folder).encode(["a man"]))
+    assert [record.getMessage() for record in caplog.records] == [f"{run} is a run: its best/ is loaded"]
+    several = tmp_path / "several"
+    shutil.copytree(folder, several / "seed-42" / "best")
+    with pytest.raises(ModelError, match=r"several: a run of 1 seeds, expected one encoder; name one, such as .*best"):
+        load(several)

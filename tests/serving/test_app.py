@@ -549,3 +549,12 @@ def test_limits_that_cannot_work_are_refused():
     for wrong in ({"max_batch": 0}, {"max_wait_ms": -1}, {"timeout": float("nan")}, {"max_queue": 5}):
         with pytest.raises(ConfigError, match=f"--{next(iter(wrong))}: found"):
             Limits(**wrong)
+
+
+@pytest.mark.parametrize("kind", [None, "application/x-www-form-urlencoded", "text/plain"])
+def test_json_is_json_whatever_its_header_says(client, kind):
+    """`curl -d '{...}'` calls it a form."""
+    headers = {} if kind is None else {"content-type": kind}
+    response = client.post("/api/search", content=b'{"query": "a dog", "top_k": 2}', headers=headers)
+    assert response.status_code == 200, response.text
+    assert len(response.json()["results"][0]["hits"]) == 2

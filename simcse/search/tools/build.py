@@ -12,7 +12,7 @@ from typing import Any
 from simcse.data import tabular
 from simcse.display.progress import paced, waiting
 from simcse.errors import ConfigError, SearchError
-from simcse.files import moved
+from simcse.files import check_writable, moved
 from simcse.search.documents import file_documents
 from simcse.search.index import CHUNK, SearchIndex
 from simcse.search.local.files import MANIFEST
@@ -20,7 +20,7 @@ from simcse.search.rows import Document
 from simcse.search.select import is_milvus
 from simcse.vectors import Encode, Encoder
 
-__all__ = ["build_from_files", "count_rows", "stream_files"]
+__all__ = ["build_from_files", "check_files", "check_output", "count_rows", "stream_files"]
 
 
 def stream_files(inputs: Sequence[str | Path], **columns: Any) -> Iterator[Document]:
@@ -80,13 +80,8 @@ def build_from_files(
             name=", ".join(map(str, inputs)),
         )  # fmt: skip
     output = Path(output)
-    if output.exists() and not overwrite:
-        raise ConfigError(f"--output: {output} exists; give another folder, or replace it with --overwrite")
-    if output.exists() and not (output / MANIFEST).is_file():
-        raise SearchError(f"{output}: exists and is no index; it will not be overwritten")
-    for source in inputs:
-        if str(source) != "-":  # report a missing file or column before any work
-            next(file_documents(source, **columns), None)
+    check_output(output, overwrite)
+    check_files(inputs, **columns)
     index, done = _begun(output, encode, _source(inputs, columns), kind, target_recall)
     stream = islice(stream_files(inputs, **columns), done, None)
     advance(done)
@@ -100,6 +95,31 @@ def build_from_files(
     with waiting(f"choosing how to search {len(index):,} texts"):
         index.optimize(memory=memory, sample_queries=sample_queries)
     return _finished(index, output, encode)
+
+
+def check_output(output: str | Path, overwrite: bool = False) -> None:
+    """Make sure, before any work, that an index can be written there.
+
+    Raises:
+        ConfigError: there is one, and `overwrite` was not said.
+        SearchError: there is something else.
+        OSError: nothing can be written there.
+    """
+    if is_milvus(output):
+        return
+    output = Path(output)
+    if output.exists() and not overwrite:
+        raise ConfigError(f"--output: {output} exists; give another folder, or replace it with --overwrite")
+    if output.exists() and not (output / MANIFEST).is_file():
+        raise SearchError(f"{output}: exists and is no index; it will not be overwritten")
+    check_writable(output)
+
+
+def check_files(inputs: Sequence[str | Path], **columns: Any) -> None:
+    """Make sure, before any work, that files are there, and have the columns; raises as `file_documents`."""
+    for source in inputs:
+        if str(source) != "-":
+            next(file_documents(source, **columns), None)
 
 
 def _milvus_address(kind: str, output: str, overwrite: bool) -> str:

@@ -17,7 +17,7 @@ from simcse.search.index import Hit, SearchIndex
 from simcse.search.select import is_milvus
 from simcse.vectors import Encode, Encoder, Roles, roles_of, unit_vectors
 
-__all__ = ["Mined", "mine_negatives", "read_pairs", "write_triplets"]
+__all__ = ["Mined", "check_numbers", "mine_negatives", "read_pairs", "write_triplets"]
 
 PAIRS_AT_ONCE = 1024
 
@@ -59,9 +59,7 @@ def read_pairs(path: str) -> list[tuple[str, str]]:
     return list(zip(rows["anchor"], rows["positive"], strict=True))
 
 
-def write_triplets(
-    output: str, triplets: Iterable[tuple[str, str, str]], source: str
-) -> None:
+def write_triplets(output: str, triplets: Iterable[tuple[str, str, str]], source: str) -> None:
     """Write (anchor, positive, hard negative) as a csv file to train on; it is there whole or not at all.
 
     Args:
@@ -79,6 +77,20 @@ def write_triplets(
             table.writerow(triplet)
         if not count:
             raise DataError(f"{source}: no pair has a negative; lower --margin, or give a larger --corpus")
+
+
+def check_numbers(count: int, margin: float, candidates: int, kind: str) -> None:
+    """Check arguments of `mine_negatives`, before any work.
+
+    Raises:
+        ConfigError: a number out of range, or an index that would stay.
+    """
+    if count < 1 or candidates < count:
+        raise ConfigError(f"count: found {count} of {candidates} candidates, expected 1 <= count <= candidates")
+    if not 0 <= margin < 1:
+        raise ConfigError(f"margin: found {margin}, expected a share in [0, 1)")
+    if is_milvus(kind):
+        raise ConfigError(f"kind: found {kind!r}, expected one in memory: the index is gone when mining is done")
 
 
 def mine_negatives(
@@ -114,12 +126,7 @@ def mine_negatives(
     Raises:
         ConfigError: a number out of range.
     """
-    if count < 1 or candidates < count:
-        raise ConfigError(f"count: found {count} of {candidates} candidates, expected 1 <= count <= candidates")
-    if not 0 <= margin < 1:
-        raise ConfigError(f"margin: found {margin}, expected a share in [0, 1)")
-    if is_milvus(kind):
-        raise ConfigError(f"kind: found {kind!r}, expected one in memory: the index is gone when mining is done")
+    check_numbers(count, margin, candidates, kind)
     roles = roles_of(encode)
     mined = mined if mined is not None else Mined()
     for anchor, positive in pairs:
