@@ -23,6 +23,7 @@ from simcse.encoder.bulk import npy
 from simcse.encoder.device import pick_device, pick_dtype
 from simcse.encoder.formats import read_layout, resolve
 from simcse.encoder.loading import load_backbone, load_tokenizer, quiet_transformers
+from simcse.encoder.other_names import knows_other_names
 from simcse.encoder.pooling import check_pooling, pool
 from simcse.encoder.projection import Projection, check_truncate_dim, read_head
 from simcse.encoder.prompts import check_prompts, choose_prompt, with_role
@@ -104,6 +105,7 @@ class SentenceEncoder(nn.Module):
         self._warned_truncated = False
 
     @classmethod
+    @knows_other_names
     def from_pretrained(
         cls,
         name: str | Path,
@@ -189,6 +191,7 @@ class SentenceEncoder(nn.Module):
         vectors = pooled if self.projection is None else self.projection(pooled)  # (S, D)
         return vectors[:, : self.truncate_dim]  # (S, d)
 
+    @knows_other_names
     def encode(
         self,
         texts: str | Sequence[str],

@@ -1,0 +1,84 @@
+"""Arguments as sentence-transformers and transformers call them: taken where they mean the same, else ours is named."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+from simcse.errors import ConfigError, did_you_mean, shown
+
+__all__ = ["knows_other_names"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+SAME = {
+    "inputs": "texts",
+    "max_seq_length": "max_length",
+    "model_name_or_path": "name",
+    "normalize_embeddings": "normalize",
+    "pooler_type": "pooling",
+    "pooling_mode": "pooling",
+    "pretrained_model_name_or_path": "name",
+    "sentence": "texts",
+    "sentences": "texts",
+    "show_progress_bar": "show_progress",
+    "torch_dtype": "dtype",
+}
+# values that ask for what is done anyway
+DONE = {
+    "convert_to_numpy": (True,),
+    "convert_to_tensor": (False, None),
+    "device": (None,),
+    "output_value": ("sentence_embedding",),
+    "pool": (None,),
+    "precision": ("float32", None),
+    "trust_remote_code": (False, None),
+    "use_auth_token": (None,),
+}
+INSTEAD = {
+    "cache_folder": "the environment's HF_HOME says where models of the hub are kept",
+    "chunk_size": "leave it out: texts are taken in chunks anyway",
+    "convert_to_numpy": "the vectors are a numpy array; torch.from_numpy(...) makes a tensor of it",
+    "convert_to_tensor": "the vectors are a numpy array; torch.from_numpy(...) makes a tensor of it",
+    "device": "the encoder stays where it is; encoder.to(device) moves it",
+    "output_value": "one vector a text is given; states of tokens are those of encoder.backbone",
+    "pool": "all cores are used without one",
+    "precision": "the vectors are float32; dtype of from_pretrained says how they are computed",
+    "token": "the environment's HF_TOKEN is used for the hub",
+    "truncate_dim": "encoder.truncate_dim = ... cuts the vectors",
+    "trust_remote_code": "code of a checkpoint is never run",
+    "use_auth_token": "the environment's HF_TOKEN is used for the hub",
+}
+
+
+def knows_other_names(function: Callable[P, R]) -> Callable[P, R]:
+    """The same function, which understands names of other packages, and tells of those that it does not know.
+
+    Raises:
+        ConfigError: on a call, an argument that has no counterpart; says what there is instead.
+    """
+    own = inspect.signature(function).parameters
+
+    @functools.wraps(function)
+    def called(*args: P.args, **options: P.kwargs) -> R:
+        for name in [name for name in options if name not in own]:
+            value: Any = options.pop(name)
+            ours = SAME.get(name, "")
+            if ours in own and ours not in options:
+                options[ours] = value
+            elif not any(value is done or (isinstance(value, str) and value == done) for done in DONE.get(name, ())):
+                raise ConfigError(f"{function.__name__} has no argument {name}={shown(value)}{_instead(name, own)}")
+        return function(*args, **options)
+
+    return called
+
+
+def _instead(name: str, own: Any) -> str:
+    if name in INSTEAD:
+        return f"; {INSTEAD[name]}"
+    if SAME.get(name, "") in own:
+        return f"; here it is {SAME[name]}, which is given, too"
+    return did_you_mean(name, own) or f"; it accepts {', '.join(n for n in own if n not in ('self', 'cls'))}"

@@ -1,0 +1,61 @@
+"""Calls written for sentence-transformers work where they mean the same, and are told what there is instead."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from simcse import ConfigError, SentenceEncoder
+
+TEXTS = ["a man plays", "rain falls on the city"]
+
+
+@pytest.fixture(scope="module")
+def encoder(tiny_bert: Path) -> SentenceEncoder:
+    return SentenceEncoder.from_pretrained(tiny_bert, device="cpu", dtype="fp32")
+
+
+def test_what_means_the_same_works(encoder: SentenceEncoder, tiny_bert: Path) -> None:
+    expected = encoder.encode(TEXTS)
+    theirs = {
+        "normalize_embeddings": True,
+        "show_progress_bar": False,
+        "convert_to_numpy": True,
+        "precision": "float32",
+    }
+    np.testing.assert_array_equal(encoder.encode(TEXTS, convert_to_tensor=False, device=None, **theirs), expected)
+    np.testing.assert_array_equal(encoder.encode(sentences=TEXTS), expected)
+    plain = encoder.encode(TEXTS, normalize_embeddings=False)
+    np.testing.assert_array_equal(plain, encoder.encode(TEXTS, normalize=False))
+    assert not np.allclose(np.linalg.norm(plain, axis=1), 1)
+    np.testing.assert_array_equal(encoder.encode("a", prompt="the "), encoder.encode("the a"))
+    loaded = SentenceEncoder.from_pretrained(
+        model_name_or_path=tiny_bert, torch_dtype="float32", max_seq_length=7, trust_remote_code=False
+    )
+    assert loaded.max_length == 7
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (
+            {"convert_to_tensor": True},
+            "no argument convert_to_tensor=True; the vectors are a numpy array; torch.from_nu",
+        ),
+        ({"convert_to_numpy": False}, "torch.from_numpy"),
+        ({"precision": "int8"}, "precision='int8'; the vectors are float32"),
+        ({"device": "cuda"}, r"encoder.to\(device\) moves it"),
+        ({"output_value": "token_embeddings"}, "states of tokens"),
+        ({"normalise": True}, "did you mean 'normalize'"),
+        ({"normalize": True, "normalize_embeddings": False}, "here it is normalize, which is given, too"),
+        ({"zzz": 1}, "; it accepts texts, prompt, "),
+    ],
+)
+def test_what_does_not_is_told(encoder: SentenceEncoder, options: dict[str, object], told: str) -> None:
+    with pytest.raises(ConfigError, match=told) as caught:
+        encoder.encode(TEXTS, **options)  # type: ignore[arg-type]
+    assert str(caught.value).startswith("encode has no argument ")
+    with pytest.raises(ConfigError, match="code of a checkpoint is never run"):
+        SentenceEncoder.from_pretrained("x", trust_remote_code=True)  # type: ignore[call-arg]
