@@ -14,7 +14,7 @@ ifneq ($(wildcard $(SIMCSE_DATA)/.),)
 export SIMCSE_DATA := $(abspath $(SIMCSE_DATA))
 endif
 
-.PHONY: help quickstart test soak lint types bench clean
+.PHONY: help quickstart data test soak lint types bench clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name what; do \
@@ -22,6 +22,9 @@ help:  ## list the targets
 
 quickstart: $(VENV)/.installed-quickstart  ## train, evaluate and search on Python's own documentation (minutes, no downloads but packages)
 	@$(BIN)/python examples/python_docs/quickstart.py
+
+data: $(VENV)/.installed-quickstart  ## fetch STS, SICK and the paper's training files into data/ from the Hugging Face hub
+	@$(BIN)/simcse data sts --output data
 
 test: $(VENV)/.installed-dev  ## run the whole suite
 	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n $(JOBS) --dist loadfile

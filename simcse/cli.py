@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from simcse.commands import (
     compare,
     corpus,
+    data,
     encode,
     evaluate,
     export,
@@ -66,6 +67,10 @@ COMMANDS: dict[str, Command | Program | tuple[str, dict[str, Command]]] = {
             "compact": Command(index.compact, {"index": None}),
             "info": Command(index.info, {"index": None}),
         },
+    ),
+    "data": (
+        "Fetch the files of the SimCSE paper.",
+        {"sts": Command(data.sts, {})},
     ),
     "inspect-data": Command(corpus.inspect_data, {"source": None}),
     "mine": Command(corpus.mine, {"pairs": None}),

@@ -36,6 +36,8 @@ class Hub(ThreadingHTTPServer):
     def lead(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Lead huggingface_hub here, as HF_ENDPOINT does, which it reads once, when it is imported."""
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", self.address)
+        files = f"{self.address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", files)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
         monkeypatch.setenv("HF_TOKEN", TOKEN)
