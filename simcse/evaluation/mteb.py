@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simcse.errors import ConfigError, ModelError
-from simcse.vectors import Encode, encoded
+from simcse.vectors import Encode, encode_of, encoded, roles_of
 
 __all__ = ["MtebEncoder"]
 
@@ -31,7 +31,7 @@ class MtebEncoder:
     """What `mteb.evaluate` accepts as a model.
 
     Args:
-        encode: `encode(list of n texts) -> (n, d)`.
+        encode: `encode(list of n texts) -> (n, d)`; of an encoder with roles its method `encode`, as for an index.
         name: the model's name in mteb's results; a name without an owner is put under `local/`.
         revision: what tells this checkpoint from others of that name, such as `encoder.fingerprint`: mteb finds cached
             results by name and revision, and would report those of an older checkpoint.
@@ -46,7 +46,9 @@ class MtebEncoder:
             import mteb  # noqa: F401
         except ImportError as error:
             raise ConfigError("this needs mteb 2: pip install 'mteb>=2'") from error
-        self._encode = encode
+        roles = roles_of(encode)
+        self._encode = encode_of(encode)
+        self._roles = {"query": roles.encode_query, "document": roles.encode_document}
         self._name = name if name.count("/") == 1 and not name.startswith(("/", ".")) else f"local/{_last_part(name)}"
         self._revision = revision
         self._max_tokens = max_tokens
@@ -67,17 +69,19 @@ class MtebEncoder:
             }
         )
 
-    def encode(self, inputs: Iterable[Mapping[str, Any]], **_: Any) -> NDArray[np.float32]:
+    def encode(self, inputs: Iterable[Mapping[str, Any]], *, prompt_type: Any = None, **_: Any) -> NDArray[np.float32]:
         """Vectors of all texts of a data loader, (n, d), in one call of the encoder, which makes its own batches.
 
-        What else mteb passes (task, split, prompt type, batch size) changes no vector: there are no prompts.
+        The prompt type, query or document, is the role of the texts. What else mteb passes (task, split, batch size)
+        changes no vector.
         """
         texts: list[str] = []
         for batch in inputs:
             if "text" not in batch:
                 raise ModelError(f"{self._name} encodes text only; this task has {', '.join(batch)}")
             texts.extend(batch["text"])
-        return encoded(self._encode, texts).astype(np.float32)  # (n, d)
+        encode = self._roles.get(getattr(prompt_type, "value", prompt_type), self._encode)
+        return encoded(encode, texts).astype(np.float32)  # (n, d)
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
         """Cosine of each vector of the one with each of the other: (n, m) tensor."""

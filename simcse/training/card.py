@@ -100,6 +100,11 @@ def usage(name: str, encoder: SentenceEncoder) -> Iterator[str]:
         texts,
         f"vectors = SentenceTransformer({quoted}).encode(texts{again})",
     )
+    if any(encoder.resolve_prompt(role=role) != encoder.resolve_prompt() for role in ("query", "document")):
+        yield (
+            "To search, both encode queries by `encode_query(texts)` and documents by `encode_document(texts)`, "
+            "each with its own prompt."
+        )
     pooled = pooled_line(encoder)
     if pooled is None:
         yield "`transformers.AutoModel` leaves the head, or what to do with the prompt, to you; the two above have it."

@@ -116,3 +116,20 @@ def test_text_is_all_it_takes(word_vectors: Callable) -> None:
         model.encode([{"image": [1]}])
     assert float(model.similarity(np.eye(2), np.eye(2))[0, 1]) == 0
     assert model.similarity_pairwise(np.eye(2), np.eye(2)).tolist() == [1, 1]
+
+
+def test_queries_and_documents_have_their_prompts(tiny_bert) -> None:
+    from mteb.types import PromptType
+
+    from simcse import SentenceEncoder
+
+    encoder = SentenceEncoder.from_pretrained(tiny_bert, device="cpu", dtype="fp32", pooling="mean")
+    encoder.prompts = {"query": "two people plays the guitar ", "passage": "red snow on the "}
+    model, batches = MtebEncoder(encoder.encode, "x", encoder.fingerprint), [{"text": ["a dog", "the cat"]}]
+    for prompt_type, expected in (
+        (PromptType.query, encoder.encode_query),
+        (PromptType.document, encoder.encode_document),
+        (None, encoder.encode),
+    ):
+        found = model.encode(batches, prompt_type=prompt_type, hf_split="test")
+        np.testing.assert_array_equal(found, expected(["a dog", "the cat"]))

@@ -60,6 +60,13 @@ def test_three_libraries_give_the_same_vectors(
         np.testing.assert_allclose(other, vectors[1], atol=1e-5)
 
 
+def test_roles_with_prompts_are_named(tmp_path: Path) -> None:
+    encoder = SentenceEncoder.from_pretrained(build_encoder(tmp_path / "plain"), device="cpu", dtype="fp32")
+    assert "encode_query" not in "\n".join(usage("x", encoder))
+    encoder.prompts = {"query": "two people "}
+    assert "encode queries by `encode_query(texts)`" in "\n".join(usage("x", encoder))
+
+
 def test_a_run_leaves_a_card_that_does_not_break_the_checkpoint(config: TrainConfig) -> None:
     """Front matter, counts, digests and scores are those of the run; the recipe, given as --config, is the run's."""
     train(config)
