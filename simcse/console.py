@@ -131,6 +131,8 @@ class Parser(ArgumentParser):
 
     def parse_args(self, args: Sequence[str] | None = None, *more: Any, **options: Any) -> Any:  # type: ignore[override]
         """As jsonargparse's, and a list is written with commas: `--data.columns question,answer`; or with spaces."""
+        SPELLED.clear()
+        SPELLED.update((option.rpartition(".")[2], option) for option in reversed(self.known_options()))
         return super().parse_args(self._with_lists(list(sys.argv[1:] if args is None else args)), *more, **options)
 
     def _with_lists(self, arguments: list[str]) -> list[str]:
@@ -170,7 +172,8 @@ class Parser(ArgumentParser):
             if names:
                 return f"{'; '.join(map(self._unknown_option, names))} (--help lists all)"
             name = found[1].split()[0]
-            return f"unexpected argument {name!r}{did_you_mean(name, known)} (--help lists all options)"
+            hint = f"; did you mean --data.train {name}?" if "data.train" in known else did_you_mean(name, known)
+            return f"unexpected argument {name!r}{hint} (--help lists all options)"
         if found := re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", message):
             name = f"{found[1]}.{found[2]}"
             return f"unknown config key {name!r}{self._ours(name)} (--print_config lists all)"
@@ -187,7 +190,7 @@ class Parser(ArgumentParser):
             missing = [self._as_typed(name) for name in found[1].rstrip(".").split(", ")]
             return f"required and not given: {', '.join(missing)} (--help explains them)"
         if found := re.search(r'Unable to load config .*Parser key "([\w.]+)"', message):
-            below = [f"--{option}" for option in known if option.startswith(f"{found[1]}.")]
+            below = [f"--{option}" for option in known if re.match(rf"{found[1]}\.\w+$", option)]
             return f"--{found[1]}: is a group of options, expected one of {', '.join(below)}"
         if found := re.search(r'Parser key "([\w.]+)": (.*)', message):
             return f"--{found[1]}: {_short_type_error(found[2])}"
@@ -246,7 +249,31 @@ def _short_type_error(message: str) -> str:
     return message
 
 
+# the options of the parser that parsed last, that of the command at work, by the last parts of their names
+SPELLED: dict[str, str] = {}
+
+
+def in_options(message: str) -> str:
+    """A message in which arguments of Python, `top_k: ...` or `dtype='fp32'`, are options of the command at work."""
+
+    def option(name: str) -> str | None:
+        return f"--{SPELLED[name]}" if name in SPELLED else None
+
+    message = re.sub(r"^[a-z]\w*(?=: | is | ')", lambda found: option(found[0]) or found[0], message)
+    message = re.sub(r"\b(?:the )?option ([a-z]\w*)", lambda found: option(found[1]) or found[0], message)
+    return re.sub(
+        r"(?<![\w.-])([a-z]\w*)=(['\"]?)(\w+)\2(?![\w(])",
+        lambda found: (
+            f"{name} {found[3].lower() if found[3] in ('True', 'False') else found[3]}"
+            if (name := option(found[1]))
+            else found[0]
+        ),
+        message,
+    )
+
+
 REMEDIES = {
+    errno.ENOENT: "check the path, or name another place",
     errno.ENOSPC: "free some space, or name another place",
     errno.EDQUOT: "free some space, or name another place",
     errno.EFBIG: "raise the limit of a file's size (ulimit -f), or name another place",
@@ -315,7 +342,7 @@ def run(command: Callable[[Sequence[str]], None], argv: Sequence[str] | None = N
             raise
         if os.environ.get("RANK", "0") == "0" or not isinstance(error, ConfigError | DataError):
             # options and files are the same for all processes of a group: the first one speaks for them
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            print(f"error: {' '.join(in_options(str(error)).split())}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt as stop:
         status: int = getattr(stop, "exit_code", 130)  # of a run that was told to stop, and tells how to go on

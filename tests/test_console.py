@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from simcse.cli import build_parser
-from simcse.console import NOTES, OTHER_NAMES, Parser, separated
+from simcse.console import NOTES, OTHER_NAMES, Parser, in_options, separated
 from simcse.errors import ConfigError
 from simcse.training.config import TrainConfig
 
@@ -87,3 +87,32 @@ def test_lists_of_commands_by_comma_and_files_by_space():
     assert (build.files, separated(build.metadata_columns)) == (["a.txt", "b,c.txt"], ["lang", "year"])
     inspected = build_parser().parse_args(["inspect-data", "--columns", "q,a", "f.csv"])["inspect-data"]
     assert (inspected.source, inspected.columns) == ("f.csv", ["q", "a"])
+
+
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        ("top_k: found 0, expected a whole number", "--top_k: found 0, expected a whole number"),
+        ("dtype 'float23' is not one of auto, fp32", "--dtype 'float23' is not one of auto, fp32"),
+        (
+            "the weights overflow in this dtype: try dtype='fp32'",
+            "the weights overflow in this dtype: try --dtype fp32",
+        ),
+        ("f.csv: found columns a, b; name yours", "f.csv: found columns a, b; name yours"),
+        ("query 0: found a blank text where=1", "query 0: found a blank text --where 1"),
+        ("metadata 'x=1' is set", "metadata 'x=1' is set"),
+    ],
+)
+def test_arguments_are_told_as_options(message, told):
+    build_parser().parse_args(["index", "search", "idx", "q"])
+    assert in_options(message) == told
+    training_parser().parse_args([])
+    assert in_options("f.csv:3: blank; leave such rows out: blank_lines=skip") == (
+        "f.csv:3: blank; leave such rows out: --data.blank_lines skip"
+    )
+    assert in_options("name the columns with the option columns") == "name the columns with --data.columns"
+
+
+def test_a_file_without_its_option_is_told_where_it_belongs():
+    with pytest.raises(ConfigError, match=r"'t\.txt'; did you mean --data\.train t\.txt\?"):
+        training_parser().parse_args(["t.txt"])
