@@ -17,7 +17,7 @@ from __future__ import annotations
 import copy
 import logging
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypedDict
@@ -198,7 +198,10 @@ class SimCSE:
             normalize=normalize,
             batch_size=batch_size,
             max_length=limit if max_length is None else max_length,
-            show_progress=show and not isinstance(sentence, str) and _shows_bar(len(sentence), batch_size),
+            show_progress=show
+            and not isinstance(sentence, str)
+            and isinstance(sentence, Sized)
+            and _shows_bar(len(sentence), batch_size),
         )
 
     def _encode_indexed(self, texts: list[str]) -> Vectors:

@@ -333,3 +333,9 @@ def test_it_is_imported_as_from_the_original():
     from simcse import tool
 
     assert tool.SimCSE is SimCSE
+
+
+def test_what_is_no_sentence_is_told(model):
+    for call in (lambda: model.encode(None), lambda: model.similarity("a", None)):
+        with pytest.raises(DataError, match="texts is of type NoneType, expected a text or a list of texts"):
+            call()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from simcse.display.progress import progress
 from simcse.encoder.backends.allocator import keep_freed_megabytes
 from simcse.encoder.backends.base import Backend
 from simcse.encoder.backends.workers import in_parallel, worker_count
-from simcse.errors import ConfigError, DataError, ModelError
+from simcse.errors import ConfigError, DataError, ModelError, shown
 from simcse.tokens.batch import TokenBatch, TokenLists, plan_batches
 from simcse.tokens.tokenize import Tokenize, wrong_element
 
@@ -57,8 +58,8 @@ def encode(
         DataError: an element of `texts` is no string.
         ModelError: a vector is not finite; names the text.
     """
-    if batch_size is not None and batch_size < 1:
-        raise ConfigError(f"batch_size is {batch_size}: at least 1")
+    if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+        raise ConfigError(f"batch_size is {batch_size!r}: at least 1, a whole number")
     vectors, cut = np.empty((len(texts), dimension), dtype=np.float32), 0
     workers = worker_count(device)
     if device.type == "cpu" and len(texts) > TEXTS_INLINE:
@@ -104,6 +105,17 @@ def check_no_vectors(texts: object) -> None:
             f"similarity compares texts, found vectors of shape {tuple(texts.shape)}; those of length 1, as "
             "encode gives them, are compared by a @ b.T"
         )
+
+
+def checked_batch(batch: Any) -> TokenBatch:
+    """What an encoder is called with, as a module.
+
+    Raises:
+        DataError: texts, which `encode` accepts.
+    """
+    if not isinstance(batch, TokenBatch):
+        raise DataError(f"found {shown(batch)}, expected a TokenBatch; encoder.encode(texts) gives vectors of texts")
+    return batch
 
 
 def _tokenize(texts: Sequence[str], tokenize: Tokenize, workers: int) -> tuple[TokenLists, int]:

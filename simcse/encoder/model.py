@@ -177,7 +177,7 @@ class SentenceEncoder(nn.Module):
 
     def forward(self, batch: TokenBatch) -> Tensor:
         """S token sequences -> (S, d) vectors, not normalised, with gradients."""
-        return self.pooled(training_pass(self.backbone, self.backend), 0, batch)
+        return self.pooled(training_pass(self.backbone, self.backend), 0, inference.checked_batch(batch))
 
     def pooled(self, states: TokenStates, left_out: int, batch: TokenBatch) -> Tensor:
         """S token sequences -> (S, d) vectors, not normalised.

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from simcse.data.opening import is_there
 from simcse.data.readers import read_texts
 from simcse.data.tabular import format_of, named_rows
 from simcse.errors import DataError, SearchError, shown
@@ -43,6 +44,10 @@ def documents(
         if ids is not None or metadata is not None:
             raise SearchError(
                 f"{sentences_or_file}: ids and metadata of a file come from its columns; give a list of texts"
+            )
+        if " " in str(sentences_or_file) and not is_there(Path(sentences_or_file)):
+            raise SearchError(
+                f"texts: found {shown(sentences_or_file)}, which is no file; expected a list of texts, or a file"
             )
         yield from file_documents(sentences_or_file)
         return

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from simcse.display.progress import paced
-from simcse.errors import SearchError
+from simcse.errors import SearchError, shown
 from simcse.search.documents import documents
 from simcse.search.fingerprint import Identity
 from simcse.search.hit import Hit
@@ -47,6 +47,8 @@ class SearchIndex:
 
     def __init__(self, storage: Storage, roles: Roles | None) -> None:
         """Use `build` or `load`."""
+        if not hasattr(storage, "describe"):
+            raise SearchError(f"SearchIndex: found {shown(storage)}; SearchIndex.build(texts, encoder) makes an index")
         self.storage, self._encoders = storage, roles
         self.threads: int | None = None
 

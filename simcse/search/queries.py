@@ -52,6 +52,8 @@ def checked_texts(queries: Any, name: str = "query") -> list[str]:
     if isinstance(queries, (bytes, Mapping)) or not isinstance(queries, Iterable):
         raise SearchError(f"{name}: found {shown(queries)}, expected a text or a list of texts")
     listed = list(queries)
+    if getattr(queries, "dtype", None) is not None and not any(isinstance(query, str) for query in listed):
+        raise SearchError(f"{name}: found vectors, expected a text or a list of texts; search_vectors accepts vectors")
     for number, query in enumerate(listed):
         if not isinstance(query, str) or not query.strip():
             raise SearchError(f"{name} {number}: found {shown(query)}, expected a text that is not blank")

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from simcse.errors import ConfigError, did_you_mean
+from simcse.errors import ConfigError, did_you_mean, shown
 
 __all__ = ["DataConfig", "ModelConfig", "OptimConfig", "TrainConfig"]
 
 ROLES = ("text", "query", "document")  # of training texts
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -180,7 +183,10 @@ class TrainConfig:
     """accelerate's trackers to report to as well: tensorboard, wandb, ..."""
 
     def __post_init__(self) -> None:
-        """Check what can be checked without the files and the model."""
+        """Check what can be checked without the files and the model; a dict stands for its fields."""
+        self.model = part_of(ModelConfig, "model", self.model)
+        self.data = part_of(DataConfig, "data", self.data)
+        self.optim = part_of(OptimConfig, "optim", self.optim)
         for name, low in {"batch_size": 1, "epochs": 1, "max_length": 3, "eval_every": 1, "save_every": 1}.items():
             at_least(name, getattr(self, name), low)
         for name in ("micro_batch_size", "max_steps", "num_negatives"):
@@ -223,6 +229,23 @@ class TrainConfig:
     def as_dict(self) -> dict[str, Any]:
         """Nested plain values, as `config.yaml` holds them."""
         return dataclasses.asdict(self)
+
+
+def part_of(kind: type[T], name: str, value: Any) -> T:
+    """A part of the config, given as such or as a mapping of its fields.
+
+    Raises:
+        ConfigError: neither, or a field that it does not have.
+    """
+    if isinstance(value, kind):
+        return value
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{name}: found {shown(value)}, expected {kind.__name__}(...) or a dict of its fields")
+    known = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    for field_name in value:
+        if field_name not in known:
+            raise ConfigError(f"{name}: no field {field_name!r}{did_you_mean(str(field_name), known)}")
+    return kind(**value)
 
 
 def at_least(name: str, value: float, low: float) -> None:

@@ -16,7 +16,7 @@ from simcse.data.lengths import cut_line, sample, token_counts
 from simcse.data.readers import read_training
 from simcse.display.progress import training_bar
 from simcse.encoder.model import SentenceEncoder
-from simcse.errors import ConfigError
+from simcse.errors import ConfigError, shown
 from simcse.evaluation.report import versions
 from simcse.evaluation.statistics import mean_interval
 from simcse.evaluation.sts import SEVEN
@@ -46,6 +46,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
     Raises:
         ConfigError, DataError, ModelError: something is wrong with options, files or weights.
     """
+    if not isinstance(config, TrainConfig):
+        raise ConfigError(f"train: found {shown(config)}, expected TrainConfig(data={{'train': FILE}}, ...)")
     accelerator = build_accelerator(config)
     return train_one(config, accelerator) if config.seeds == 1 else train_seeds(config, accelerator)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from simcse import ConfigError, SentenceEncoder
+from simcse import ConfigError, DataError, SentenceEncoder
 
 TEXTS = ["a man plays", "rain falls on the city"]
 
@@ -59,3 +59,10 @@ def test_what_does_not_is_told(encoder: SentenceEncoder, options: dict[str, obje
     assert str(caught.value).startswith("encode has no argument ")
     with pytest.raises(ConfigError, match="code of a checkpoint is never run"):
         SentenceEncoder.from_pretrained("x", trust_remote_code=True)  # type: ignore[call-arg]
+
+
+def test_wrong_values_are_told_what_to_do(encoder: SentenceEncoder) -> None:
+    with pytest.raises(DataError, match=r"expected a TokenBatch; encoder\.encode\(texts\) gives vectors of texts"):
+        encoder("a man")
+    with pytest.raises(ConfigError, match="batch_size is '8': at least 1, a whole number"):
+        encoder.encode(TEXTS, batch_size="8")  # type: ignore[arg-type]

@@ -157,3 +157,15 @@ def test_here_is_a_folder_like_any_other(encoder, tmp_path, monkeypatch):
     index.add(["more"])
     index.compact()
     assert len(SearchIndex.load(os.curdir, encoder.encode)) == 4
+
+
+def test_the_remedy_is_told(encoder):
+    index = SearchIndex.build(TEXTS, encoder)
+    for call, told in [
+        (lambda: SearchIndex(TEXTS, encoder), r"SearchIndex\.build\(texts, encoder\) makes an index"),
+        (lambda: SearchIndex.build("a man plays", encoder), "which is no file; expected a list of texts, or a file"),
+        (lambda: index.add("a man plays"), "which is no file; expected a list of texts, or a file"),
+        (lambda: index.search(ONES), "search_vectors accepts vectors"),
+    ]:
+        with pytest.raises(SearchError, match=told):
+            call()
