@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from pathlib import Path
 from typing import Any
@@ -30,9 +31,9 @@ def ways_on(best: Path, data: DataConfig, rows: Any) -> dict[str, str]:
     model = shlex.quote(str(best))
     build = f"simcse index build --model {model} --output {shlex.quote(str(index))} --overwrite --input {source}"
     search = f"simcse index search {shlex.quote(str(index))} {shlex.quote(query)}"
-    code = (
-        f"from simcse import SentenceEncoder; print(SentenceEncoder.from_pretrained({str(best)!r}).encode({query!r}))"
-    )
+    # JSON's double quotes are Python's, too, and stand in the shell's single ones as they are
+    load = f"SentenceEncoder.from_pretrained({json.dumps(str(best))})"
+    code = f"from simcse import SentenceEncoder; print({load}.encode({json.dumps(query)}))"
     return {
         "search": f"{feed}{build} && {search}",
         "evaluate": f"simcse evaluate --model {model} --tasks {tasks(data)}",
