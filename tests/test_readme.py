@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +40,28 @@ def test_the_session_gives_what_it_says(tmp_path: Path, monkeypatch: pytest.Monk
             exec(code, values)
     assert checked == 2
     assert (tmp_path / "index").is_dir()
+
+
+def test_the_first_training_command_works_at_once(tmp_path: Path) -> None:
+    """As it is typed, in a folder that holds nothing, without data to evaluate on; but for the number of steps."""
+    [block] = re.findall(r"```\n(python -c .*?)```", read("README.md"), flags=re.S)
+    make, train = block.strip().splitlines()
+    assert train.startswith("simcse train --data.train sentences.txt ")
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name, start in (("python", ""), ("simcse", "-m simcse")):
+        (programs / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {start} "$@"\n')
+        (programs / name).chmod(0o755)
+    environment = os.environ | {"PATH": f"{programs}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        ["sh", "-ec", f"{make}\n{train} --max_steps 1"], cwd=tmp_path, env=environment, capture_output=True, text=True,
+        timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "no evaluation data" in done.stderr
+    assert "max_length 32 cuts " in done.stderr
+    assert "the best encoder lies in runs/mine/best" in done.stdout
+    assert (tmp_path / "runs" / "mine" / "best" / "README.md").is_file()
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)

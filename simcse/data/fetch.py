@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import shutil
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 
 from simcse.data.tabular import lines, named_rows
 from simcse.errors import DataError
 from simcse.files import replaced_file, replaced_folder
 
-__all__ = ["ARCHIVE", "BY_HAND", "FILES", "fetch_file", "fetch_senteval"]
+__all__ = ["ARCHIVE", "BY_HAND", "FILES", "check_fetched", "fetch_file", "fetch_senteval"]
 
 REPO = "princeton-nlp/datasets-for-simcse"
 ARCHIVE = "senteval.tar"
@@ -21,6 +21,24 @@ BY_HAND = (
     "by hand: wiki1m_for_simcse.txt and nli_for_simcse.csv go into {0}, SentEval's folders STS and SICK (with "
     "STS12-en-test and so on below STS) into {0}/senteval"
 )
+
+
+def check_fetched(options: Mapping[str, str | None]) -> None:
+    """Raise a DataError that says what to type where a file is missing that `simcse data sts` fetches.
+
+    Args:
+        options: `--data.dev` and its kin -> what the user, or a recipe, named.
+    """
+    for option, name in options.items():
+        path = Path(name or ".")
+        folders = [part.parent for part in (path, *path.parents) if part.name == "senteval" or part.name in FILES]
+        if folders and not path.exists():
+            others = [other for other in options if other != "--data.train"]
+            without = "" if option == "--data.train" else f"; or leave evaluation out: {' null '.join(others)} null"
+            raise DataError(
+                f"{option} {name}: no such file or folder; fetch it by simcse data sts --output {folders[0]}, or name "
+                f"one of your own{without}"
+            )
 
 
 def fetch_file(name: str, output: Path) -> bool:

@@ -15,6 +15,7 @@ from accelerate.tracking import get_available_trackers
 
 from simcse.data.augment import Augment, build_augment, read_synonyms
 from simcse.data.collate import Batches
+from simcse.data.fetch import check_fetched
 from simcse.data.pairs import read_scored_pairs
 from simcse.data.readers import read_texts, read_training
 from simcse.encoder.backends.allocator import keep_freed_memory
@@ -205,6 +206,7 @@ def build_trainer(config: TrainConfig, accelerator: Accelerator) -> Trainer:
 
 def _build_trainer(config: TrainConfig, accelerator: Accelerator, run: RunDir) -> Trainer:
     criterion = build_loss(config)  # wrong options and files before the weights are read
+    check_fetched({f"--data.{name}": getattr(config.data, name) for name in ("train", "dev", "test")})
     rows, evaluator = read_data(config), build_evaluator(config.data)
     if config.data.test:
         read_tasks(SEVEN, config.data.test)  # measured when the run is over, which is late to learn that one is missing

@@ -254,3 +254,19 @@ def test_weights_that_are_no_numbers_are_never_saved(
     assert {path.name for path in folder.iterdir()} == {"config.yaml", "last", "log.jsonl"}
     assert torch.load(folder / "last" / "trainer.pt")["step"] == 4
     assert SentenceEncoder.from_pretrained(folder / "last").encode("a dog").any()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"train": "data/wiki1m_for_simcse.txt"}, r"--data\.train .*fetch it by simcse data sts --output data,.*own$"),
+        ({"dev": "x/senteval/STS/STSBenchmark/sts-dev.csv"}, r"fetch it by simcse data sts --output x, .*"
+         r"leave evaluation out: --data\.dev null --data\.test null$"),
+        ({"test": "data/senteval"}, r"--data\.test data/senteval: no such file or folder; fetch it by"),
+    ],
+)  # fmt: skip
+def test_files_of_the_paper_that_are_missing_are_said_to_be_fetched(
+    config: TrainConfig, options: dict[str, str], message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        train(replace(config, data=replace(config.data, **options)))
