@@ -21,7 +21,7 @@ help:  ## list the targets
 		printf '  make %-12s %s\n' "$$name" "$$what"; done
 
 quickstart: $(VENV)/.installed-quickstart  ## train, evaluate and search on Python's own documentation (minutes, no downloads but packages)
-	@$(BIN)/python examples/python_docs/quickstart.py
+	@$(BIN)/python -m simcse quickstart
 
 data: $(VENV)/.installed-quickstart  ## fetch STS, SICK and the paper's training files into data/ from the Hugging Face hub
 	@$(BIN)/simcse data sts --output data

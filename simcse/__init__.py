@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from simcse.errors import SimCSEError as SimCSEError
     from simcse.search.index import Hit as Hit
     from simcse.search.index import SearchIndex as SearchIndex
+    from simcse.training.config import TrainConfig as TrainConfig
+    from simcse.training.run import train as train
 
 __version__ = "0.1.0"
 
@@ -36,6 +38,8 @@ _HOME = {
     "SentenceEncoder": "simcse.encoder.model",
     "SimCSE": "simcse.compat",
     "SimCSEError": "simcse.errors",
+    "TrainConfig": "simcse.training.config",
+    "train": "simcse.training.run",
 }
 
 __all__ = sorted(_HOME)

@@ -22,6 +22,7 @@ from simcse.commands import (
     plot,
     postprocess,
     push,
+    quickstart,
     recipes,
     serve,
     train,
@@ -54,6 +55,7 @@ class Program(NamedTuple):
 COMMANDS: dict[str, Command | Program | tuple[str, dict[str, Command]]] = {
     "train": Program(train.main, train.build_parser),
     "evaluate": Program(evaluate.main, evaluate.build_parser),
+    "quickstart": Program(quickstart.main, quickstart.build_parser),
     "recipes": Command(recipes.recipes, {}),
     "encode": Command(encode.encode, {"inputs": "*"}),
     "similarity": Command(encode.similarity, {"texts": "*"}),

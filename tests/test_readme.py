@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from simcse import ConfigError
+
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "examples/python_docs/README.md"]
 
@@ -24,7 +26,7 @@ def read(name: str) -> str:
 def test_the_session_gives_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Six lines; a value behind `#` is what the line evaluates to."""
     monkeypatch.chdir(tmp_path)
-    [session] = re.findall(r"```python\n(.*?)```", read("README.md"), flags=re.S)
+    session, _ = re.findall(r"```python\n(.*?)```", read("README.md"), flags=re.S)
     lines = [line for line in session.splitlines() if line]
     assert len(lines) == 6
     values: dict[str, Any] = {}
@@ -62,6 +64,23 @@ def test_the_first_training_command_works_at_once(tmp_path: Path) -> None:
     assert "max_length 32 cuts " in done.stderr
     assert "the best encoder lies in runs/mine/best" in done.stdout
     assert (tmp_path / "runs" / "mine" / "best" / "README.md").is_file()
+
+
+def test_training_from_python_is_six_lines(
+    tmp_path: Path, sentences: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The very lines, but for the number of steps; what was set since the config was made is checked as well."""
+    monkeypatch.chdir(tmp_path)
+    _, session = re.findall(r"```python\n(.*?)```", read("README.md"), flags=re.S)
+    assert len([line for line in session.splitlines() if line]) == 6
+    (tmp_path / "sentences.txt").write_text("\n".join(sentences[:64]) + "\n")
+    values: dict[str, Any] = {}
+    exec(session.replace("max_steps=100", "max_steps=1"), values)
+    assert values["report"]["model"] == "runs/python/best"
+    assert values["encoder"].encode("a cat").shape == (384,)
+    values["config"].optim.lr = -1
+    with pytest.raises(ConfigError, match=r"--optim.lr is -1"):
+        values["train"](values["config"])
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)

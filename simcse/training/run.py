@@ -48,6 +48,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     """
     if not isinstance(config, TrainConfig):
         raise ConfigError(f"train: found {shown(config)}, expected TrainConfig(data={{'train': FILE}}, ...)")
+    config = replace(config)  # checks what was set since it was made, too
     accelerator = build_accelerator(config)
     return train_one(config, accelerator) if config.seeds == 1 else train_seeds(config, accelerator)
 

