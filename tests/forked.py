@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 SERVER = """
 import json, os, signal, sys
 sys.path.insert(0, os.getcwd())
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has its background ignore it, and runs honour that
 import train
 import simcse.training.run, simcse.display.summary, accelerate, datasets, transformers
 from simcse.console import run
