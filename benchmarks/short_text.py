@@ -72,7 +72,8 @@ def prepared_beforehand(encoder: SentenceEncoder) -> Callable[[str], np.ndarray]
 
     @torch.inference_mode()
     def encode(text: str) -> np.ndarray:
-        vectors = encoder.pooled(backend, tokenize.left_out, TokenBatch.from_lists(tokenize([text])[0]))
+        left_out = (tokenize.left_out,) if tokenize.left_out else ()
+        vectors = encoder.pooled(backend, TokenBatch.from_lists(tokenize([text])[0], left_out=left_out))
         return F.normalize(vectors.float(), dim=-1).numpy()
 
     return encode

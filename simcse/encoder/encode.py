@@ -84,7 +84,7 @@ def encode(
                 tokens.lengths, max_tokens=min(backend.tokens_per_batch, share), max_sequences=batch_size,
                 padded=backend.padded,
             )  # fmt: skip
-            batches = list(tokens.ordered(plan.order).batches(plan.cuts, device))
+            batches = list(tokens.ordered(plan.order).batches(plan.cuts, device, tokenize.left_out))
             done = in_parallel(vectors_of, batches, workers)
             for found, first, last in zip(done, plan.cuts[:-1], plan.cuts[1:], strict=True):
                 out[plan.order[first:last]] = found

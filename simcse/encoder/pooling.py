@@ -58,23 +58,21 @@ POOLINGS: dict[str, Pooling] = {
 }
 
 
-def pool(name: str, states: TokenStates, batch: TokenBatch, left_out: int = 0) -> Tensor:
-    """S sequences -> (S, D).
+def pool(name: str, states: TokenStates, batch: TokenBatch) -> Tensor:
+    """S sequences -> (S, D), of the tokens that the batch does not leave out.
 
     Args:
         name: a key of `POOLINGS`.
         states: what computes token states.
         batch: the sequences.
-        left_out: so many tokens at the beginning of each sequence do not count, fewer than it has: a prompt's. A batch
-            that says how many of each counts more.
     """
     pooling = POOLINGS[name]
-    each = batch.left_out or (left_out,) * len(batch)
-    hidden = states(batch, pooling.layers, cls_only=pooling.cls_only and not any(each))  # (T, D) each
-    if any(each):
-        first = torch.tensor(each, device=batch.ids.device)[batch.segments]  # (T,)
+    hidden = states(batch, pooling.layers, cls_only=pooling.cls_only and not any(batch.left_out))  # (T, D) each
+    if any(batch.left_out):
+        first = torch.tensor(batch.left_out, device=batch.ids.device)[batch.segments]  # (T,)
         kept = torch.nonzero(batch.positions >= first)[:, 0]
-        batch = TokenBatch(batch.ids[kept], tuple(n - out for n, out in zip(batch.lengths, each, strict=True)))
+        counted = tuple(n - out for n, out in zip(batch.lengths, batch.left_out, strict=True))
+        batch = TokenBatch(batch.ids[kept], counted)
         if pooling.cls_only:
             kept = kept[batch.starts]
         hidden = [layer.index_select(0, kept) for layer in hidden]

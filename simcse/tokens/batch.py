@@ -170,9 +170,10 @@ class TokenLists(NamedTuple):
         shift = np.repeat(starts - (ends - sizes), sizes)  # (T,) from place to place
         return TokenLists(self.ids[np.arange(len(shift)) + shift], sizes)
 
-    def batches(self, cuts: np.ndarray, device: torch.device) -> Iterator[TokenBatch]:
-        """Neighbouring sequences cuts[i]..cuts[i + 1] - 1 as batches."""
+    def batches(self, cuts: np.ndarray, device: torch.device, left_out: int = 0) -> Iterator[TokenBatch]:
+        """Neighbouring sequences cuts[i]..cuts[i + 1] - 1 as batches; `left_out` as in `TokenBatch`, of each."""
         ends = np.concatenate(([0], np.cumsum(self.lengths)))
         for first, last in pairwise(cuts):
             ids = torch.from_numpy(self.ids[ends[first] : ends[last]])
-            yield TokenBatch(ids.to(device, non_blocking=True), tuple(self.lengths[first:last].tolist()))
+            lengths = tuple(self.lengths[first:last].tolist())
+            yield TokenBatch(ids.to(device, non_blocking=True), lengths, (left_out,) * len(lengths) if left_out else ())
