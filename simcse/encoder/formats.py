@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from simcse.encoder.json_files import entry, read_json, read_object, shown, within
+from simcse.encoder.json_files import as_json, entry, read_json, read_object, within
 from simcse.encoder.loading import WEIGHT_FILES
 from simcse.encoder.pooling import POOLINGS
 from simcse.encoder.projection import Projection, read_dense, read_head
@@ -169,13 +169,13 @@ def _read_own(folder: Path, with_head: bool) -> Layout:
         raise ModelError(f"{file}: {absent[0]!r} is missing; the checkpoint is incomplete")
     pooling = entry(settings, "pooling", str, file)
     if pooling not in POOLINGS:
-        raise ModelError(f"{file}: pooling {shown(pooling)} is not one of {', '.join(POOLINGS)}")
+        raise ModelError(f"{file}: pooling {as_json(pooling)} is not one of {', '.join(POOLINGS)}")
     head = entry(settings, "projection", str, file, None)
     place = within(folder, head, file) if head is not None else None
     prompts, default = read_prompts(settings, file)
     digests = entry(settings, "sha256", dict, file, {})
     if not all(isinstance(digest, str) for digest in digests.values()):
-        raise ModelError(f"{file}: 'sha256' holds {shown(digests)}, expected a sum for each file")
+        raise ModelError(f"{file}: 'sha256' holds {as_json(digests)}, expected a sum for each file")
     return Layout(
         folder,
         pooling,
@@ -214,7 +214,7 @@ def _module_folders(folder: Path) -> dict[str, Path]:
     file = folder / "modules.json"
     modules = read_json(file)
     if not isinstance(modules, list) or not all(isinstance(module, dict) for module in modules):
-        raise ModelError(f"{file}: holds {shown(modules)}, expected a list of modules; the checkpoint is damaged")
+        raise ModelError(f"{file}: holds {as_json(modules)}, expected a list of modules; the checkpoint is damaged")
     kinds = [entry(module, "type", str, file).rsplit(".", 1)[-1] for module in modules]
     for kind in kinds:
         if kind not in MODULES:
@@ -237,7 +237,7 @@ def _read_pooling(file: Path) -> tuple[str, bool]:
     modes = [key.removeprefix(prefix) for key, on in settings.items() if key.startswith(prefix) and on is True]
     if named := settings.get("pooling_mode"):
         modes = named if isinstance(named, list) else [named]
-    found = [suffixes.get(mode, mode) if isinstance(mode, str) else shown(mode) for mode in modes]
+    found = [suffixes.get(mode, mode) if isinstance(mode, str) else as_json(mode) for mode in modes]
     if not found:
         raise ModelError(f"{file}: no pooling mode is on, expected one of {', '.join(POOLINGS)}; the file is damaged")
     if len(found) > 1 or found[0] not in POOLINGS:
@@ -253,5 +253,5 @@ def read_truncate_dim(settings: dict[str, Any], file: Path) -> int | None:
     """
     kept: int | None = entry(settings, "truncate_dim", int, file, None)
     if kept is not None and kept < 1:
-        raise ModelError(f"{file}: 'truncate_dim' is {shown(kept)}, expected at least 1 dimension, or null for all")
+        raise ModelError(f"{file}: 'truncate_dim' is {as_json(kept)}, expected at least 1 dimension, or null for all")
     return kept

@@ -51,7 +51,7 @@ def read_object(file: Path) -> dict[str, Any]:
     """
     content = read_json(file)
     if not isinstance(content, dict):
-        raise ModelError(f"{file}: holds {shown(content)}, expected an object; the checkpoint is damaged")
+        raise ModelError(f"{file}: holds {as_json(content)}, expected an object; the checkpoint is damaged")
     return content
 
 
@@ -68,11 +68,11 @@ def entry(settings: dict[str, Any], key: str, kind: type, file: Path, default: A
             raise ModelError(f"{file}: {key!r} is {found}, expected {KINDS[kind]}; the checkpoint is incomplete")
         return default
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise ModelError(f"{file}: {key!r} is {shown(value)}, expected {KINDS[kind]}")
+        raise ModelError(f"{file}: {key!r} is {as_json(value)}, expected {KINDS[kind]}")
     return value
 
 
-def shown(value: object) -> str:
+def as_json(value: object) -> str:
     """A value as JSON, cut to what fits a line."""
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else f"{text[:57]}..."
@@ -89,7 +89,7 @@ def within(folder: Path, name: object, file: Path) -> Path:
         with suppress(OSError, RuntimeError):  # a name too long, links in a circle
             if place.resolve().is_relative_to(folder.resolve()) and not PurePath(name).is_absolute():
                 return place
-    raise ModelError(f"{file}: {shown(name)} leads out of the checkpoint, expected the plain name of a folder in it")
+    raise ModelError(f"{file}: {as_json(name)} leads out of the checkpoint, expected the plain name of a folder in it")
 
 
 def write_json(file: Path, content: Any) -> None:

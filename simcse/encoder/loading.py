@@ -24,7 +24,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from simcse.encoder.backbone import override_dropout
-from simcse.encoder.json_files import entry, read_object, shown
+from simcse.encoder.json_files import as_json, entry, read_object
 from simcse.encoder.projection import check_finite
 from simcse.encoder.traits import auto_class, find_traits
 from simcse.errors import ModelError
@@ -123,7 +123,7 @@ def read_config(folder: Path) -> PretrainedConfig:
         )
     for key, value in settings.items():
         if "layer" in key and isinstance(value, int) and value > MOST_LAYERS:
-            raise ModelError(f"{file}: {key!r} is {shown(value)}, expected at most {MOST_LAYERS}")
+            raise ModelError(f"{file}: {key!r} is {as_json(value)}, expected at most {MOST_LAYERS}")
     try:
         config: PretrainedConfig = AutoConfig.for_model(kind, **settings)
     except Exception as error:  # validation raises a dozen types

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from simcse.encoder.json_files import entry, shown
+from simcse.encoder.json_files import as_json, entry
 from simcse.errors import ConfigError, ModelError, SimCSEError, did_you_mean
 
 __all__ = ["ROLES", "check_prompts", "choose_prompt", "prompts_by_role", "read_prompts", "with_role"]
@@ -83,7 +83,7 @@ def read_prompts(settings: dict[str, Any], file: Path) -> tuple[dict[str, str], 
     stored = entry(settings, "prompts", dict, file, {})
     prompts = {name: "" if text is None else text for name, text in stored.items()}
     if wrong := next((name for name, text in prompts.items() if not isinstance(text, str)), None):
-        raise ModelError(f"{file}: prompt {wrong!r} is {shown(prompts[wrong])}, expected a text")
+        raise ModelError(f"{file}: prompt {wrong!r} is {as_json(prompts[wrong])}, expected a text")
     default = entry(settings, "default_prompt_name", str, file, None)
     check_prompts(prompts, default, ModelError, f"{file}: ")
     return prompts, default
