@@ -98,7 +98,7 @@ NOTES = {
     "gradient_accumulation_steps": "accumulating adds no negatives: --batch_size is the whole batch, and "
     "--micro_batch_size bounds the memory at the same gradients",
     "load_best_model_at_end": "best/ is kept always: leave it out",
-    "local_rank": "several processes are started by torchrun: leave it out",
+    "local_rank": "several processes are started by --processes N, or torchrun: leave it out",
     "lr_scheduler_type": "the rate decays linearly: leave it out",
     "metric_for_best_model": "best/ is chosen by Spearman on --data.dev: leave it out",
     "mlm_weight": "there is no MLM loss: leave it out",

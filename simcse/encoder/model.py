@@ -163,13 +163,9 @@ class SentenceEncoder(nn.Module):
         )
         if head is not None:
             head.check_width(encoder.width, folder)
+        ours = layout.folder if layout.digests else None
         encoder.max_length = choose_length(
-            max_length,
-            layout.max_length,
-            tokenizer,
-            encoder.backbone_limit,
-            str(name),
-            layout.folder if layout.digests else None,
+            max_length, layout.max_length, tokenizer, encoder.backbone_limit, str(name), ours
         )
         encoder = encoder.to(place, pick_dtype(dtype, place)).eval()
         choose_backend(backbone, encoder.backend, "dtype" if dtype == "int8" and backend == "auto" else "backend")
@@ -177,17 +173,11 @@ class SentenceEncoder(nn.Module):
 
     def forward(self, batch: TokenBatch) -> Tensor:
         """S token sequences -> (S, d) vectors, not normalised, with gradients."""
-        return self.pooled(training_pass(self.backbone, self.backend), 0, inference.checked_batch(batch))
+        return self.pooled(training_pass(self.backbone, self.backend), inference.checked_batch(batch))
 
-    def pooled(self, states: TokenStates, left_out: int, batch: TokenBatch) -> Tensor:
-        """S token sequences -> (S, d) vectors, not normalised.
-
-        Args:
-            states: what computes token states.
-            left_out: so many tokens at the beginning of each sequence do not count in the pooling.
-            batch: the sequences.
-        """
-        pooled = pool(self.pooling, states, batch, left_out)  # (S, D)
+    def pooled(self, states: TokenStates, batch: TokenBatch) -> Tensor:
+        """S token sequences -> (S, d) vectors, not normalised; `states` is what computes token states."""
+        pooled = pool(self.pooling, states, batch)  # (S, D)
         vectors = pooled if self.projection is None else self.projection(pooled)  # (S, D)
         return vectors[:, : self.truncate_dim]  # (S, d)
 
@@ -273,9 +263,8 @@ class SentenceEncoder(nn.Module):
         try:
             backend = prepared_backend(self.backbone, self.backend, partial(calibration_batch, self.tokenize()))
             vectors, cut = inference.encode(
-                texts, tokenize, backend, partial(self.pooled, backend, tokenize.left_out), name=self.name,
-                dimension=self.dimension, device=self.device, normalize=normalize, batch_size=batch_size,
-                show_progress=show,
+                texts, tokenize, backend, partial(self.pooled, backend), name=self.name, dimension=self.dimension,
+                device=self.device, normalize=normalize, batch_size=batch_size, show_progress=show,
             )  # fmt: skip
         finally:
             if was_training:
@@ -314,10 +303,13 @@ class SentenceEncoder(nn.Module):
         return np.clip(left @ right.T, -1.0, 1.0)  # type: ignore[no-any-return]  # (n_a, n_b)
 
     def __repr__(self) -> str:
+        try:
+            backend = choose_backend(self.backbone, self.backend)
+        except ConfigError:
+            backend = f"{self.backend}, which cannot compute it here"
         return (
             f"SentenceEncoder({self.name!r}, dimension {self.dimension}, pooling {self.pooling}, max_length "
-            f"{self.max_length}, {str(self.dtype).removeprefix('torch.')} on {self.device}, backend "
-            f"{choose_backend(self.backbone, self.backend)})"
+            f"{self.max_length}, {str(self.dtype).removeprefix('torch.')} on {self.device}, backend {backend})"
         )
 
     def train(self, mode: bool = True) -> Self:

@@ -45,11 +45,10 @@ def choose_backend(backbone: nn.Module, backend: str = "auto", option: str = "ba
     config: Any = backbone.config
     device = next(backbone.parameters()).device
     if weights is None or (backend == "int8" and device.type != "cpu"):
-        kinds = "unaltered BERT and RoBERTa encoders" if weights is None else "encoders on the CPU"
-        if backend == "int8":
-            kinds = "BERT and RoBERTa encoders on the CPU"
+        altered = ", or an altered one," if weights is None else ""
         raise ConfigError(
-            f"{option} is {backend}: for {kinds} only, not {config.model_type} on {device.type}; take {option} auto"
+            f"{option} is {backend}: for BERT and RoBERTa encoders{' on the CPU' if backend == 'int8' else ''} only, "
+            f"not {config.model_type}{altered} on {device.type}; take {option} auto"
         )
     if backend == "int8" and not has_int8_products():
         raise ConfigError(
