@@ -14,7 +14,7 @@ ifneq ($(wildcard $(SIMCSE_DATA)/.),)
 export SIMCSE_DATA := $(abspath $(SIMCSE_DATA))
 endif
 
-.PHONY: help quickstart data test soak lint types bench clean
+.PHONY: help quickstart data test soak lint types docs bench clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name what; do \
@@ -38,6 +38,9 @@ lint: $(VENV)/.installed-dev  ## check style and format
 
 types: $(VENV)/.installed-dev  ## check types
 	@$(BIN)/mypy
+
+docs: $(VENV)/.installed-docs  ## build the pages into build/docs; a warning is an error
+	@$(BIN)/python -m sphinx -q -W --keep-going -c docs -b html . build/docs
 
 bench: $(VENV)/.installed-bench  ## run every benchmark; each prints a ratio to its peer (needs SIMCSE_DATA)
 	$(BIN)/python benchmarks/encode.py --texts $(TEXTS) --curve docs/figures
