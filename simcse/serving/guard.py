@@ -5,22 +5,18 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
-import logging
-import secrets
 import time
 from typing import TYPE_CHECKING
 
-from simcse.errors import SimCSEError
 from simcse.serving.hosts import Hosts
 from simcse.serving.limits import Limits
 from simcse.serving.metrics import Metrics
+from simcse.serving.refusals import internal_error
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["Guard", "internal_error"]
-
-log = logging.getLogger(__name__)
+__all__ = ["Guard"]
 
 # the page loads nothing from elsewhere, and nothing elsewhere can frame it
 HEADERS = [
@@ -143,14 +139,6 @@ class Guard:
 
     def _too_large(self, found: str) -> str:
         return f"body: found {found}, expected at most {self._limits.max_body} bytes; send fewer texts at a time"
-
-
-def internal_error(path: str, error: Exception) -> str:
-    """What a client is told of a fault that is not its own; the log has the same number and what happened where."""
-    number = secrets.token_hex(4)
-    known = isinstance(error, SimCSEError)  # else it was not foreseen
-    log.error("error %s: %r: %s", number, path, error if known else repr(error), exc_info=None if known else error)
-    return f"error {number} of the service, not of the request; its log says more"
 
 
 def _as_json(scope: Scope) -> Scope:

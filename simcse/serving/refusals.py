@@ -1,0 +1,93 @@
+"""Refused requests: with which status, and in which words."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+
+from simcse.errors import SimCSEError
+from simcse.search.fingerprint import OtherEncoderError
+from simcse.serving.batcher import ClosedError, QueueFullError
+from simcse.serving.schemas import ErrorResponse
+
+__all__ = ["OTHER_ENCODER", "REFUSALS", "RequestError", "add_errors", "internal_error"]
+
+log = logging.getLogger(__name__)
+
+LONGEST_LINE = 500  # characters of a reason
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorResponse, "description": why}
+    for status, why in {
+        401: "no token, or a wrong one",
+        403: "sent by a page of another site",
+        413: "the body is too large",
+        421: "the Host header names another service",
+        422: "a value is wrong or out of its bounds",
+        429: "too many texts wait already: try again in a second",
+        503: "stopping, not answered in time, or the index is that of another encoder now",
+    }.items()
+}
+OTHER_ENCODER = (
+    "another encoder has built the index anew; start the service again with that encoder, or build the index with this "
+    "one"
+)
+
+
+class RequestError(Exception):
+    """A request asks for what is out of its bounds; the message is for the client."""
+
+
+def internal_error(path: str, error: Exception) -> str:
+    """What a client is told of a fault that is not its own; the log has the same number and what happened where."""
+    number = secrets.token_hex(4)
+    known = isinstance(error, SimCSEError)  # else it was not foreseen
+    log.error("error %s: %r: %s", number, path, error if known else repr(error), exc_info=None if known else error)
+    return f"error {number} of the service, not of the request; its log says more"
+
+
+def add_errors(app: FastAPI) -> None:
+    """Answer what handlers raise."""
+
+    def refuse(status: int, detail: str, **headers: str) -> Response:
+        line = " ".join(detail.split()).encode(errors="backslashreplace").decode()  # it may quote what is no text
+        line = line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE - 1]}…"
+        return JSONResponse({"detail": line}, status, headers or None)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        furthest = max(error.errors(), key=lambda one: len(one["loc"]))  # where several types are tried
+        place = ".".join(str(part) for part in furthest["loc"][1:] if "[" not in str(part))  # [: one of these types
+        why = furthest["msg"].removeprefix("Value error, ")
+        return refuse(422, f"{place or 'body'}: {why} (/docs shows what is expected)")
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> Response:
+        return refuse(error.status_code, error.detail, **(error.headers or {}))
+
+    @app.exception_handler(RequestError)
+    async def wrong(request: Request, error: RequestError) -> Response:
+        return refuse(422, str(error))
+
+    @app.exception_handler(OtherEncoderError)
+    async def other_encoder(request: Request, error: OtherEncoderError) -> Response:
+        log.error("%s: %s", request.url.path, error)
+        return refuse(503, OTHER_ENCODER)
+
+    @app.exception_handler(SimCSEError)
+    async def failed(request: Request, error: SimCSEError) -> Response:
+        return refuse(500, internal_error(request.url.path, error))
+
+    @app.exception_handler(QueueFullError)
+    async def busy(request: Request, error: QueueFullError) -> Response:
+        return refuse(429, "too many texts wait already; try again in a second", **{"retry-after": "1"})
+
+    @app.exception_handler(ClosedError)
+    @app.exception_handler(TimeoutError)
+    async def late(request: Request, error: Exception) -> Response:
+        return refuse(503, "the service is stopping" if isinstance(error, ClosedError) else "not answered in time")
