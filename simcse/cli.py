@@ -71,8 +71,8 @@ COMMANDS: dict[str, Command | Program | tuple[str, dict[str, Command]]] = {
         },
     ),
     "data": (
-        "Fetch the files of the SimCSE paper.",
-        {"sts": Command(data.sts, {})},
+        "Fetch the files of the SimCSE paper, or make a corpus of Python's documentation.",
+        {"sts": Command(data.sts, {}), "python-docs": Command(data.python_docs, {})},
     ),
     "inspect-data": Command(corpus.inspect_data, {"source": None}),
     "mine": Command(corpus.mine, {"pairs": None}),

@@ -46,14 +46,13 @@ def test_the_session_gives_what_it_says(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_the_first_training_command_works_at_once(tmp_path: Path) -> None:
     """As it is typed, in a folder that holds nothing, without data to evaluate on; but for the number of steps."""
-    [block] = re.findall(r"```\n(python -c .*?)```", read("README.md"), flags=re.S)
+    [block] = re.findall(r"```\n(simcse data python-docs .*?)```", read("README.md"), flags=re.S)
     make, train = block.strip().splitlines()
-    assert train.startswith("simcse train --data.train sentences.txt ")
+    assert train.startswith("simcse train --data.train corpus/docstrings.txt ")
     programs = tmp_path / "bin"
     programs.mkdir()
-    for name, start in (("python", ""), ("simcse", "-m simcse")):
-        (programs / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {start} "$@"\n')
-        (programs / name).chmod(0o755)
+    (programs / "simcse").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m simcse "$@"\n')
+    (programs / "simcse").chmod(0o755)
     environment = os.environ | {"PATH": f"{programs}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         ["sh", "-ec", f"{make}\n{train} --max_steps 1"], cwd=tmp_path, env=environment, capture_output=True, text=True,
@@ -73,7 +72,8 @@ def test_training_from_python_is_six_lines(
     monkeypatch.chdir(tmp_path)
     _, session = re.findall(r"```python\n(.*?)```", read("README.md"), flags=re.S)
     assert len([line for line in session.splitlines() if line]) == 6
-    (tmp_path / "sentences.txt").write_text("\n".join(sentences[:64]) + "\n")
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "docstrings.txt").write_text("\n".join(sentences[:64]) + "\n")
     values: dict[str, Any] = {}
     exec(session.replace("max_steps=100", "max_steps=1"), values)
     assert values["report"]["model"] == "runs/python/best"
@@ -134,21 +134,15 @@ def names_of(node: ast.stmt) -> set[str]:
 
 
 def test_every_option_of_the_commands_exists() -> None:
-    """`python train.py` and `accelerate launch ... train.py` lines parse with the parser of train.py."""
-    from simcse.console import Parser
-    from simcse.training.config import TrainConfig
+    """`simcse train`, `train.py` and `accelerate launch ... train.py` lines parse; their recipes are there."""
+    from simcse.commands.recipes import with_recipe_files
+    from simcse.commands.train import build_parser
 
-    parser = Parser()
-    parser.add_argument("--config", action="config")
-    parser.add_class_arguments(TrainConfig)
-    commands = [
-        line for name in DOCUMENTS for line in re.findall(r"^.*\btrain\.py --config .*$", read(name), flags=re.M)
-    ]
-    assert len(commands) >= 4
+    start = r"^.*\b(?:train\.py|simcse train) (--config .*)$"
+    commands = [line for name in DOCUMENTS for line in re.findall(start, read(name), flags=re.M)]
+    assert len(commands) >= 5
     for command in commands:
-        words = command.split("train.py ", 1)[1].removesuffix("\\").split()
-        config, options = ROOT / words[1], words[2:]
-        parser.parse_args(["--config", str(config), *options])
+        build_parser().parse_args(with_recipe_files(command.removesuffix("\\").split()))
 
 
 def test_a_launcher_is_shown_for_several_processes_only() -> None:

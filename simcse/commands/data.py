@@ -1,14 +1,16 @@
-"""`simcse data`: the files that evaluation and the paper's recipes read."""
+"""`simcse data`: the files that evaluation and the recipes read."""
 
 from __future__ import annotations
 
 import sys
+import sysconfig
 from pathlib import Path
 from typing import Literal
 
-from simcse.errors import DataError
+from simcse.data.python_docs import SEED, SHARE
+from simcse.errors import ConfigError, DataError
 
-__all__ = ["sts"]
+__all__ = ["python_docs", "sts"]
 
 
 def sts(*, output: str = "data", only: Literal["all", "sts", "wiki", "nli"] = "all") -> None:
@@ -48,3 +50,30 @@ def check_senteval(folder: Path) -> None:
 def tell(place: Path, what: str, new: bool) -> None:
     """Say what lies where."""
     print(f"{place}: {'fetched' if new else 'already there'}; {what}", file=sys.stderr)
+
+
+def python_docs(*, output: str, source: str | None = None, heldout: float = SHARE, seed: int = SEED) -> None:
+    """Make a training corpus from Python sources: names and their docstrings.
+
+    Writes train.csv (pairs), docstrings.txt (the same texts, one a line), heldout.csv (pairs of modules that are held
+    out) and corpus.jsonl (all docstrings, with metadata). The sources are parsed, never imported or run.
+
+    Args:
+        output: folder for the four files
+        source: folder of Python sources; default this Python's standard library
+        heldout: share of the top-level modules that is held out
+        seed: which modules are held out
+    """
+    from simcse.data.python_docs import collect, write_corpus
+
+    if not 0 < heldout < 1:
+        raise ConfigError(f"--heldout: found {heldout}, expected a share between 0 and 1, such as {SHARE}")
+    folder = Path(source or sysconfig.get_path("stdlib"))
+    if not folder.is_dir():
+        raise ConfigError(f"--source {folder}: no such folder; name one that holds Python files")
+    entries, unreadable = collect(folder)
+    version = f"Python {sys.version_info[0]}.{sys.version_info[1]}"
+    for file in unreadable:
+        print(f"warning: {folder / file}: cannot be read as {version}, left out", file=sys.stderr)
+    for name, rows in write_corpus(entries, Path(output), share=heldout, seed=seed).items():
+        print(f"{rows:6,} rows  {Path(output) / name}", file=sys.stderr)

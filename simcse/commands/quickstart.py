@@ -54,12 +54,12 @@ def main(argv: Sequence[str]) -> None:
     index = folder / "index"
 
     source = [] if options.source == sysconfig.get_path("stdlib") else ["--source", options.source]
-    step("python", "-m", "simcse.commands.python_docs", "--output", corpus.parent, *source)
+    step("data", "python-docs", "--output", corpus.parent, *source)
     again = ["--resume", "auto"] if folder.exists() else []
-    step("simcse", "train", "--config", options.config, *again)
+    step("train", "--config", options.config, *again)
     check_gain(folder, options.least_gain)
-    step("simcse", "index", "build", "--model", folder / "best", "--output", index, "--overwrite", "--input", corpus)
-    step("simcse", "index", "search", index, *QUESTIONS, "--top_k", "3", "--format", "text")
+    step("index", "build", "--model", folder / "best", "--output", index, "--overwrite", "--input", corpus)
+    step("index", "search", index, *QUESTIONS, "--top_k", "3", "--format", "text")
     show_way_on(folder, options.config, time.perf_counter() - started)
 
 
@@ -80,13 +80,12 @@ def places(config: str) -> tuple[Path, Path]:
         ) from None
 
 
-def step(program: str, *arguments: str | Path) -> None:
-    """Show a command on stderr and run it; a command that fails has told why, and ends the road with its status."""
+def step(*arguments: str | Path) -> None:
+    """Show a `simcse` command on stderr and run it; a command that fails has told why, and ends the road with its status."""
     words = [str(argument) for argument in arguments]
-    print(f"\n$ {shlex.join([program, *words])}", file=sys.stderr, flush=True)
+    print(f"\n$ {shlex.join(['simcse', *words])}", file=sys.stderr, flush=True)
     # a group of its own: Ctrl-C of a terminal reaches us alone, and the command once
-    program_here = [sys.executable] if program == "python" else [sys.executable, "-m", "simcse"]
-    running = subprocess.Popen([*program_here, *words], process_group=0)
+    running = subprocess.Popen([sys.executable, "-m", "simcse", *words], process_group=0)
     before = {number: signal.signal(number, lambda n, _: running.send_signal(n)) for number in heard_signals()}
     status = running.wait()
     for number, handler in before.items():

