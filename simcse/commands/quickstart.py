@@ -81,9 +81,9 @@ def places(config: str) -> tuple[Path, Path]:
 
 
 def step(*arguments: str | Path) -> None:
-    """Show a `simcse` command on stderr and run it; a command that fails has told why, and ends the road with its status."""
+    """Show a command of `simcse` on stderr and run it; one that fails has told why, and ends the road with its status."""
     words = [str(argument) for argument in arguments]
-    print(f"\n$ {shlex.join(['simcse', *words])}", file=sys.stderr, flush=True)
+    print(f"\n$ simcse {shlex.join(words)}", file=sys.stderr, flush=True)
     # a group of its own: Ctrl-C of a terminal reaches us alone, and the command once
     running = subprocess.Popen([sys.executable, "-m", "simcse", *words], process_group=0)
     before = {number: signal.signal(number, lambda n, _: running.send_signal(n)) for number in heard_signals()}
