@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shutil
 from pathlib import Path
@@ -15,7 +14,6 @@ import torch
 from sentence_transformers import SentenceTransformer
 from tiny import build_encoder
 from transformers import AutoModel, AutoTokenizer
-from transformers.utils import logging as transformers_logging
 
 from simcse import ConfigError, ModelError, SentenceEncoder
 from simcse.encoder.projection import Projection
@@ -33,58 +31,6 @@ def change(file: Path, **entries: object) -> None:
 
 def unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-
-
-@pytest.mark.parametrize(
-    ("kind", "how"),
-    [
-        ("bert", "mean"),
-        ("bert", "cls"),
-        ("bert", "cls and head"),
-        ("roberta", "cls and head"),
-        ("bert", "cls and head of other width"),
-        ("bert", "first_last_mean"),
-    ],
-)
-def test_the_lines_of_the_readme(
-    tmp_path: Path, sentences: list[str], kind: str, how: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    """They are run as they stand there; transformers reports no weight as missing, none as unexpected."""
-    encoder = load(build_encoder(tmp_path / "plain", kind=kind), pooling=how.split(" ")[0])
-    if "head" in how:
-        torch.manual_seed(3)
-        encoder.projection = Projection(encoder.width, 16 if "other" in how else None)
-        torch.nn.init.normal_(encoder.projection.linear.bias)
-    folder = encoder.save_pretrained(tmp_path / "best")
-    texts = [sentences[0]] * 3  # of one length: no padding to leave out of a mean
-    expected = encoder.encode(texts)
-
-    readme = (Path(__file__).parents[2] / "docs" / "checkpoints.md").read_text(encoding="utf-8")
-    code = readme.split("```python\n")[1].split("```")[0].replace("runs/mine/best", str(folder))
-    values: dict[str, Any] = {"texts": texts}
-    transformers_logging.enable_propagation()  # type: ignore[no-untyped-call]
-    with caplog.at_level(logging.WARNING), torch.no_grad():
-        exec(code, values)
-    transformers_logging.disable_propagation()  # type: ignore[no-untyped-call]
-    assert not [record.getMessage() for record in caplog.records if "LOAD REPORT" in record.getMessage()]
-
-    np.testing.assert_allclose(values["vectors"], expected, atol=1e-5)
-    output, states = values["output"], values["output"].last_hidden_state.numpy()
-    pooled = output.pooler_output.numpy()
-    by_hand = {
-        "cls": states[:, 0],
-        "mean": states.mean(1),
-        "first_last_mean": np.mean([output.hidden_states[i].numpy() for i in (1, -1)], axis=0).mean(1)
-        if how == "first_last_mean"
-        else None,
-    }[how.split(" ")[0]]
-    if how == "cls and head":
-        np.testing.assert_allclose(pooled, encoder.encode(texts, normalize=False), atol=1e-5)
-    else:
-        assert not pooled.any()
-    if "head" not in how:
-        assert by_hand is not None
-        np.testing.assert_allclose(unit(by_hand), expected, atol=1e-5)
 
 
 def test_pooler_output_is_the_same_at_each_load(tiny_bert: Path, tmp_path: Path) -> None:
