@@ -35,8 +35,8 @@ DESCRIPTION = "Train and evaluate sentence encoders; encode, compare and search 
 
 
 class Command(NamedTuple):
-    """A function; which of its arguments are positional (`*` any number, `+` at least one, None one); which are lists,
-    by spaces or commas; which are texts, by spaces alone.
+    """A function; which of its arguments are positional (`*` any number, `+` at least one, `?` one or none, None one);
+    which are lists, by spaces or commas; which are texts, by spaces alone.
     """
 
     function: Callable[..., None]
@@ -80,7 +80,7 @@ COMMANDS: dict[str, Command | Program | tuple[str, dict[str, Command]]] = {
     "cluster": Command(corpus.cluster, {"index": None}),
     "export": Command(export.export, {"model": None}),
     "push": Command(push.push, {"path": None, "repo": None}),
-    "serve": Command(serve.serve, {"index": None}),
+    "serve": Command(serve.serve, {"index": "?"}),
     "compare": Command(compare.compare, {"a": None, "b": None}, ("tasks",)),
     "plot": Command(plot.plot, {"runs": "+"}, ("kinds", "formats")),
     "postprocess": Command(postprocess.postprocess, {"input": None}),
@@ -141,7 +141,8 @@ def _add(subcommands: Any, name: str, command: Command, path: str, arguments: Se
     helps = {parameter.arg_name: " ".join((parameter.description or "").split()) for parameter in described.params}
     signature = inspect.signature(function).parameters.values()
     needed = [f"--{p.name} {p.name.upper()}" for p in signature if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
-    places = [f"[{n.upper()} ...]" if count == "*" else n.upper() for n, count in command.positional.items()]
+    forms = {"*": "[{} ...]", "?": "[{}]"}
+    places = [forms.get(count or "", "{}").format(name.upper()) for name, count in command.positional.items()]
     parser = Parser(
         description=f"{described.short_description} {described.long_description or ''}",
         usage=" ".join(["simcse", path, *places, *needed, "[options]"]),
@@ -151,7 +152,7 @@ def _add(subcommands: Any, name: str, command: Command, path: str, arguments: Se
         return
     for argument, count in command.positional.items():
         action = parser.add_argument(argument, nargs=count, help=helps[argument], metavar=argument.upper())
-        action.required = count != "*"
+        action.required = count not in forms
     for argument in (*command.lists, *command.texts):
         parser.add_argument(f"--{argument}", nargs="+", type=str, default=[], help=helps[argument])
     switches = [p.name for p in signature if p.default is False]

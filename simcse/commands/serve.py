@@ -12,7 +12,7 @@ __all__ = ["serve"]
 
 
 def serve(
-    index: str,
+    index: str | None = None,
     *,
     model: str | None = None,
     host: str = "127.0.0.1",
@@ -32,18 +32,19 @@ def serve(
     threads: int | None = None,
     timeout: float = 30.0,
 ) -> None:
-    """Serve an index over HTTP, with a page to use it.
+    """Serve an index over HTTP, with a page to use it; or an encoder alone.
 
     The page is at /, the interface at /docs, its OpenAPI document at /openapi.json, a health check at /healthz and
-    counters for Prometheus at /metrics. Ctrl-C or SIGTERM stops it when the requests at hand are answered.
+    counters for Prometheus at /metrics. OpenAI's clients find the encoder at /v1. Ctrl-C or SIGTERM stops it when the
+    requests at hand are answered.
 
     Args:
-        index: folder of the index
+        index: folder of the index; without one, --model is served alone
         model: the encoder that built the index; default the name in its manifest
         host: address to listen on; 0.0.0.0 is every one of this machine
         port: port to listen on; 0 is a free one
         token: what clients must send as Authorization, Bearer TOKEN; better given as the variable SIMCSE_TOKEN, which
-            lists of processes do not show; default none is needed
+            lists of processes do not show; default none is needed, and texts are neither added nor deleted
         allowed_hosts: names in the Host header that are answered where there is no token, beside the host, localhost
             and loopback addresses, such as that of a proxy, separated by commas; under any other name a page of the
             web could read the index. On 0.0.0.0 every address and the machine's name are answered, too
@@ -69,6 +70,8 @@ def serve(
         max_body=max_body, max_text=max_text, max_texts=max_texts, max_top_k=max_top_k, max_queue=max_queue,
         max_batch=max_batch, max_wait_ms=max_wait_ms, timeout=timeout,
     )  # fmt: skip
+    if index is None and model is None:
+        raise ConfigError("serve: name the folder of an index, or an encoder to serve alone as --model")
     if map_points < 1:
         raise ConfigError(f"--map_points: found {map_points}, expected at least 1")
     if threads is not None and threads < 1:
@@ -83,10 +86,11 @@ def serve(
         from simcse.serving.app import create_app
         from simcse.serving.threads import use_threads
 
-        name = model or SearchIndex.load(index).info["encoder"]
-        encoder = load_encoder(name, device, dtype)
-        opened = SearchIndex.load(index, encoder)
-        opened.threads = use_threads(threads)
+        encoder = load_encoder(model or SearchIndex.load(str(index)).info["encoder"], device, dtype)
+        opened = None if index is None else SearchIndex.load(index, encoder)
+        count = use_threads(threads)
+        if opened is not None:
+            opened.threads = count
         app = create_app(opened, encoder, limits=limits, token=token, hosts=hosts, map_points=map_points)
-        line = f"{index}: {len(opened)} texts"
+        line = f"{model}: an encoder without an index" if opened is None else f"{index}: {len(opened)} texts"
         run_server(app, listener, lambda url: print(f"{line} at {url}", file=sys.stderr, flush=True))

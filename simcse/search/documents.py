@@ -13,7 +13,7 @@ from simcse.data.opening import is_there
 from simcse.data.readers import read_texts
 from simcse.data.tabular import format_of, named_rows
 from simcse.errors import DataError, SearchError, shown
-from simcse.search.rows import Document, Id, checked_id, is_utf8, packed_metadata
+from simcse.search.rows import Document, Id, RowError, checked_id, is_utf8, packed_metadata
 
 __all__ = ["Document", "documents", "file_documents"]
 
@@ -59,7 +59,7 @@ def documents(
         texts = list(texts)
         for name, listed in (("ids", keys), ("metadata", mappings)):
             if listed is not None and len(listed) != len(texts):
-                raise SearchError(f"{name}: found {len(listed)} for {len(texts)} texts, expected one each")
+                raise RowError(f"{name}: found {len(listed)} for {len(texts)} texts, expected one each")
     for number, text in enumerate(texts):
         if not isinstance(text, str):
             raise SearchError(f"text {number}: found {shown(text)} ({type(text).__name__}), expected a str")

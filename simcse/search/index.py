@@ -23,7 +23,7 @@ from simcse.search.fingerprint import Identity
 from simcse.search.hit import Hit
 from simcse.search.nearest.plan import check_budget
 from simcse.search.queries import checked_floor, checked_texts, checked_top_k, sampled_vectors, unit_queries
-from simcse.search.rows import Document, Id, Row, check_all_there, numbered, plain_ids, typed_ids
+from simcse.search.rows import Document, Id, Row, RowError, check_all_there, numbered, plain_ids, typed_ids
 from simcse.search.select import create_storage, open_storage
 from simcse.search.storage import Filter, Storage
 from simcse.vectors import Encode, Encoder, Matrix, Roles, roles_of, unit_vectors
@@ -228,7 +228,7 @@ class SearchIndex:
                 keys = [key for key, _, _ in rows]
                 there = storage.contains(keys)
                 if there and not upsert:
-                    raise SearchError(
+                    raise RowError(
                         f"id {next(key for key in keys if key in there)!r} is in the index already; give another id, "
                         "or use upsert to replace its text"
                     )

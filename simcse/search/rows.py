@@ -14,6 +14,7 @@ __all__ = [
     "Document",
     "Id",
     "Row",
+    "RowError",
     "check_all_there",
     "checked_id",
     "is_utf8",
@@ -34,11 +35,15 @@ JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 NUMBER = re.compile(r"0|[1-9][0-9]{0,18}")
 
 
+class RowError(SearchError):
+    """A row that is asked for is not there, or one that is given cannot be stored; nothing is wrong with the index."""
+
+
 def plain_ids(ids: Any) -> list[Id]:
     """Ids to look for, one or several, as Python's own `int` and `str`; numpy's whole numbers count as such.
 
     Raises:
-        SearchError: something else among them. True and 1.0 equal 1, but are no ids.
+        RowError: something else among them. True and 1.0 equal 1, but are no ids.
     """
     if isinstance(ids, (str, int)) or not isinstance(ids, Iterable):
         ids = [ids]
@@ -49,7 +54,7 @@ def checked_id(key: Any) -> Id:
     """The id of a row to store, as Python's own `int` or `str`.
 
     Raises:
-        SearchError: neither a number from 0 to 2**63 - 1 nor a text; an empty text; NUL or half of a surrogate pair.
+        RowError: neither a number from 0 to 2**63 - 1 nor a text; an empty text; NUL or half of a surrogate pair.
     """
     plain = _plain(key)
     if isinstance(plain, int):
@@ -58,7 +63,7 @@ def checked_id(key: Any) -> Id:
     elif plain:
         if "\0" not in plain and is_utf8(plain):
             return plain
-        raise SearchError(f"id: found {shown(plain)}, expected a text without NUL and halves of surrogate pairs")
+        raise RowError(f"id: found {shown(plain)}, expected a text without NUL and halves of surrogate pairs")
     raise _no_id(plain)
 
 
@@ -81,12 +86,12 @@ def check_all_there(wanted: Sequence[Id], there: Iterable[Id], done: str = "") -
     """Refuse ids that are not there.
 
     Raises:
-        SearchError: names the first, and how many more there are.
+        RowError: names the first, and how many more there are.
     """
     present = set(there)
     if missing := [key for key in wanted if key not in present]:
         more = f" and {len(missing) - 1} more of {len(wanted)}" if len(missing) > 1 else ""
-        raise SearchError(f"id {shown(missing[0])}{more} is not in the index{done}")
+        raise RowError(f"id {shown(missing[0])}{more} is not in the index{done}")
 
 
 def numbered(documents: Iterable[Document], explicit: set[Id], following: int) -> tuple[list[Row], int]:
@@ -98,17 +103,17 @@ def numbered(documents: Iterable[Document], explicit: set[Id], following: int) -
         following: the next free number.
 
     Raises:
-        SearchError: an id that is none, or occurs twice; a text or metadata that cannot be stored.
+        RowError: an id that is none, or occurs twice; a text or metadata that cannot be stored.
     """
     rows: list[Row] = []
     for key, text, metadata in documents:
         key = checked_id(following if key is None else key)
         if key in explicit:
-            raise SearchError(f"id {shown(key)} is given twice; each text needs its own")
+            raise RowError(f"id {shown(key)} is given twice; each text needs its own")
         if not isinstance(text, str):
-            raise SearchError(f"row with id {shown(key)}: found the text {shown(text)}, expected a str")
+            raise RowError(f"row with id {shown(key)}: found the text {shown(text)}, expected a str")
         if not is_utf8(text):
-            raise SearchError(f"row with id {shown(key)}: text cannot be stored as UTF-8: half of a surrogate pair")
+            raise RowError(f"row with id {shown(key)}: text cannot be stored as UTF-8: half of a surrogate pair")
         packed_metadata(metadata, f"row with id {shown(key)}: ")
         explicit.add(key)
         following = max(following, key + 1) if isinstance(key, int) else following
@@ -120,20 +125,20 @@ def packed_metadata(metadata: Any, whose: str = "") -> str:
     """Metadata as JSON.
 
     Raises:
-        SearchError: no mapping; a name that is no text, or holds NUL; NaN; what JSON or UTF-8 cannot write.
+        RowError: no mapping; a name that is no text, or holds NUL; NaN; what JSON or UTF-8 cannot write.
     """
     if not isinstance(metadata, Mapping):
-        raise SearchError(f"{whose}metadata: found {shown(metadata)}, expected a mapping such as {{'lang': 'en'}}")
+        raise RowError(f"{whose}metadata: found {shown(metadata)}, expected a mapping such as {{'lang': 'en'}}")
     try:
         for name, value in metadata.items():
             if not isinstance(name, str) or "\0" in name:
-                raise SearchError(f"{whose}metadata: found the name {shown(name)}, expected a text without NUL")
+                raise RowError(f"{whose}metadata: found the name {shown(name)}, expected a text without NUL")
             if isinstance(value, (dict, list, tuple)):
                 _check_depth(value, DEEPEST)
         packed = JSON.encode(metadata)
         packed.encode()
     except (TypeError, ValueError) as error:  # UnicodeEncodeError is a ValueError
-        raise SearchError(f"{whose}metadata cannot be stored as UTF-8 JSON ({error})") from error
+        raise RowError(f"{whose}metadata cannot be stored as UTF-8 JSON ({error})") from error
     return packed
 
 
@@ -157,8 +162,8 @@ def _plain(key: Any) -> Id:
     return number
 
 
-def _no_id(key: Any) -> SearchError:
-    return SearchError(f"id: found {shown(key)}, expected a text or a number from 0 to 2**63 - 1")
+def _no_id(key: Any) -> RowError:
+    return RowError(f"id: found {shown(key)}, expected a text or a number from 0 to 2**63 - 1")
 
 
 def _check_depth(value: Any, levels: int) -> None:

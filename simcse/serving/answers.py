@@ -20,7 +20,7 @@ from simcse.search.storage import Filter
 from simcse.serving.metrics import Metrics
 from simcse.vectors import Encode, Matrix, unit_vectors
 
-__all__ = ["Answer", "Answers", "Filtering", "Filters", "Search", "Task"]
+__all__ = ["Answer", "Answers", "Filtering", "Filters", "Search", "Task", "listed"]
 
 
 @dataclass(frozen=True)
@@ -138,6 +138,11 @@ class Answers:
         for n, vector, hits, one in zip(numbers, vectors, found, wanted, strict=True):
             least = -np.inf if one.min_score is None else one.min_score
             answers[n] = Answer(vector, [hit for hit in hits[: one.top_k] if hit.score >= least])
+
+
+def listed(values: Matrix, digits: int = 7) -> Any:
+    """Numbers (n, d) as JSON, rounded."""
+    return np.round(values.astype(np.float64), digits).tolist()
 
 
 def _groups(tasks: Sequence[Task]) -> list[list[int]]:

@@ -18,12 +18,14 @@ from simcse import __version__
 from simcse.display.hits import SCORE_DIGITS, hits_as_json
 from simcse.encoder.model import SentenceEncoder
 from simcse.search.index import SearchIndex
-from simcse.serving.answers import Search
+from simcse.serving.answers import Search, listed
+from simcse.serving.documents import add_document_paths
 from simcse.serving.facts import facts_of, shown_name
 from simcse.serving.guard import Guard
 from simcse.serving.hosts import Hosts
 from simcse.serving.limits import Limits
 from simcse.serving.metrics import CONTENT_TYPE
+from simcse.serving.openai import add_openai_paths
 from simcse.serving.refusals import REFUSALS, RequestError, add_errors
 from simcse.serving.schemas import (
     EncodeRequest,
@@ -36,7 +38,6 @@ from simcse.serving.schemas import (
     SimilarityResponse,
 )
 from simcse.serving.service import Service
-from simcse.vectors import Matrix
 
 __all__ = ["create_app"]
 
@@ -45,7 +46,7 @@ ABOUT = "Search an index of texts by meaning, compare texts, and turn them into 
 
 
 def create_app(
-    index: SearchIndex,
+    index: SearchIndex | None,
     encoder: SentenceEncoder,
     *,
     limits: Limits | None = None,
@@ -56,14 +57,14 @@ def create_app(
     """The ASGI app.
 
     Args:
-        index: to search.
+        index: to search; None serves the encoder alone.
         encoder: the one that built it.
         limits: default `Limits()`.
-        token: what clients must send as `Authorization: Bearer TOKEN`; default nothing.
+        token: what clients must send as `Authorization: Bearer TOKEN`; default nothing, and the index is not changed.
         hosts: what the Host header must name where there is no token; default localhost and loopback addresses.
         map_points: texts on the map, at most.
     """
-    service = Service(index, encoder, limits or Limits(), map_points)
+    service = Service(index, encoder, limits or Limits(), map_points, token is not None)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -80,6 +81,8 @@ def create_app(
         title="simcse", description=ABOUT, version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None
     )
     _add_api(app, service)
+    add_document_paths(app, service)
+    add_openai_paths(app, service)
     _add_map(app, service)
     _add_operations(app, service)
     _add_page(app)
@@ -108,18 +111,14 @@ def _add_api(app: FastAPI, service: Service) -> None:
         vectors = await service.vectors([*request.a, *(request.b or [])])  # (n_a + n_b, d)
         rows = vectors[: len(request.a)]  # (n_a, d)
         columns = rows if request.b is None else vectors[len(request.a) :]  # (n_b, d)
-        return JSONResponse({"scores": _listed(np.clip(rows @ columns.T, -1, 1), SCORE_DIGITS)})
+        return JSONResponse({"scores": listed(np.clip(rows @ columns.T, -1, 1), SCORE_DIGITS)})
 
     @app.post("/api/encode", response_model=EncodeResponse, responses=REFUSALS, summary="Turn texts into vectors")
     async def encode(request: EncodeRequest) -> Response:
         vectors = await service.vectors(request.texts, request.role)  # (n, d)
         return JSONResponse(
-            {"vectors": _listed(vectors, 7), "dimension": vectors.shape[1], "model": shown_name(service.encoder.name)}
+            {"vectors": listed(vectors), "dimension": vectors.shape[1], "model": shown_name(service.encoder.name)}
         )
-
-
-def _listed(values: Matrix, digits: int) -> Any:
-    return np.round(values.astype(np.float64), digits).tolist()
 
 
 def _add_map(app: FastAPI, service: Service) -> None:

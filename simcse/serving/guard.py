@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from simcse.serving.hosts import Hosts
 from simcse.serving.limits import Limits
 from simcse.serving.metrics import Metrics
-from simcse.serving.refusals import internal_error
+from simcse.serving.refusals import internal_error, refusal
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -27,7 +27,7 @@ HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
 ]
-NEEDS_TOKEN = ("/api/", "/metrics", "/openapi.json")
+NEEDS_TOKEN = ("/api/", "/v1/", "/metrics", "/openapi.json")
 LONGEST_QUOTE = 100  # characters of what a client sent, in an answer to it
 
 
@@ -69,16 +69,16 @@ class Guard:
             if refused is None:
                 body, refused = await self._read(scope, receive)
             if refused is not None:
-                await _respond(send_with_headers, *refused)
+                await _respond(send_with_headers, scope, *refused)
                 return
             await self._app(_as_json(scope), _replay(body, receive), send_with_headers)
         except asyncio.CancelledError:  # the server stops, and has waited for this request long enough
             if not started:
-                await _respond(send_with_headers, 503, "the service is stopping")
+                await _respond(send_with_headers, scope, 503, "the service is stopping")
         except Exception as error:
             if started:  # too late for another status: the connection is cut
                 raise
-            await _respond(send_with_headers, 500, internal_error(scope["path"], error))
+            await _respond(send_with_headers, scope, 500, internal_error(scope["path"], error))
         finally:
             self._metrics.requests.labels(path, str(status)).inc()
             self._metrics.request_seconds.labels(path).observe(time.perf_counter() - begin)
@@ -161,8 +161,9 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return replayed
 
 
-async def _respond(send: Send, status: int, detail: str) -> None:
-    body = json.dumps({"detail": detail}).encode()
+async def _respond(send: Send, scope: Scope, status: int, detail: str) -> None:
+    status, values = refusal(scope["path"], status, detail)
+    body = json.dumps(values).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     if status == 401:
         headers.append((b"www-authenticate", b"Bearer"))

@@ -13,10 +13,11 @@ from starlette.exceptions import HTTPException
 
 from simcse.errors import SimCSEError
 from simcse.search.fingerprint import OtherEncoderError
+from simcse.search.rows import RowError
 from simcse.serving.batcher import ClosedError, QueueFullError
 from simcse.serving.schemas import ErrorResponse
 
-__all__ = ["OTHER_ENCODER", "REFUSALS", "RequestError", "add_errors", "internal_error"]
+__all__ = ["OTHER_ENCODER", "REFUSALS", "RequestError", "add_errors", "internal_error", "refusal"]
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +26,8 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorResponse, "description": why}
     for status, why in {
         401: "no token, or a wrong one",
-        403: "sent by a page of another site",
+        403: "sent by a page of another site, or a change of an index without a token",
+        404: "there is no index, but an encoder alone",
         413: "the body is too large",
         421: "the Host header names another service",
         422: "a value is wrong or out of its bounds",
@@ -33,6 +35,8 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
         503: "stopping, not answered in time, or the index is that of another encoder now",
     }.items()
 }
+OPENAI = "/v1/"  # paths below it answer in the shape of OpenAI's interface
+OPENAI_CODES = {401: "invalid_api_key", 404: "not_found", 429: "rate_limit_exceeded"}
 OTHER_ENCODER = (
     "another encoder has built the index anew; start the service again with that encoder, or build the index with this "
     "one"
@@ -41,6 +45,15 @@ OTHER_ENCODER = (
 
 class RequestError(Exception):
     """A request asks for what is out of its bounds; the message is for the client."""
+
+
+def refusal(path: str, status: int, detail: str, place: str | None = None) -> tuple[int, dict[str, Any]]:
+    """Status and body of a refusal: `{"detail": ...}`, or what OpenAI's clients read; `place` is the field at fault."""
+    if not path.startswith(OPENAI):
+        return status, {"detail": detail}
+    status = 400 if status == 422 else status
+    kind = "server_error" if status >= 500 else "invalid_request_error"
+    return status, {"error": {"message": detail, "type": kind, "param": place, "code": OPENAI_CODES.get(status)}}
 
 
 def internal_error(path: str, error: Exception) -> str:
@@ -54,40 +67,44 @@ def internal_error(path: str, error: Exception) -> str:
 def add_errors(app: FastAPI) -> None:
     """Answer what handlers raise."""
 
-    def refuse(status: int, detail: str, **headers: str) -> Response:
+    def refuse(request: Request, status: int, detail: str, place: str | None = None, **headers: str) -> Response:
         line = " ".join(detail.split()).encode(errors="backslashreplace").decode()  # it may quote what is no text
         line = line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE - 1]}…"
-        return JSONResponse({"detail": line}, status, headers or None)
+        status, body = refusal(request.url.path, status, line, place)
+        return JSONResponse(body, status, headers or None)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
         furthest = max(error.errors(), key=lambda one: len(one["loc"]))  # where several types are tried
         place = ".".join(str(part) for part in furthest["loc"][1:] if "[" not in str(part))  # [: one of these types
         why = furthest["msg"].removeprefix("Value error, ")
-        return refuse(422, f"{place or 'body'}: {why} (/docs shows what is expected)")
+        return refuse(request, 422, f"{place or 'body'}: {why} (/docs shows what is expected)", place or None)
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
-        return refuse(error.status_code, error.detail, **(error.headers or {}))
+        return refuse(request, error.status_code, error.detail, **(error.headers or {}))
 
     @app.exception_handler(RequestError)
-    async def wrong(request: Request, error: RequestError) -> Response:
-        return refuse(422, str(error))
+    @app.exception_handler(RowError)
+    async def wrong(request: Request, error: Exception) -> Response:
+        return refuse(request, 422, str(error))
 
     @app.exception_handler(OtherEncoderError)
     async def other_encoder(request: Request, error: OtherEncoderError) -> Response:
         log.error("%s: %s", request.url.path, error)
-        return refuse(503, OTHER_ENCODER)
+        return refuse(request, 503, OTHER_ENCODER)
 
     @app.exception_handler(SimCSEError)
     async def failed(request: Request, error: SimCSEError) -> Response:
-        return refuse(500, internal_error(request.url.path, error))
+        return refuse(request, 500, internal_error(request.url.path, error))
 
     @app.exception_handler(QueueFullError)
     async def busy(request: Request, error: QueueFullError) -> Response:
-        return refuse(429, "too many texts wait already; try again in a second", **{"retry-after": "1"})
+        return refuse(request, 429, "too many texts wait already; try again in a second", **{"retry-after": "1"})
 
     @app.exception_handler(ClosedError)
     @app.exception_handler(TimeoutError)
     async def late(request: Request, error: Exception) -> Response:
-        return refuse(503, "the service is stopping" if isinstance(error, ClosedError) else "not answered in time")
+        return refuse(
+            request, 503, "the service is stopping" if isinstance(error, ClosedError) else "not answered in time"
+        )

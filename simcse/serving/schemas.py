@@ -18,9 +18,16 @@ from pydantic import (
 )
 
 __all__ = [
+    "AddRequest",
+    "AddResponse",
+    "DeleteRequest",
+    "DeleteResponse",
+    "EmbeddingsRequest",
+    "EmbeddingsResponse",
     "EncodeRequest",
     "EncodeResponse",
     "ErrorResponse",
+    "OpenAIErrorResponse",
     "PlaceRequest",
     "PlaceResponse",
     "SearchRequest",
@@ -61,6 +68,15 @@ def _bounded(where: Any) -> Any:
         if longest > LONGEST_VALUE:
             raise ValueError(f"field {name!r}: found a text of {longest} characters, expected at most {LONGEST_VALUE}")
     return where
+
+
+def _no_token_ids(texts: Any) -> Any:
+    if isinstance(texts, list) and texts and isinstance(texts[0], (int, list)):
+        raise ValueError(
+            "found token ids, expected texts: this encoder has a vocabulary of its own (LangChain's OpenAIEmbeddings "
+            "sends texts with check_embedding_ctx_length=False)"
+        )
+    return texts
 
 
 # each list stops at its first fault: noting half a million would delay every other request
@@ -157,6 +173,82 @@ class EncodeResponse(BaseModel):
     model: str
 
 
+class AddRequest(_Request):
+    """Texts to add to the index, all or none."""
+
+    texts: Texts = Field(min_length=1, examples=[["A cat sleeps."]])
+    ids: Annotated[list[Key], Field(fail_fast=True)] | None = Field(
+        None,
+        description="one for each text, a number from 0 on or a text; default the next free numbers",
+        examples=[None],
+    )
+    metadata: Annotated[list[dict[Text, Any] | None], Field(fail_fast=True)] | None = Field(
+        None, description="JSON values to keep, and to filter by, for each text", examples=[[{"lang": "en"}]]
+    )
+    upsert: StrictBool = Field(False, description="whether a text whose id is there already replaces the old one")
+
+
+class AddResponse(BaseModel):
+    """What was added; it is durable."""
+
+    ids: list[Key] = Field(description="of the texts, in their order")
+
+
+class DeleteRequest(_Request):
+    """Texts to delete from the index, all or none."""
+
+    ids: Annotated[list[Key], Field(fail_fast=True, min_length=1)] = Field(examples=[[0]])
+
+
+class DeleteResponse(BaseModel):
+    """What was deleted, durably."""
+
+    deleted: int
+
+
+class EmbeddingsRequest(_Request):
+    """Texts to encode, as OpenAI's clients ask for it."""
+
+    input: Annotated[Text | Texts, BeforeValidator(_no_token_ids)] = Field(
+        description="a text, or several", examples=["A cat sleeps."]
+    )
+    model: Text | None = Field(None, description="given back; the service has one encoder", examples=[None])
+    encoding_format: Literal["float", "base64"] = Field(
+        "float", description="numbers, or base64 of them as float32 in little-endian order"
+    )
+    dimensions: StrictInt | None = Field(
+        None, ge=1, description="the first dimensions to keep, scaled to length 1 again; default all", examples=[None]
+    )
+    user: Text | None = Field(None, description="ignored", examples=[None])
+    role: Literal["query", "document"] | None = Field(
+        None, description="as of /api/encode, which OpenAI's interface does not know", examples=[None]
+    )
+
+
+class EmbeddingResponse(BaseModel):
+    """A vector of length 1."""
+
+    object: Literal["embedding"]
+    index: int = Field(description="of its text in the request")
+    embedding: list[float] | str
+
+
+class UsageResponse(BaseModel):
+    """Tokens that the encoder has read."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingsResponse(BaseModel):
+    """Vectors in the order of the texts."""
+
+    object: Literal["list"]
+    data: list[EmbeddingResponse]
+    model: str
+    usage: UsageResponse
+
+
 class PlaceRequest(_Request):
     """What to find on the map."""
 
@@ -176,3 +268,18 @@ class ErrorResponse(BaseModel):
     """Why a request was refused, in one line: what was found, what is expected."""
 
     detail: str
+
+
+class OpenAIError(BaseModel):
+    """Why a request was refused."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class OpenAIErrorResponse(BaseModel):
+    """Why a request was refused, as OpenAI's clients read it."""
+
+    error: OpenAIError

@@ -18,7 +18,14 @@ from simcse.search.local import state
 from simcse.serving.app import create_app
 from simcse.serving.facts import shown_name
 from simcse.serving.limits import Limits
-from simcse.serving.schemas import EncodeRequest, PlaceRequest, SearchRequest, SimilarityRequest
+from simcse.serving.schemas import (
+    AddRequest,
+    EmbeddingsRequest,
+    EncodeRequest,
+    PlaceRequest,
+    SearchRequest,
+    SimilarityRequest,
+)
 
 
 def search(client, query, **options):
@@ -238,6 +245,8 @@ MANY = {
     "fields": ("/api/search", {"query": "a dog", "where": {str(n): [[]] for n in range(FAULTS)}}),
     "keys": ("/api/search", {str(n): 1 for n in range(FAULTS)}),
     "ids": ("/api/map/place", {"ids": [[]] * FAULTS}),
+    "texts to add": ("/api/documents", {"texts": [1] * FAULTS, "ids": [[]] * FAULTS, "metadata": [1] * FAULTS}),
+    "inputs": ("/v1/embeddings", {"input": [None] * FAULTS}),
 }
 
 
@@ -247,7 +256,7 @@ def test_a_body_full_of_faults_is_refused_at_the_first_of_them(case):
     path, body = MANY[case]
     model = {
         "/api/encode": EncodeRequest, "/api/similarity": SimilarityRequest, "/api/search": SearchRequest,
-        "/api/map/place": PlaceRequest,
+        "/api/map/place": PlaceRequest, "/api/documents": AddRequest, "/v1/embeddings": EmbeddingsRequest,
     }[path]  # fmt: skip
     with pytest.raises(ValidationError) as refused:
         model.model_validate(body)
@@ -419,7 +428,7 @@ def test_of_a_folder_only_its_name_is_shown(name, shown):
     assert shown_name(name) == shown
 
 
-@pytest.mark.parametrize("path", ["/api/info", "/api/map", "/metrics", "/openapi.json"])
+@pytest.mark.parametrize("path", ["/api/info", "/api/map", "/metrics", "/openapi.json", "/v1/models"])
 def test_a_token_is_needed_where_it_is_set(index, encoder, client_of, path):
     client = client_of(create_app(index, encoder, token="s3cret"))
     assert client.get(path).status_code == 401

@@ -159,3 +159,9 @@ def test_no_index_and_the_wrong_encoder_are_told_in_one_line(folder, tmp_path, t
     assert main(["serve", str(folder), "--port", "0", "--model", str(tiny_roberta)]) == 1
     [line] = capsys.readouterr().err.splitlines()
     assert "gives other vectors" in line
+
+
+def test_neither_an_index_nor_an_encoder_is_refused(capsys):
+    assert main(["serve"]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line == "error: serve: name the folder of an index, or an encoder to serve alone as --model"
