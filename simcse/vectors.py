@@ -9,12 +9,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePath
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from simcse.errors import EncoderError, SearchError, shown
+from simcse.errors import ConfigError, EncoderError, SearchError, did_you_mean, shown
 
 __all__ = [
     "CachedEncoder",
@@ -22,6 +22,7 @@ __all__ = [
     "Encoder",
     "Matrix",
     "Plane",
+    "Quantize",
     "Roles",
     "TimedEncoder",
     "encode_of",
@@ -31,6 +32,7 @@ __all__ = [
     "name_of",
     "options_of",
     "principal_plane",
+    "quantize",
     "roles_of",
     "unit_rows",
     "unit_vectors",
@@ -39,6 +41,8 @@ __all__ = [
 Matrix = npt.NDArray[np.float32]
 Encode = Callable[[list[str]], Any]
 """Texts to vectors: `encode(list of n) -> (n, d)` array or tensor, normalised or not."""
+Quantize = Literal["none", "float16", "int8", "binary"]
+"""What `quantize` makes of float32."""
 
 
 class Encoder(Protocol):
@@ -196,6 +200,38 @@ def unit_rows(
     lengths[lengths == 0] = 1
     units: Matrix = (vectors / lengths[:, None]).astype(np.float32)  # (n, d)
     return units
+
+
+def quantize(vectors: Matrix, kind: Quantize) -> npt.NDArray[Any]:
+    """Vectors (n, d) in fewer bytes.
+
+    - float16: (n, d), half of the bytes.
+    - int8: (n, d), a quarter: each row times 127 over its own largest value. It keeps directions only, so cosines need
+      no scale: a row over its length is the unit vector again, to about a hundredth of its largest value.
+    - binary: (n, d / 8 rounded up) of uint8, a thirty-second: a bit for each value, 1 above 0, eight in a byte, the
+      first one the highest. faiss's binary indexes compare them by Hamming distance; sentence-transformers calls them
+      ubinary.
+
+    Args:
+        vectors: (n, d) of float32.
+        kind: float16, int8 or binary; none leaves them as they are.
+
+    Raises:
+        ConfigError: no such kind.
+    """
+    match kind:
+        case "none":
+            return vectors
+        case "float16":
+            return vectors.astype(np.float16)
+        case "int8":
+            largest = np.abs(vectors).max(axis=1, keepdims=True, initial=np.finfo(np.float32).tiny)  # (n, 1)
+            rounded: npt.NDArray[np.int8] = np.rint(vectors / largest * 127).astype(np.int8)
+            return rounded
+        case "binary":
+            return np.packbits(vectors > 0, axis=1)
+    known = get_args(Quantize)
+    raise ConfigError(f"quantize: found {kind!r}, expected one of {', '.join(known)}{did_you_mean(str(kind), known)}")
 
 
 class TimedEncoder:

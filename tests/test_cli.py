@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
@@ -10,6 +11,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 
 from simcse import SearchIndex, SentenceEncoder
@@ -92,6 +94,31 @@ def test_encode_to_a_file(capsys, tmp_path, tiny_bert):
     assert "v.npy: 4 vectors of dimension 32" in err
     expected = SentenceEncoder.from_pretrained(tiny_bert).encode(TEXTS)
     np.testing.assert_allclose(np.load(tmp_path / "v.npy"), expected, atol=1e-5)
+
+
+def test_encode_to_a_table_from_any_input(capsys, tmp_path, tiny_bert):
+    with gzip.open(tmp_path / "a.tsv.gz", "wt") as file:
+        file.write(f"sentence\tkey\n{TEXTS[0]}\ta\n{TEXTS[1]}\tb\n")
+    (tmp_path / "b.jsonl").write_text(
+        "".join(json.dumps({"key": k, "sentence": t}) + "\n" for k, t in enumerate(TEXTS))
+    )
+    columns = "--column", "sentence", "--id_column", "key"
+    inputs = (tmp_path / "a.tsv.gz", tmp_path / "b.jsonl", *columns)
+    target = tmp_path / "v.parquet"
+    status, _, err = printed(capsys, "encode", *inputs, "--model", tiny_bert, "--output", target, "--truncate_dim", 8)
+    assert status == 0, err
+    assert f"v.parquet: {2 + len(TEXTS)} vectors of dimension 8" in err
+    rows = pyarrow.parquet.read_table(target).to_pydict()
+    assert rows["id"] == ["a", "b", *map(str, range(len(TEXTS)))]
+    assert rows["text"] == TEXTS[:2] + TEXTS
+    expected = SentenceEncoder.from_pretrained(tiny_bert).encode(rows["text"], normalize=False)[:, :8]
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(np.array(rows["vector"]), expected, atol=1e-5)
+    command = ("encode", target, "--model", tiny_bert, "--quantize", "int8", "--output", tmp_path / "v.npz")
+    assert printed(capsys, *command)[0] == 0
+    with np.load(tmp_path / "v.npz") as arrays:
+        assert arrays["ids"].tolist() == rows["id"]
+        assert arrays["vectors"].dtype == np.int8
 
 
 def test_encode_in_a_pipe(tiny_bert):
@@ -242,7 +269,7 @@ def test_options_from_a_file(capsys, tmp_path, docs, tiny_bert):
         ("index build --model MODEL --input DOCS --output new --id_column ID", 1, "no column 'ID'"),
         ("index build --model nowhere/at/all --input DOCS --output new", 1, "nowhere/at/all"),
         ("encode gone.txt --model MODEL --output v.npy", 1, "gone.txt: no such file"),
-        ("encode DOCS --model MODEL --output v.txt", 2, "--output: found v.txt, expected a name that ends in .npy"),
+        ("encode DOCS --model MODEL --output v.txt", 2, "found v.txt, expected a name that ends in .npy, .npz"),
         ("similarity a --model MODEL", 2, "similarity: found 1 text, expected two or more"),
         ("similarity --model MODEL", 2, "similarity: expected either two or more texts, or --pairs FILE"),
     ],

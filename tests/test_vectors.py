@@ -9,13 +9,14 @@ import pytest
 import torch
 
 from simcse import SearchIndex
-from simcse.errors import EncoderError, ModelError, SearchError
+from simcse.errors import ConfigError, EncoderError, ModelError, SearchError
 from simcse.vectors import (
     CachedEncoder,
     TimedEncoder,
     encode_of,
     name_of,
     principal_plane,
+    quantize,
     unit_rows,
     unit_vectors,
 )
@@ -123,3 +124,44 @@ def test_one_text_or_equal_texts_make_a_plane(count: int) -> None:
     plane = principal_plane(vectors)
     assert np.isfinite(plane(vectors)).all()
     assert plane.shares == [0, 0]
+
+
+@pytest.mark.parametrize("d", [64, 61])
+def test_bits_are_those_of_sentence_transformers_and_rescored_in_faiss(d: int) -> None:
+    import faiss
+    from sentence_transformers.util import quantize_embeddings
+
+    rng = np.random.default_rng(0)
+    vectors = unit_rows(rng.normal(size=(500, d)))
+    bits = quantize(vectors, "binary")
+    np.testing.assert_array_equal(bits, quantize_embeddings(vectors, "ubinary"))
+    index = faiss.IndexBinaryFlat(8 * bits.shape[1])
+    index.add(bits)
+    queries = unit_rows(vectors[:20] + 0.1 * rng.normal(size=(20, d)))
+    distances, found = index.search(quantize(queries, "binary"), 40)
+    apart = np.unpackbits(bits[found[0, 1]] ^ quantize(queries, "binary")[0]).sum()
+    assert distances[0, 1] == apart
+    rescored = np.einsum("qd,qkd->qk", queries, vectors[found])
+    assert (found[np.arange(20), rescored.argmax(1)] == np.arange(20)).all()
+
+
+def test_int8_keeps_cosines_without_a_scale() -> None:
+    from sentence_transformers.util import quantize_embeddings
+
+    rng = np.random.default_rng(0)
+    vectors = unit_rows(rng.normal(size=(300, 96)) + 2 * rng.normal(size=96))  # with a common direction, as encoders
+    small = quantize(vectors, "int8")
+    assert small.dtype == np.int8
+    assert (np.abs(small).max(axis=1) == 127).all()
+    exact = vectors @ vectors.T
+    units = unit_rows(small)
+    assert np.abs(units @ units.T - exact).max() < 0.005
+    theirs = unit_rows(quantize_embeddings(vectors, "int8"))  # a scale and a zero for each dimension: no cosines
+    assert np.abs(theirs @ theirs.T - exact).max() > 0.1
+    assert not quantize(np.zeros((1, 8), np.float32), "int8").any()
+    half = quantize(vectors, "float16")
+    assert half.dtype == np.float16
+    np.testing.assert_allclose(half, vectors, atol=2e-4)
+    assert quantize(vectors, "none") is vectors
+    with pytest.raises(ConfigError, match=r"quantize: found 'int9', .*did you mean 'int8'"):
+        quantize(vectors, "int9")  # type: ignore[arg-type]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import sys
-from typing import Literal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
 
 from simcse.commands.shared import Format, as_text, load_encoder, print_json, sources
 from simcse.display.hits import SCORE_DIGITS
@@ -21,6 +23,9 @@ def encode(
     model: str,
     output: str = "-",
     column: str | None = None,
+    id_column: str | None = None,
+    quantize: Literal["none", "float16", "int8", "binary"] = "none",
+    truncate_dim: int | None = None,
     pooling: str | None = None,
     prompt: str | None = None,
     prompt_name: str | None = None,
@@ -36,15 +41,19 @@ def encode(
 ) -> None:
     """Turn texts into vectors.
 
-    Reads a text a line (txt, or - for standard input) or a column of csv, tsv, jsonl or parquet files, and writes a
-    numpy array (n, d) of float32, row i for text i. Memory stays constant with --output FILE, and a killed run goes on
-    where it was.
+    Reads a text a line (txt, or - for standard input) or a column of csv, tsv, jsonl or parquet files. Writes, by the
+    name of --output: .npy, an array (n, d), row i for text i; .npz, these as vectors, with ids; .parquet or .jsonl, a
+    row for each text with id, text and vector. Memory stays constant, and a killed run goes on where it was.
 
     Args:
         inputs: files of texts; standard input where none is named
         model: folder of a checkpoint, hub id, or package:NAME
-        output: the .npy file to write; - is standard output, for pipes
+        output: the file to write: .npy, .npz, .parquet or .jsonl; - is an .npy on standard output, for pipes
         column: the column that holds the text; default text, or the only one
+        id_column: the column that holds the id; default id or _id, and without one the number of the row from 0 on
+        quantize: float16; int8, each vector times 127 over its own largest value, which keeps cosines; binary, a bit a
+            dimension, 8 in a byte, for Hamming distance; docs/scale.md has the way to search and rescore them
+        truncate_dim: the first so many dimensions are kept, for a model that was trained for it (Matryoshka)
         pooling: cls, mean, last_token, first_last_mean or top2_mean; default what the checkpoint says
         prompt: text to put before each text; "" for none; default the checkpoint's default prompt, if it has one
         prompt_name: the same by the name that the checkpoint gives it, such as query
@@ -60,45 +69,59 @@ def encode(
         workers: encoders at work at the same time, with engine ray
     """
     if engine == "ray":
+        for name, value in {"id_column": id_column, "truncate_dim": truncate_dim, "quantize": quantize}.items():
+            if value not in (None, "none"):
+                raise ConfigError(f"{name} {value}: engine ray keeps all columns and float32; leave it out")
         from simcse.encoder.bulk.ray import encode_parquet
 
-        rows = encode_parquet(
+        done = encode_parquet(
             sources(inputs), output, model, workers=workers, column=column, prompt=prompt, prompt_name=prompt_name,
             role=role, pooling=pooling, max_length=max_length, normalize=normalize, device=device, dtype=dtype,
         )  # fmt: skip
-        print(f"{output}: {rows} rows with vectors", file=sys.stderr)
+        print(f"{output}: {done} rows with vectors", file=sys.stderr)
         return
-    from simcse.data.readers import read_texts
-    from simcse.encoder.bulk.npy import write_array
+    from simcse.data.readers import read_identified
     from simcse.files import check_writable
     from simcse.search.tools.build import count_rows
 
     if output == "-" and sys.stdout.isatty():
         raise ConfigError("--output: an array is nothing to read; name a file, such as vectors.npy, or pipe it on")
-    if output != "-" and not output.endswith(".npy"):
-        raise ConfigError(f"--output: found {output}, expected a name that ends in .npy")
-    files = sources(inputs)
-    texts = itertools.chain.from_iterable([read_texts(file, column=column) for file in files])
-    first = next(texts, None)
-    if first is None:
-        raise DataError(f"{', '.join(files)}: found no text, expected at least one")
-    texts = itertools.chain([first], texts)
-    total = None if "-" in files else count_rows(files)
     if output != "-":
+        from simcse.encoder.bulk.tables import check_format
+
+        check_format(Path(output))
         check_writable(output)
+    files = sources(inputs)
+    stream = itertools.chain(*[read_identified(file, column=column, id_column=id_column) for file in files])
+    head = list(itertools.islice(stream, 1))
+    if not head:
+        raise DataError(f"{', '.join(files)}: found no text, expected at least one")
+    rows: Iterator[tuple[int | str | None, str]] = itertools.chain(head, stream)
+    total = None if "-" in files else count_rows(files)
     encoder = load_encoder(model, device, dtype, pooling=pooling, max_length=max_length)
-    prompt, shown = encoder.resolve_prompt(prompt, prompt_name, role), sys.stderr.isatty()
+    if truncate_dim is not None and not 1 <= truncate_dim <= encoder.dimension:
+        raise ConfigError(f"truncate_dim: found {truncate_dim}, expected 1 to {encoder.dimension}, all of {model}'s")
+    encoder.truncate_dim = truncate_dim or encoder.truncate_dim
+    encoding: dict[str, Any] = {"normalize": normalize, "batch_size": batch_size, "show_progress": sys.stderr.isatty()}
+    encoding["prompt"] = encoder.resolve_prompt(prompt, prompt_name, role)
     if output == "-":
-        vectors = encoder.encode(
-            list(texts), prompt=prompt, normalize=normalize, batch_size=batch_size, show_progress=shown
-        )  # fmt: skip
-        write_array(sys.stdout.buffer, vectors)
+        from simcse.encoder.bulk.npy import write_array
+        from simcse.vectors import quantize as quantized
+
+        write_array(sys.stdout.buffer, quantized(encoder.encode([text for _, text in rows], **encoding), quantize))
         return
-    rows = encoder.encode_to(
-        output, texts, resume=resume, prompt=prompt, normalize=normalize, batch_size=batch_size, total=total,
-        show_progress=shown,
+    ids = None
+    if Path(output).suffix != ".npy":  # it holds none, and what nobody reads would stay in memory
+        rows, beside = itertools.tee(rows)
+        ids = (key for key, _ in beside)
+    count = encoder.encode_to(
+        output, (text for _, text in rows), ids=ids, quantize=quantize, resume=resume, total=total, **encoding
     )  # fmt: skip
-    print(f"{output}: {rows} vectors of dimension {encoder.dimension}", file=sys.stderr)
+    print(f"{output}: {count} vectors of dimension {encoder.dimension}{_kind(quantize)}", file=sys.stderr)
+
+
+def _kind(quantize: str) -> str:
+    return {"none": "", "binary": ", a bit each"}.get(quantize, f" as {quantize}")
 
 
 def similarity(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from simcse.errors import DataError, shown
 
-__all__ = ["LAYOUTS", "ROLES", "chosen_columns"]
+__all__ = ["ID_COLUMNS", "LAYOUTS", "ROLES", "VECTOR_COLUMN", "chosen_columns"]
 
 ROLES = (("text",), ("anchor", "positive"), ("anchor", "positive", "hard_negative"))
 # headers whose names say the roles, in whatever order they stand and whatever stands beside them; longest first
@@ -15,6 +15,8 @@ LAYOUTS = (
     ("sent0", "sent1"),
     ("anchor", "positive"),
 )
+ID_COLUMNS = ("id", "_id")
+VECTOR_COLUMN = "vector"  # of parquet files that are written here
 NOT_TEXT = frozenset({"_id", "gold", "id", "idx", "index", "label", "labels", "score", "similarity"})
 
 

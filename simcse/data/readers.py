@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from simcse.data.arrow import to_dataset
-from simcse.data.columns import ROLES, chosen_columns
+from simcse.data.columns import ID_COLUMNS, ROLES, chosen_columns
 from simcse.data.hub import hub_id, read_hub
 from simcse.data.opening import is_there, name_of
 from simcse.data.pairs import ScoredPairs, read_scored_pairs
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import datasets
     import pyarrow as pa
 
-__all__ = ["ScoredPairs", "read_scored_pairs", "read_texts", "read_training"]
+__all__ = ["ScoredPairs", "read_identified", "read_scored_pairs", "read_texts", "read_training"]
 
 BlankLines = Literal["error", "skip"]
 ROWS_A_BATCH, CHARACTERS_A_BATCH = 10_000, 64 * 2**20  # whichever comes first
@@ -145,20 +145,52 @@ def read_texts(source: str | Path, *, column: str | None = None) -> Iterator[str
         DataError: as `read_training`, when the row is reached; a missing file or column at once.
     """
     path = Path(source)
-    if str(source) != "-":
-        check_file(path)
-    if str(source) == "-" or format_of(path) == "txt":
-        if column is not None:
-            raise DataError(f"{name_of(path)}: column {column!r} is asked of lines of text, which have none")
+    names = _names(path, column)
+    if names is None:
         return _checked(lines(path))
-    if column is None:
-        names, _ = named_rows(path)
-        column = "text" if "text" in names else names[0]
-        if column != "text" and len(names) > 1:
-            raise DataError(
-                f"{path}: found columns {', '.join(names)}, expected one called text; name yours with the option column"
-            )
-    return _values(path, named_rows(path, columns=[column])[1])
+    return (text for _, text in _values(path, [_text_column(path, names, column)]))
+
+
+def read_identified(
+    source: str | Path, *, column: str | None = None, id_column: str | None = None
+) -> Iterator[tuple[int | str | None, str]]:
+    """As `read_texts`, each text behind its id; None where a row has none.
+
+    Args:
+        source: as of `read_texts`.
+        column: as of `read_texts`.
+        id_column: which column holds the id, a text or a whole number; default `id` or `_id`, if there is one.
+
+    Raises:
+        DataError: as `read_texts`; an id of another type.
+    """
+    path = Path(source)
+    names = _names(path, column or id_column)
+    key = id_column or next((name for name in ID_COLUMNS if name in (names or ())), None)
+    if names is None or key is None:
+        return zip(itertools.repeat(None), read_texts(source, column=column), strict=False)
+    return _values(path, [_text_column(path, names, column), key])
+
+
+def _names(path: Path, column: str | None) -> list[str] | None:
+    """The columns of a file; None of one of plain lines, which is asked for none."""
+    if str(path) != "-":
+        check_file(path)
+    if str(path) != "-" and format_of(path) != "txt":
+        return named_rows(path)[0]
+    if column is not None:
+        raise DataError(f"{name_of(path)}: column {column!r} is asked of lines of text, which have none")
+    return None
+
+
+def _text_column(path: Path, names: list[str], column: str | None) -> str:
+    rest = [name for name in names if name not in ID_COLUMNS] or names
+    found = column or ("text" if "text" in names else rest[0] if len(rest) == 1 else None)
+    if found is None:
+        raise DataError(
+            f"{path}: found columns {', '.join(names)}, expected one called text; name yours with the option column"
+        )
+    return found
 
 
 def _checked(texts: Iterator[str]) -> Iterator[str]:
@@ -167,9 +199,16 @@ def _checked(texts: Iterator[str]) -> Iterator[str]:
     return iter(()) if first is None else itertools.chain([first], texts)
 
 
-def _values(path: Path, rows: Iterator[Row]) -> Iterator[str]:
-    for number, values in rows:
-        value = values[0] if values else ""
-        if not isinstance(value, str):
-            raise DataError(f"{path}:{number}: found {shown(value)}, expected text")
-        yield value
+def _values(path: Path, columns: list[str]) -> Iterator[tuple[int | str | None, str]]:
+    """(id or None, text) by a column of texts, and perhaps one of ids; that they are there is seen at once."""
+
+    def values(rows: Iterator[Row]) -> Iterator[tuple[int | str | None, str]]:
+        for number, row in rows:
+            text, key = (*row, None)[:2] if row else ("", None)
+            if not isinstance(text, str):
+                raise DataError(f"{path}:{number}: found {shown(text)}, expected text")
+            if not isinstance(key, int | str | None):
+                raise DataError(f"{path}:{number}: found the id {shown(key)}, expected a text or a whole number")
+            yield key if key != "" else None, text
+
+    return values(named_rows(path, columns=columns)[1])

@@ -33,6 +33,7 @@ from simcse.errors import ConfigError, DataError
 from simcse.files import replaced_folder
 from simcse.tokens.batch import TokenBatch
 from simcse.tokens.tokenize import Tokenize, TokenizeCache
+from simcse.vectors import Quantize
 
 __all__ = ["SentenceEncoder"]
 
@@ -227,30 +228,35 @@ class SentenceEncoder(nn.Module):
         """As `encode`, of texts to be found: with the first of the prompts `document`, `passage`, `corpus`."""
         return self.encode(texts, **with_role("document", self.prompts, options))
 
+    @knows_other_names
     def encode_to(
         self,
         path: str | Path,
         texts: Iterable[str],
         *,
+        ids: Iterable[int | str | None] | None = None,
+        quantize: Quantize = "none",
         resume: bool = True,
         prompt: str | None = None,
         prompt_name: str | None = None,
+        role: Literal["query", "document"] | None = None,
         normalize: bool = True,
         batch_size: int | None = None,
         max_length: int | None = None,
         total: int | None = None,
         show_progress: bool = False,
     ) -> int:
-        """Encode any number of texts into an `.npy` file, in constant memory; returns how many.
+        """Encode any number of texts into an `.npy`, `.npz`, `.parquet` or `.jsonl` file; returns how many.
 
-        Options as in `encode` and `bulk.npy.encode_to`, which says what it raises.
+        Options as in `encode`, `vectors.quantize` and `bulk.npy.encode_to`, which says what it raises; `role` chooses
+        the prompt as `encode_query` and `encode_document` do.
         """
-        tokenize = self.tokenize(max_length, self.resolve_prompt(prompt, prompt_name))
+        tokenize = self.tokenize(max_length, self.resolve_prompt(prompt, prompt_name, role))
         made_by = f"{self.fingerprint}, max_length {tokenize.max_length}, normalize {normalize}"
         made_by += f", prompt {tokenize.prompt!r}" if tokenize.prompt else ""
         return npy.encode_to(
-            path, texts, partial(self._encode, tokenize, normalize, batch_size), made_by=made_by,
-            dimension=self.dimension, resume=resume, total=total, show_progress=show_progress,
+            path, texts, partial(self._encode, tokenize, normalize, batch_size), made_by=made_by, ids=ids,
+            quantize=quantize, resume=resume, total=total, show_progress=show_progress,
         )  # fmt: skip
 
     def _encode(

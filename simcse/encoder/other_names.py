@@ -46,7 +46,8 @@ INSTEAD = {
     "device": "the encoder stays where it is; encoder.to(device) moves it",
     "output_value": "one vector a text is given; states of tokens are those of encoder.backbone",
     "pool": "all cores are used without one",
-    "precision": "the vectors are float32; dtype of from_pretrained says how they are computed",
+    "precision": "the vectors are float32, simcse.vectors.quantize makes int8 and binary of them; dtype of "
+    "from_pretrained says how they are computed",
     "token": "the environment's HF_TOKEN is used for the hub",
     "truncate_dim": "encoder.truncate_dim = ... cuts the vectors",
     "trust_remote_code": "code of a checkpoint is never run",

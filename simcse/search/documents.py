@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from simcse.data.columns import ID_COLUMNS
 from simcse.data.opening import is_there
 from simcse.data.readers import read_texts
 from simcse.data.tabular import format_of, named_rows
@@ -19,7 +20,6 @@ __all__ = ["Document", "documents", "file_documents"]
 
 log = logging.getLogger(__name__)
 
-ID_COLUMNS = ("id", "_id")
 # as JSON, Python and C print numbers; 007 and 1e5 are names as well
 NUMBER = re.compile(r"-?(?:0|[1-9][0-9]{0,18})(\.[0-9]+)?([eE][+-][0-9]{1,3})?")
 

@@ -83,3 +83,20 @@ def test_never_mixed_with_other_texts_or_weights(
         other.encode_to(path, sentences)
     assert other.encode_to(path, sentences, resume=False) == len(sentences)
     np.testing.assert_allclose(np.load(path), other.encode(sentences), atol=1e-6)
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_a_prompt_by_role_and_arguments_of_other_packages(
+    encoder: SentenceEncoder, sentences: list[str], tmp_path: Path
+) -> None:
+    encoder.prompts = {"query": "the man ", "passage": "the dog "}
+    try:
+        for role, prompt in (("query", "the man "), ("document", "the dog ")):
+            encoder.encode_to(tmp_path / "v.npy", sentences, role=role, show_progress_bar=False)  # type: ignore[arg-type]
+            np.testing.assert_allclose(np.load(tmp_path / "v.npy"), encoder.encode(sentences, prompt=prompt), atol=1e-6)
+        with pytest.raises(ConfigError, match="role 'doc' is not one of query, document"):
+            encoder.encode_to(tmp_path / "v.npy", sentences, role="doc")  # type: ignore[arg-type]
+    finally:
+        encoder.prompts = {}
+    with pytest.raises(ConfigError, match=r"encode_to has no argument convert_to_tensor=True; the vectors are"):
+        encoder.encode_to(tmp_path / "v.npy", sentences, convert_to_tensor=True)  # type: ignore[call-arg]

@@ -1,0 +1,144 @@
+"""Vectors with ids and texts: each format read by another package, killed and resumed, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+import pytest
+
+from simcse import ConfigError, DataError, SentenceEncoder
+from simcse.encoder.bulk import npy, tables
+from simcse.vectors import Quantize, quantize
+
+Table = tuple[list[Any], list[str] | None, npt.NDArray[Any]]
+
+
+def from_npz(file: Path) -> Table:
+    with np.load(file) as arrays:
+        return arrays["ids"].tolist(), None, arrays["vectors"]
+
+
+def from_parquet(file: Path) -> Table:
+    columns = pq.read_table(file).to_pydict()
+    return columns["id"], columns["text"], np.array(columns["vector"])
+
+
+def from_jsonl(file: Path) -> Table:
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").strip().split("\n")]
+    return [row["id"] for row in rows], [row["text"] for row in rows], np.array([row["vector"] for row in rows])
+
+
+READ: dict[str, Callable[[Path], Table]] = {".npz": from_npz, ".parquet": from_parquet, ".jsonl": from_jsonl}
+
+
+@pytest.fixture(scope="module")
+def encoder(tiny_bert: Path) -> SentenceEncoder:
+    return SentenceEncoder.from_pretrained(tiny_bert, pooling="mean", device="cpu", dtype="fp32")
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(npy, "TEXTS_PER_CHUNK", 10)
+    monkeypatch.setattr(tables, "ROWS_A_BATCH", 7)
+
+
+@pytest.mark.parametrize("kind", ["none", "float16", "int8", "binary"])
+@pytest.mark.parametrize("suffix", READ)
+def test_each_format_holds_the_same(
+    encoder: SentenceEncoder, sentences: list[str], tmp_path: Path, suffix: str, kind: Quantize
+) -> None:
+    path = tmp_path / f"v{suffix}"
+    texts = ['é \u2028 "quoted" \\ 语', *sentences]
+    assert encoder.encode_to(path, iter(texts), ids=range(10, 75), quantize=kind) == 65
+    ids, found, vectors = READ[suffix](path)
+    assert ids == list(range(10, 75))
+    assert found in (None, texts)
+    expected = quantize(encoder.encode(texts), kind)
+    off = np.abs(vectors.astype(float) - expected)
+    if kind == "binary":
+        off = np.unpackbits(vectors.astype(np.uint8) ^ expected, axis=1)
+        assert off.mean() < 0.001  # a value at 0 may fall on either side: batches differ
+    else:
+        assert off.max() <= {"none": 1e-6, "float16": 1e-3, "int8": 1}[kind]
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("suffix", READ)
+def test_a_killed_call_goes_on(
+    encoder: SentenceEncoder, sentences: list[str], tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut_off() -> Iterator[str]:
+        yield from sentences[:35]
+        raise KeyboardInterrupt
+
+    path = tmp_path / f"v{suffix}"
+    path.write_bytes(b"old")
+    with pytest.raises(KeyboardInterrupt):
+        encoder.encode_to(path, cut_off(), ids=(f"d{i}" for i in range(64)))
+    assert path.read_bytes() == b"old"
+
+    def killed(*args: Any) -> None:
+        args[0].write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:  # and again while what was encoded is written
+        patch.setitem(tables.WRITERS, suffix, killed)
+        with pytest.raises(KeyboardInterrupt):
+            encoder.encode_to(path, sentences, ids=(f"d{i}" for i in range(64)))
+    assert path.read_bytes() == b"old"
+    with monkeypatch.context() as patch:
+        encoded: list[int] = []
+        plain = type(encoder)._encode
+
+        def counting(self: SentenceEncoder, *args: Any) -> Any:
+            encoded.append(len(args[3]))
+            return plain(self, *args)
+
+        patch.setattr(type(encoder), "_encode", counting)
+        encoder.encode_to(path, sentences, ids=(f"d{i}" for i in range(64)))
+    assert not sum(encoded)
+    ids, texts, vectors = READ[suffix](path)
+    assert ids == [f"d{i}" for i in range(64)]
+    assert texts in (None, sentences)
+    np.testing.assert_allclose(vectors, encoder.encode(sentences), atol=1e-6)
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_ids_of_numbers_and_texts_become_texts(encoder: SentenceEncoder, tmp_path: Path) -> None:
+    path = tmp_path / "v.parquet"
+    encoder.encode_to(path, ["a", "the", "dog"], ids=[np.int64(7), "x", None])
+    assert pq.read_table(path)["id"].to_pylist() == ["7", "x", "2"]
+    encoder.encode_to(path, ["a", "the", "dog"])
+    assert pq.read_table(path)["id"].to_pylist() == [0, 1, 2]
+    assert encoder.encode_to(path, []) == 0
+    assert pq.read_table(path).num_rows == 0
+
+
+@pytest.mark.parametrize(
+    ("ids", "told"),
+    [
+        ([1, 2], "ids: found 2, expected one for each text"),
+        ([1, 2, 3, 4], "ids: found more than the 3 texts"),
+        ([1, 2, 3.5], "id 2: found 3.5, expected a text or a whole number"),
+    ],
+)
+def test_wrong_ids(encoder: SentenceEncoder, tmp_path: Path, ids: list[Any], told: str) -> None:
+    with pytest.raises(DataError, match=told):
+        encoder.encode_to(tmp_path / "v.jsonl", ["a", "the", "dog"], ids=ids)
+    assert not (tmp_path / "v.jsonl").exists()
+
+
+def test_wrong_texts_and_names(encoder: SentenceEncoder, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="text 1: half of a surrogate pair"):
+        encoder.encode_to(tmp_path / "v.jsonl", ["a", "\ud800"])
+    with pytest.raises(DataError, match="text 1 is of type int"):
+        encoder.encode_to(tmp_path / "v.jsonl", ["a", 5])  # type: ignore[list-item]
+    with pytest.raises(ConfigError, match=r"v.csv, expected a name that ends in .npy, .npz, .parquet or .jsonl"):
+        encoder.encode_to(tmp_path / "v.csv", ["a"])
+    assert not list(tmp_path.iterdir())
