@@ -140,6 +140,7 @@ def _build(folder: Path, documents: list[str], model: str, scratch: Path) -> Non
 @contextmanager
 def _server(folder: Path, model: str, flags: tuple[str, ...]) -> Iterator[tuple[str, int]]:
     command = [sys.executable, "-m", "simcse", "serve", str(folder), "--model", model, "--port", "0", *flags]
+    command += ["--map_points", "1"]  # nothing is drawn beside what is measured
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         for line in process.stderr:

@@ -24,14 +24,13 @@ from simcse.serving.facts import facts_of, shown_name
 from simcse.serving.guard import Guard
 from simcse.serving.hosts import Hosts
 from simcse.serving.limits import Limits
+from simcse.serving.map_paths import add_map_paths
 from simcse.serving.metrics import CONTENT_TYPE
 from simcse.serving.openai import add_openai_paths
 from simcse.serving.refusals import REFUSALS, RequestError, add_errors
 from simcse.serving.schemas import (
     EncodeRequest,
     EncodeResponse,
-    PlaceRequest,
-    PlaceResponse,
     SearchRequest,
     SearchResponse,
     SimilarityRequest,
@@ -76,6 +75,7 @@ def create_app(
         finally:
             await asyncio.to_thread(service.filters.close)
             await asyncio.to_thread(service.batcher.close)
+            await asyncio.to_thread(service.map.close)
 
     app = FastAPI(
         title="simcse", description=ABOUT, version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None
@@ -83,7 +83,7 @@ def create_app(
     _add_api(app, service)
     add_document_paths(app, service)
     add_openai_paths(app, service)
-    _add_map(app, service)
+    add_map_paths(app, service)
     _add_operations(app, service)
     _add_page(app)
     add_errors(app)
@@ -119,20 +119,6 @@ def _add_api(app: FastAPI, service: Service) -> None:
         return JSONResponse(
             {"vectors": listed(vectors), "dimension": vectors.shape[1], "model": shown_name(service.encoder.name)}
         )
-
-
-def _add_map(app: FastAPI, service: Service) -> None:
-    @app.get("/api/map", summary="The corpus on a plane")
-    def corpus_map() -> Response:
-        return JSONResponse(service.map.points())
-
-    @app.post("/api/map/place", response_model=PlaceResponse, responses=REFUSALS, summary="Find texts on the plane")
-    async def place(request: PlaceRequest) -> Response:
-        if len(request.ids) > service.limits.max_top_k:
-            raise RequestError(f"ids: found {len(request.ids)}, expected at most {service.limits.max_top_k}")
-        vectors = await service.vectors(request.texts, "query") if request.texts else None
-        found, texts = await asyncio.to_thread(service.map.place, request.ids, vectors)
-        return JSONResponse({"ids": list(found), "positions": list(found.values()), "texts": texts})
 
 
 def _add_operations(app: FastAPI, service: Service) -> None:

@@ -20,6 +20,7 @@ from pydantic import (
 __all__ = [
     "AddRequest",
     "AddResponse",
+    "BaseRequest",
     "DeleteRequest",
     "DeleteResponse",
     "EmbeddingsRequest",
@@ -27,13 +28,13 @@ __all__ = [
     "EncodeRequest",
     "EncodeResponse",
     "ErrorResponse",
+    "Key",
     "OpenAIErrorResponse",
-    "PlaceRequest",
-    "PlaceResponse",
     "SearchRequest",
     "SearchResponse",
     "SimilarityRequest",
     "SimilarityResponse",
+    "Texts",
 ]
 
 
@@ -90,7 +91,7 @@ Where = Annotated[
 ]
 
 
-class _Request(BaseModel):
+class BaseRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     @model_validator(mode="before")
@@ -101,7 +102,7 @@ class _Request(BaseModel):
         return values
 
 
-class SearchRequest(_Request):
+class SearchRequest(BaseRequest):
     """What to search for."""
 
     query: Text | Texts = Field(description="a text, or several", examples=["a man plays music"])
@@ -138,7 +139,7 @@ class SearchResponse(BaseModel):
     seconds: float = Field(description="from the request's arrival to its answer")
 
 
-class SimilarityRequest(_Request):
+class SimilarityRequest(BaseRequest):
     """Texts to compare."""
 
     a: Texts = Field(
@@ -153,7 +154,7 @@ class SimilarityResponse(BaseModel):
     scores: list[list[float]] = Field(description="a row for each text of a, a column for each text of b")
 
 
-class EncodeRequest(_Request):
+class EncodeRequest(BaseRequest):
     """Texts to encode."""
 
     texts: Texts = Field(min_length=1, examples=[["A cat sleeps."]])
@@ -173,7 +174,7 @@ class EncodeResponse(BaseModel):
     model: str
 
 
-class AddRequest(_Request):
+class AddRequest(BaseRequest):
     """Texts to add to the index, all or none."""
 
     texts: Texts = Field(min_length=1, examples=[["A cat sleeps."]])
@@ -194,7 +195,7 @@ class AddResponse(BaseModel):
     ids: list[Key] = Field(description="of the texts, in their order")
 
 
-class DeleteRequest(_Request):
+class DeleteRequest(BaseRequest):
     """Texts to delete from the index, all or none."""
 
     ids: Annotated[list[Key], Field(fail_fast=True, min_length=1)] = Field(examples=[[0]])
@@ -206,7 +207,7 @@ class DeleteResponse(BaseModel):
     deleted: int
 
 
-class EmbeddingsRequest(_Request):
+class EmbeddingsRequest(BaseRequest):
     """Texts to encode, as OpenAI's clients ask for it."""
 
     input: Annotated[Text | Texts, BeforeValidator(_no_token_ids)] = Field(
@@ -247,21 +248,6 @@ class EmbeddingsResponse(BaseModel):
     data: list[EmbeddingResponse]
     model: str
     usage: UsageResponse
-
-
-class PlaceRequest(_Request):
-    """What to find on the map."""
-
-    ids: Annotated[list[Key], Field(fail_fast=True)] = Field([], description="ids of texts in the index")
-    texts: Texts = Field([], description="queries")
-
-
-class PlaceResponse(BaseModel):
-    """Where it lies."""
-
-    ids: list[Key] = Field(description="those of the request that are in the index")
-    positions: list[list[float]] = Field(description="[x, y] of each of these ids")
-    texts: list[list[float]] = Field(description="[x, y] of each text")
 
 
 class ErrorResponse(BaseModel):

@@ -31,6 +31,7 @@ if (document.activeElement === document.body) document.getElementById("query").f
 heat = new HeatMap();
 heat.run();
 await map.load();
+map.follow().catch(tell);
 
 // texts of the corpus, of a length that reads well as a question
 const short = map.texts().filter((text) => text.length >= 25 && text.length <= 75);

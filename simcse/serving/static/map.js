@@ -6,6 +6,7 @@ import { colour } from "./theme.js";
 const MARGIN = 26; // pixels around the points
 const NEAR = 14; // pixels from the pointer to a dot
 const FARTHEST = 60; // times
+const POLL = 1000; // milliseconds between two looks at how far a better map is
 const TAU = 2 * Math.PI;
 
 export class CorpusMap {
@@ -15,8 +16,9 @@ export class CorpusMap {
     this.canvas = document.getElementById("map");
     this.tip = document.getElementById("map-tip");
     this.about = document.getElementById("map-about");
-    this.points = { x: [], y: [], ids: [], texts: [] };
+    this.points = { x: [], y: [], ids: [], texts: [], clusters: [] };
     this.hits = [];
+    this.lit = ["", []];
     this.query = null;
     this.over = null;
     this.view = { scale: 1, x: 0, y: 0 }; // zoom, and where the middle lies, in units of the plane
@@ -28,16 +30,37 @@ export class CorpusMap {
 
   async load() {
     this.points = await call("/api/map");
-    const { x, y, of, shares } = this.points;
+    const { x, y } = this.points;
     const span = (values) => values.reduce(([low, high], v) => [Math.min(low, v), Math.max(high, v)], [Infinity, -Infinity]);
     const [[left, right], [low, high]] = x.length ? [span(x), span(y)] : [[-1, 1], [-1, 1]];
     this.middle = [(left + right) / 2, (low + high) / 2];
     this.extent = [Math.max(right - left, 1e-6), Math.max(high - low, 1e-6)];
-    const number = (n) => n.toLocaleString("en");
-    const share = Math.round(100 * (shares[0] + shares[1]));
-    const which = x.length < of ? `${number(x.length)} of ${number(of)} texts, drawn at random` : `${number(of)} texts`;
-    this.about.textContent = `${which}. Near means similar; the two axes hold ${share}\u00a0% of the variance.`;
+    this.tell(this.points);
     this.reset();
+  }
+
+  // once a better map is there, show it
+  async follow() {
+    let { progress } = this.points;
+    if (progress === null) return;
+    while (progress !== null) {
+      await new Promise((resolve) => setTimeout(resolve, POLL));
+      ({ progress } = await call("/api/map/progress"));
+      this.tell({ ...this.points, progress });
+    }
+    await this.load();
+    await this.light(...this.lit);
+  }
+
+  tell({ x, of, method, shares, progress, note }) {
+    const number = (n) => n.toLocaleString("en");
+    const which = x.length < of ? `${number(x.length)} of ${number(of)} texts, drawn at random` : `${number(of)} texts`;
+    const means = method === "t-SNE"
+      ? "Near means similar; how far groups lie apart means little."
+      : `Two axes hold ${Math.round(100 * (shares[0] + shares[1]))}\u00a0% of the variance.`;
+    const more = progress !== null ? ` Bringing neighbours together: ${Math.round(100 * progress)}\u00a0% …` : note ? ` ${note}` : "";
+    this.about.textContent = `${which}. ${means}${more}`;
+    this.about.dataset.method = progress === null ? method : "";
   }
 
   texts() {
@@ -45,6 +68,7 @@ export class CorpusMap {
   }
 
   async light(query, hits) {
+    this.lit = [query, hits];
     const round = ++this.round;
     if (!query) {
       this.hits = [];
@@ -132,8 +156,31 @@ export class CorpusMap {
       pen.fill();
     }
     pen.globalAlpha = 1;
+    this.paintNames(pen);
     this.paintSearch(pen);
     if (this.over) this.ring(pen, this.toScreen(this.over.at), 7, this.colours.ink, 1.5);
+  }
+
+  // names of clusters, those of many texts first; one that would lie on another is left out
+  paintNames(pen) {
+    pen.font = "600 12px system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', 'DejaVu Sans', sans-serif";
+    pen.textAlign = "center";
+    pen.textBaseline = "middle";
+    pen.lineJoin = "round";
+    pen.lineWidth = 4;
+    const taken = [];
+    for (const { x, y, name } of this.points.clusters.toSorted((a, b) => b.texts - a.texts)) {
+      const [px, py] = this.toScreen([x, y]);
+      const half = pen.measureText(name).width / 2 + 4;
+      const left = Math.max(half, Math.min(this.width - half, px));
+      if (px < 0 || px > this.width || py < 8 || py > this.height - 8) continue;
+      if (taken.some(([qx, qy, other]) => Math.abs(qx - left) < half + other && Math.abs(qy - py) < 18)) continue;
+      taken.push([left, py, half]);
+      pen.strokeStyle = this.colours.sunken;
+      pen.fillStyle = this.colours.ink;
+      pen.strokeText(name, left, py);
+      pen.fillText(name, left, py);
+    }
   }
 
   paintSearch(pen) {
