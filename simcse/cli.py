@@ -15,6 +15,7 @@ from simcse.commands import (
     compare,
     corpus,
     data,
+    doctor,
     encode,
     evaluate,
     export,
@@ -28,10 +29,12 @@ from simcse.commands import (
     train,
 )
 from simcse.console import Parser, run, separated
+from simcse.errors import ConfigError, did_you_mean
 
 __all__ = ["main"]
 
 DESCRIPTION = "Train and evaluate sentence encoders; encode, compare and search sentences."
+SHELLS = ("bash", "zsh")  # for which shtab completes well
 
 
 class Command(NamedTuple):
@@ -50,6 +53,20 @@ class Program(NamedTuple):
 
     main: Callable[[Sequence[str]], None]
     build_parser: Callable[[], Parser]
+
+
+def completion(shell: str) -> None:
+    """Print the script by which a shell completes commands and options.
+
+    For bash: simcse completion bash > ~/.simcse.bash, and source ~/.simcse.bash in ~/.bashrc. For zsh: simcse
+    completion zsh > ~/.zfunc/_simcse, where fpath in ~/.zshrc holds ~/.zfunc before compinit.
+
+    Args:
+        shell: bash or zsh
+    """
+    if shell not in SHELLS:
+        raise ConfigError(f"SHELL: found {shell!r}, expected {' or '.join(SHELLS)}{did_you_mean(shell, SHELLS)}")
+    print(build_parser().get_completion_script(f"shtab-{shell}"))
 
 
 COMMANDS: dict[str, Command | Program | tuple[str, dict[str, Command]]] = {
@@ -84,6 +101,8 @@ COMMANDS: dict[str, Command | Program | tuple[str, dict[str, Command]]] = {
     "compare": Command(compare.compare, {"a": None, "b": None}, ("tasks",)),
     "plot": Command(plot.plot, {"runs": "+"}, ("kinds", "formats")),
     "postprocess": Command(postprocess.postprocess, {"input": None}),
+    "doctor": Command(doctor.doctor, {}),
+    "completion": Command(completion, {"shell": None}),
 }
 
 
@@ -139,7 +158,7 @@ def _add(subcommands: Any, name: str, command: Command, path: str, arguments: Se
     function = command.function
     described = parse(function.__doc__ or "")
     helps = {parameter.arg_name: " ".join((parameter.description or "").split()) for parameter in described.params}
-    signature = inspect.signature(function).parameters.values()
+    signature = list(inspect.signature(function).parameters.values())
     needed = [f"--{p.name} {p.name.upper()}" for p in signature if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
     forms = {"*": "[{} ...]", "?": "[{}]"}
     places = [forms.get(count or "", "{}").format(name.upper()) for name, count in command.positional.items()]
@@ -159,4 +178,6 @@ def _add(subcommands: Any, name: str, command: Command, path: str, arguments: Se
     for argument in switches:
         parser.add_argument(f"--{argument}", action="store_true", help=helps[argument])
     parser.add_function_arguments(function, skip={*command.positional, *command.lists, *command.texts, *switches})
+    if any(p.name == "format" for p in signature):
+        parser.add_json()
     parser.add_argument("--config", action="config", help="YAML file of these options")

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import sys
+from argparse import SUPPRESS
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -16,7 +17,7 @@ from jsonargparse import ArgumentParser, set_parsing_settings
 
 from simcse.errors import ConfigError, DataError, SimCSEError, did_you_mean
 
-__all__ = ["Parser", "run", "separated"]
+__all__ = ["Parser", "original_beside", "run", "separated"]
 
 # options of the original SimCSE's scripts, of transformers' Trainer and of sentence-transformers -> ours, of which a
 # parser has one
@@ -128,6 +129,12 @@ class Parser(ArgumentParser):
     def known_options(self) -> list[str]:
         """Dotted names of all options of this parser, without the leading dashes."""
         return [flag[2:] for action in self._actions for flag in action.option_strings if flag.startswith("--")]
+
+    def add_json(self) -> None:
+        """`--json` beside `--format`, for programs that read the output."""
+        self.add_argument(
+            "--json", dest="format", action="store_const", const="json", default=SUPPRESS, help="same as --format json"
+        )
 
     def parse_args(self, args: Sequence[str] | None = None, *more: Any, **options: Any) -> Any:  # type: ignore[override]
         """As jsonargparse's, and a list is written with commas: `--data.columns question,answer`; or with spaces."""
@@ -306,10 +313,16 @@ def _output_lost() -> bool:
     return False
 
 
-def warn_of_original() -> None:
-    """Say that the original package, which writes the same folder, is installed into it, too."""
+def original_beside() -> Path | None:
+    """The folder that holds the original package, which writes the same files, too; None where ours is alone."""
     folder = Path(__file__).parents[1]
-    if any(folder.glob("simcse-[0-9]*.*-info")) and os.environ.get("RANK", "0") == "0":
+    return folder if any(folder.glob("simcse-[0-9]*.*-info")) else None
+
+
+def warn_of_original() -> None:
+    """Say that the original package is installed into the same folder."""
+    folder = original_beside()
+    if folder is not None and os.environ.get("RANK", "0") == "0":
         print(
             f"warning: {folder} holds two packages, simcse (the original) and simcse-kit, which overwrite each other: "
             "pip uninstall -y simcse simcse-kit, then pip install simcse-kit",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from simcse.commands.shared import load_encoder, print_json
+from simcse.commands.shared import Format, as_text, load_encoder, print_json
 from simcse.display.hits import scores_as_json
 from simcse.display.tables import bullet
 from simcse.errors import ConfigError
@@ -13,7 +13,12 @@ __all__ = ["cluster", "dedup", "inspect_data", "mine"]
 
 
 def inspect_data(
-    source: str, *, columns: list[str] | None = None, model: str | None = None, max_length: int = 32
+    source: str,
+    *,
+    columns: list[str] | None = None,
+    model: str | None = None,
+    max_length: int = 32,
+    format: Format = "text",
 ) -> None:
     """Tell what in a training file may harm.
 
@@ -25,13 +30,17 @@ def inspect_data(
         columns: names of the columns to read, in this order; default all of the file's 1 to 3
         model: folder of a checkpoint, hub id, or package:NAME, by whose tokenizer the tokens of 2,000 rows are counted
         max_length: tokens kept of each text, as for simcse train
+        format: text, or json; auto is text on a terminal, and json where output is piped
     """
-    from simcse.data.inspect import inspect, render
+    from simcse.data.inspect import as_json, inspect, render
 
     if max_length < 1:
         raise ConfigError(f"--max_length: found {max_length}, expected at least 1")
-    findings = inspect(source, columns=columns)
+    findings, readable = inspect(source, columns=columns), as_text(format)
     if model is None:
+        if not readable:
+            print_json(as_json(findings))
+            return
         print(render(findings))
         print(bullet("tokens are counted, and a --max_length is proposed, with --model NAME: what you will train"))
         return
@@ -39,10 +48,13 @@ def inspect_data(
 
     encoder = load_encoder(model, "cpu", "fp32")
     tokens = token_counts({column.name: column.sample for column in findings.columns}, encoder.tokenizer)
-    print(render(findings, tokens))
     filled = {name: lengths for name, lengths in tokens.items() if len(lengths)}
-    if filled:
-        line = cut_line(filled, max_length, encoder.backbone_limit, findings.rows, always_propose=True)
+    line = cut_line(filled, max_length, encoder.backbone_limit, findings.rows, always_propose=True) if filled else None
+    if not readable:
+        print_json(as_json(findings, tokens) | {"max_length": line})
+        return
+    print(render(findings, tokens))
+    if line is not None:
         print(bullet(line))
 
 

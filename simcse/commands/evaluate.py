@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Literal
 
+from simcse.commands.shared import print_json
 from simcse.console import Parser, separated
 
 __all__ = ["build_parser", "main"]
@@ -38,14 +39,17 @@ def build_parser() -> Parser:
         help="of STS sub-sets: put together (the paper's), mean, or mean weighted by pairs",
     )  # fmt: skip
     parser.add_argument("--output", type=str | None, help="report.json, report.md, or a folder for both")
-    parser.add_argument("--markdown", type=bool, default=False, help="print markdown in place of the table")
+    parser.add_argument(
+        "--format", type=Literal["text", "json", "markdown"], default="text", help="of what is printed"
+    )  # fmt: skip
+    parser.add_json()
     return parser
 
 
 def main(argv: Sequence[str]) -> None:
     """Evaluate an encoder on STS, transfer, retrieval, own files, and by its vectors' geometry.
 
-    The table goes to stdout, the report to a file.
+    The table, or JSON, goes to stdout, the report to a file.
 
     Raises:
         SimCSEError: in one line, what is wrong with an option, the data or the model.
@@ -67,7 +71,10 @@ def main(argv: Sequence[str]) -> None:
         settings=model.settings,
         on_task=lambda name: print(f"measuring {name}", file=sys.stderr),
     )
-    print(report.to_markdown() if options.markdown else report.to_terminal())
+    if options.format == "json":
+        print_json(report.to_dict())
+    else:
+        print(report.to_markdown() if options.format == "markdown" else report.to_terminal())
     if options.output:
         for path in report.write(options.output):
             print(f"wrote {path}", file=sys.stderr)

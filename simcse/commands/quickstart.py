@@ -81,7 +81,7 @@ def places(config: str) -> tuple[Path, Path]:
 
 
 def step(*arguments: str | Path) -> None:
-    """Show a command of `simcse` on stderr and run it; one that fails has told why, and ends the road with its status."""
+    """Show a command of simcse on stderr and run it; one that fails has told why, and ends the road with its status."""
     words = [str(argument) for argument in arguments]
     print(f"\n$ simcse {shlex.join(words)}", file=sys.stderr, flush=True)
     # a group of its own: Ctrl-C of a terminal reaches us alone, and the command once

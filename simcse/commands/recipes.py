@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import simcse
+from simcse.commands.shared import Format, as_text, print_json
 from simcse.errors import ConfigError, did_you_mean
 
 __all__ = ["recipe_files", "recipes", "with_recipe_files"]
@@ -46,11 +47,18 @@ def file_of(name: str) -> Path | str:
     raise ConfigError(f"--config {name}: no such file, and no recipe; recipes are {', '.join(files)}{hint}")
 
 
-def recipes() -> None:
-    """List the recipes that `simcse train --config NAME` knows, with the scores to expect."""
+def recipes(*, format: Format = "text") -> None:
+    """List the recipes for `simcse train --config`, with the scores to expect.
+
+    Args:
+        format: text, or json, a recipe a line; auto is text on a terminal, and json where output is piped
+    """
     for name, path in recipe_files().items():
         lines = (line[1:].strip() for line in path.read_text(encoding="utf-8").split("\nmodel:")[0].splitlines())
         # what it is, its command, what to expect
         what, _, expected, *_ = [paragraph.replace("\n", " ") for paragraph in "\n".join(lines).split("\n\n")]
+        if not as_text(format):
+            print_json({"name": name, "file": str(path), "what": what, "expected": expected})
+            continue
         said = " ".join(re.split(r"(?<=\.) (?=[A-Z`]|--)", text)[0] for text in (what, expected))
         print(f"{name}\n{textwrap.fill(said, 80, initial_indent='    ', subsequent_indent='    ')}")

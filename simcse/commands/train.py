@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from simcse.commands.recipes import with_recipe_files
+from simcse.commands.shared import Format, as_text, print_json
 from simcse.console import Parser
 from simcse.display.progress import waiting
 from simcse.training.config import TrainConfig, at_least
@@ -26,6 +27,8 @@ def build_parser() -> Parser:
     parser.add_argument("--processes", type=int, default=1, help=(
         "processes on this machine, with a device each where it has several; over several machines: docs/scale.md"
     ))  # fmt: skip
+    parser.add_argument("--format", type=Format, default="text", help="of the closing table: text, or json, the report")
+    parser.add_json()
     parser.add_class_arguments(TrainConfig, None, fail_untyped=False)
     return parser
 
@@ -41,6 +44,7 @@ def main(argv: Sequence[str]) -> None:
     options = vars(parser.instantiate(parser.parse_args(with_recipe_files(argv))))
     options.pop("config", None)
     at_least("processes", processes := options.pop("processes"), 1)
+    readable = as_text(options.pop("format"))
     config = TrainConfig(**options)
     if not is_launched(processes) and processes > 1:
         from simcse.training.distributed import start
@@ -56,5 +60,7 @@ def main(argv: Sequence[str]) -> None:
         report = train(config)
     except Interrupted as stop:
         raise stop.followed_by(f"go on with: {command_to_resume()}") from None
-    if report:
+    if report and readable:
         print(summary(report))
+    elif report:
+        print_json(report)

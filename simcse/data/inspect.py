@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from simcse.data.tabular import Row, check_file, format_of, lines, named_rows
 from simcse.display.tables import Table, bullet, number, terminal
 from simcse.errors import DataError, shown
 
-__all__ = ["ColumnFindings", "Example", "Findings", "inspect", "render"]
+__all__ = ["ColumnFindings", "Example", "Findings", "as_json", "inspect", "render"]
 
 PERCENTILES = (0, 5, 50, 95, 99, 100)
 LONG = 2000  # characters; far beyond what any sentence encoder reads
@@ -270,16 +271,44 @@ def render(findings: Findings, tokens: Mapping[str, Counts] | None = None) -> st
     counts, lengths = [], []
     for column in findings.columns:
         counts.append([column.name, number(column.distinct), number(column.duplicates)])
-        units = {"words": column.words, "characters": column.characters}
-        if tokens is not None and len(found := tokens[column.name]):
-            values = np.percentile(found, PERCENTILES, method="inverted_cdf")
-            units["tokens"] = dict(zip(PERCENTILES, map(int, values), strict=True))
-        lengths += [[column.name, unit, *map(number, spread.values())] for unit, spread in units.items() if spread]
+        units = _lengths(column, tokens).items()
+        lengths += [[column.name, unit, *map(number, spread.values())] for unit, spread in units if spread]
     tables = terminal(
         Table(["column", "distinct", "repeated"], counts, f"{findings.source}: {findings.rows:,} rows"),
         Table(["column", "in", *map(_heading, PERCENTILES)], lengths, "lengths"),
     )
     return tables + "\n" + ("\n".join(map(bullet, findings.warnings)) or "no issues found")
+
+
+def as_json(findings: Findings, tokens: Mapping[str, Counts] | None = None) -> dict[str, Any]:
+    """The same for programs; `lengths` are by unit and percentile, and `warnings` are the sentences of `render`."""
+    columns = [
+        {
+            "name": column.name,
+            "distinct": column.distinct,
+            "repeated": column.duplicates,
+            "lengths": _lengths(column, tokens),
+            "defects": {
+                defect: {"rows": rows, "lines": [example.line for example in column.examples[defect]]}
+                for defect, rows in column.defects.items()
+            },
+        }
+        for column in findings.columns
+    ]
+    equal = [{"columns": list(pair), "rows": rows} for pair, rows in findings.equal.items()]
+    return {
+        "source": findings.source, "rows": findings.rows, "duplicate_rows": findings.duplicate_rows,
+        "columns": columns, "equal": equal, "warnings": findings.warnings,
+    }  # fmt: skip
+
+
+def _lengths(column: ColumnFindings, tokens: Mapping[str, Counts] | None) -> dict[str, dict[int, int]]:
+    """Unit -> percentile -> length; tokens among the units where they were counted."""
+    units = {"words": column.words, "characters": column.characters}
+    if tokens is not None and len(found := tokens[column.name]):
+        values = np.percentile(found, PERCENTILES, method="inverted_cdf")
+        units["tokens"] = dict(zip(PERCENTILES, map(int, values), strict=True))
+    return units
 
 
 def _heading(percentile: int) -> str:

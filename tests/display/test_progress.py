@@ -124,3 +124,16 @@ def test_what_takes_long_is_said_once(terminal, monkeypatch):
     with waiting("loading a model"):
         time.sleep(0.1)
     assert terminal.text.splitlines() == ["loading a model ..."]
+
+
+@pytest.mark.parametrize("no_color", [None, "1"])
+def test_no_color_is_respected(terminal, monkeypatch, no_color):
+    """Colours are SGR codes 30 to 49 and 90 to 107; the cursor still moves, for the bar is one line."""
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    if no_color:
+        monkeypatch.setenv("NO_COLOR", no_color)
+    stream = terminal()
+    with progress(2, True) as advance:
+        advance(2)
+    codes = {int(code) for found in re.findall(r"\x1b\[([\d;]+)m", stream.text) for code in found.split(";")}
+    assert bool(codes & {*range(30, 50), *range(90, 108)}) == (no_color is None)

@@ -66,7 +66,7 @@ def test_the_data_folder_comes_from_the_environment(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("SIMCSE_DATA", str(senteval.parent))
-    assert run(script.main, ["--model", str(tiny_bert), "--tasks", "STS-B", "--markdown", "true"]) == 0
+    assert run(script.main, ["--model", str(tiny_bert), "--tasks", "STS-B", "--format", "markdown"]) == 0
     assert "| STS-B | test | cosine | 8 |" in capsys.readouterr().out
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from simcse.errors import ConfigError
 from simcse.files import replaced_file
 
-__all__ = ["cache_folder", "compiled"]
+__all__ = ["cache_folder", "compiled", "compiler"]
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ def compiled(sources: Sequence[Path], options: Sequence[str]) -> Path | None:
     Returns:
         The library, whose bytes were just verified; None, and a line in the log, if it cannot be made or kept safely.
     """
-    name = os.environ.get("CXX") or next(filter(shutil.which, ("c++", "g++", "clang++")), None)
+    name = compiler()
     if name is None:
         logger.info("no C++ compiler (c++, g++, clang++, or what CXX names): encoding by torch alone")
         return None
@@ -60,6 +60,11 @@ def compiled(sources: Sequence[Path], options: Sequence[str]) -> Path | None:
         reason = (getattr(error, "stderr", b"") or str(error).encode()).decode(errors="replace").strip()
         logger.info("%s cannot compile %s: encoding by torch alone (%s)", name, sources[0].name, reason.split("\n")[0])
     return None
+
+
+def compiler() -> str | None:
+    """What CXX names, with its arguments, or the first C++ compiler that is found."""
+    return os.environ.get("CXX") or next(filter(shutil.which, ("c++", "g++", "clang++")), None)
 
 
 def kept(folder: Path, stem: str) -> Path | None:

@@ -1,0 +1,1 @@
+"""What `simcse doctor` looks at, a file a subject."""
