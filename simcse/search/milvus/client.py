@@ -62,7 +62,9 @@ def connect(uri: str) -> Any:
                 Path(uri).absolute().parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise SearchError(f"{uri}: {error.strerror}: {error.filename}; give another place") from error
-        return MilvusClient(uri, token=os.environ.get("MILVUS_TOKEN", ""))
+        # pymilvus pings an idle connection; milvus-lite hangs up after a few such pings ("Too many pings")
+        options = {"grpc.keepalive_permit_without_calls": 0} if is_file(uri) else {}
+        return MilvusClient(uri, token=os.environ.get("MILVUS_TOKEN", ""), grpc_options=options)
 
 
 @contextmanager
