@@ -34,7 +34,6 @@ def encode(
     *,
     name: str,
     dimension: int,
-    device: torch.device,
     normalize: bool = True,
     batch_size: int | None = None,
     show_progress: bool = False,
@@ -48,7 +47,6 @@ def encode(
         pooled: S sequences -> (S, d) vectors, by that backend.
         name: of the encoder; shown in errors.
         dimension: d.
-        device: where the weights lie.
         normalize: to unit length.
         batch_size: the most texts in a batch.
         show_progress: a bar on stderr.
@@ -60,42 +58,61 @@ def encode(
     """
     if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
         raise ConfigError(f"batch_size is {batch_size!r}: at least 1, a whole number")
-    vectors, cut = np.empty((len(texts), dimension), dtype=np.float32), 0
-    workers = worker_count(device)
-    if device.type == "cpu" and len(texts) > TEXTS_INLINE:
-        keep_freed_megabytes()
 
-    @torch.inference_mode()  # holds for a thread, so each batch enters it anew
     def vectors_of(batch: TokenBatch) -> np.ndarray:
-        found = pooled(batch).float()  # (S, d)
-        return (F.normalize(found, dim=-1) if normalize else found).cpu().numpy()
+        with torch.inference_mode():  # holds for a thread, so each batch enters it anew
+            found = pooled(batch).float()  # (S, d)
+            return (F.normalize(found, dim=-1) if normalize else found).cpu().numpy()
 
-    with progress(len(texts), show_progress) as advance:
-        for start in range(0, len(texts), TEXTS_PER_CHUNK):
-            chunk = texts[start : start + TEXTS_PER_CHUNK]
-            out = vectors[start : start + len(chunk)]
-            try:
-                tokens, cut_here = _tokenize(chunk, tokenize, workers)
-            except DataError as error:  # it counts from the beginning of a thread's share
-                raise DataError(wrong_element(texts)) from error
-            cut += cut_here
-            share = max(LEAST_TOKENS, -(-len(tokens.ids) // workers))  # something for each worker
-            plan = plan_batches(
-                tokens.lengths, max_tokens=min(backend.tokens_per_batch, share), max_sequences=batch_size,
-                padded=backend.padded,
-            )  # fmt: skip
-            batches = list(tokens.ordered(plan.order).batches(plan.cuts, device, tokenize.left_out))
-            done = in_parallel(vectors_of, batches, workers)
-            for found, first, last in zip(done, plan.cuts[:-1], plan.cuts[1:], strict=True):
-                out[plan.order[first:last]] = found
-                advance(last - first)
-    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
-    if len(bad):
+    if len(texts) == 1:  # planning would cost a tenth of what the one does
+        rows, cut = tokenize(texts)
+        left_out = (tokenize.left_out,) if tokenize.left_out else ()
+        vectors = vectors_of(TokenBatch.from_lists(rows, backend.device, left_out))
+    else:
+        vectors = np.empty((len(texts), dimension), dtype=np.float32)
+        with progress(len(texts), show_progress) as advance:
+            cut = _encode_batches(texts, tokenize, backend, vectors_of, vectors, batch_size, advance)
+    if not np.isfinite(vectors).all():
+        bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
         raise ModelError(
             f"{name}: the vector of text {bad[0]} ({texts[bad[0]][:60]!r}) is not finite, as are "
             f"{len(bad) - 1} others; the weights are damaged or overflow in this dtype: try dtype='fp32'"
         )
     return vectors, cut
+
+
+def _encode_batches(
+    texts: Sequence[str],
+    tokenize: Tokenize,
+    backend: Backend,
+    vectors_of: Callable[[TokenBatch], np.ndarray],
+    vectors: np.ndarray,
+    batch_size: int | None,
+    advance: Callable[[int], None],
+) -> int:
+    """Fill the (n, d) vectors; returns how many texts were cut."""
+    cut, workers = 0, worker_count(backend.device)
+    if backend.device.type == "cpu" and len(texts) > TEXTS_INLINE:
+        keep_freed_megabytes()
+    for start in range(0, len(texts), TEXTS_PER_CHUNK):
+        chunk = texts[start : start + TEXTS_PER_CHUNK]
+        out = vectors[start : start + len(chunk)]
+        try:
+            tokens, cut_here = _tokenize(chunk, tokenize, workers)
+        except DataError as error:  # it counts from the beginning of a thread's share
+            raise DataError(wrong_element(texts)) from error
+        cut += cut_here
+        share = max(LEAST_TOKENS, -(-len(tokens.ids) // workers))  # something for each worker
+        plan = plan_batches(
+            tokens.lengths, max_tokens=min(backend.tokens_per_batch, share), max_sequences=batch_size,
+            padded=backend.padded,
+        )  # fmt: skip
+        batches = list(tokens.ordered(plan.order).batches(plan.cuts, backend.device, tokenize.left_out))
+        done = in_parallel(vectors_of, batches, workers)
+        for found, first, last in zip(done, plan.cuts[:-1], plan.cuts[1:], strict=True):
+            out[plan.order[first:last]] = found
+            advance(last - first)
+    return cut
 
 
 def check_no_vectors(texts: object) -> None:

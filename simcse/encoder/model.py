@@ -270,7 +270,7 @@ class SentenceEncoder(nn.Module):
             backend = prepared_backend(self.backbone, self.backend, partial(calibration_batch, self.tokenize()))
             vectors, cut = inference.encode(
                 texts, tokenize, backend, partial(self.pooled, backend), name=self.name, dimension=self.dimension,
-                device=self.device, normalize=normalize, batch_size=batch_size, show_progress=show,
+                normalize=normalize, batch_size=batch_size, show_progress=show,
             )  # fmt: skip
         finally:
             if was_training:

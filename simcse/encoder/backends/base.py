@@ -42,11 +42,13 @@ class Backend(TokenStates, Protocol):
         name: as `backend=` takes it.
         tokens_per_batch: how many tokens a batch should hold.
         padded: whether a sequence costs as much as the longest of its batch.
+        device: where the weights lie.
     """
 
     name: str
     tokens_per_batch: int
     padded: bool
+    device: torch.device
 
 
 def tokens_per_batch(device: torch.device) -> int:

@@ -23,7 +23,8 @@ class HuggingFaceBackend:
 
     def __init__(self, backbone: nn.Module) -> None:
         self.backbone = backbone
-        self.tokens_per_batch = tokens_per_batch(next(backbone.parameters()).device)
+        self.device = next(backbone.parameters()).device
+        self.tokens_per_batch = tokens_per_batch(self.device)
 
     def __call__(self, batch: TokenBatch, layers: Sequence[int], *, cls_only: bool = False) -> list[Tensor]:
         """See `TokenStates`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -76,21 +76,21 @@ def prepared_backend(backbone: nn.Module, backend: str, calibration: Callable[[]
     Raises:
         ConfigError: as `choose_backend`.
     """
-    state = (backend, *weights_state(backbone))
     found = _prepared.get(backbone)
-    if found is not None and found.state == state:
+    if found is not None and found.asked == backend and found.is_current():
         return found.backend
     with _preparing:
         found = _prepared.get(backbone)
-        if found is not None and found.state == state:  # another thread prepared it
+        if found is not None and found.asked == backend and found.is_current():  # another thread prepared it
             return found.backend
         chosen = choose_backend(backbone, backend)
         if chosen == "huggingface":  # nothing to prepare, and a value that holds its key would live for ever
             return HuggingFaceBackend(backbone)
-        aliases = [weight.detach() for weight in backbone.parameters()]
-        made = prepare(backbone, chosen, calibration)
-        _prepared[backbone] = Prepared(state, aliases, made)
-        return made
+        modules = list(backbone.modules())
+        parts = [(one._parameters, one._modules, one._forward_hooks, one._forward_pre_hooks) for one in modules]
+        state, aliases = weights_state(parts), [weight.detach() for weight in backbone.parameters()]
+        _prepared[backbone] = Prepared(backend, parts, state, aliases, prepare(backbone, chosen, calibration))
+        return _prepared[backbone].backend
 
 
 def prepare(backbone: nn.Module, chosen: str, calibration: Callable[[], TokenBatch]) -> Backend:
@@ -120,14 +120,29 @@ def training_pass(backbone: nn.Module, backend: str = "auto") -> TokenStates:
     return partial(huggingface_states, backbone)
 
 
+Parts = list[tuple[dict[str, Any], dict[str, Any], dict[int, Any], dict[int, Any]]]
+
+
 class Prepared(NamedTuple):
-    """A backend, the state of the weights that it was made of, and aliases of these: while an alias lives, no other
-    weight can come to lie at its address.
+    """A backend, and the state of the weights that it was made of.
+
+    Attributes:
+        asked: the backend that was asked for, `auto` perhaps.
+        parts: each module's weights, children, hooks and pre-hooks, as torch keeps them.
+        state: `weights_state` of the parts.
+        aliases: of the weights: while an alias lives, no other weight can come to lie at its address.
+        backend: made of them.
     """
 
-    state: tuple[object, ...]
+    asked: str
+    parts: Parts
+    state: list[object]
     aliases: list[Tensor]
     backend: Backend
+
+    def is_current(self) -> bool:
+        """Whether the weights are still those that the backend was made of."""
+        return weights_state(self.parts) == self.state
 
 
 _prepared: WeakKeyDictionary[nn.Module, Prepared] = WeakKeyDictionary()
@@ -142,19 +157,24 @@ def release(backbone: nn.Module, *, unless_current: bool = False) -> None:
         unless_current: keep them if they are those of the weights as they are now.
     """
     found = _prepared.get(backbone)
-    if found is not None and not (unless_current and found.state[1:] == tuple(weights_state(backbone))):
+    if found is not None and not (unless_current and found.is_current()):
         _prepared.pop(backbone, None)
 
 
-def weights_state(module: nn.Module) -> Iterator[object]:
-    """Storage address and version of each weight, and what else decides how a backbone computes: modules and hooks."""
-    yield id(module)
-    if module._forward_hooks or module._forward_pre_hooks:
-        yield len(module._forward_hooks), len(module._forward_pre_hooks)
-    for weight in module._parameters.values():
-        if weight is not None:
-            # weights made in inference mode have no version: they never count as unchanged
-            yield (object() if weight.is_inference() else weight._version), weight.data_ptr()
-    for child in module._modules.values():
-        if child is not None:
-            yield from weights_state(child)
+def weights_state(parts: Parts) -> list[object]:
+    """Storage address and version of each weight, and what else decides how a backbone computes: modules and hooks.
+
+    A text that is encoded alone pays for each word of memory that this reads, so it does not ask the modules.
+    """
+    state: list[object] = []
+    for weights, children, hooks, pre_hooks in parts:
+        if hooks or pre_hooks:
+            state.append((len(hooks), len(pre_hooks)))
+        for weight in weights.values():
+            if weight is not None:
+                # weights made in inference mode have no version: they never count as unchanged
+                state.append(object() if weight.is_inference() else weight._version)
+                state.append(weight.data_ptr())
+        if children:
+            state.extend(map(id, children.values()))
+    return state

@@ -124,7 +124,8 @@ class TorchPackedBackend:
     @torch.no_grad()
     def __init__(self, weights: BertWeights, feed_forwards: Sequence[Callable[[Tensor], Tensor]] | None = None) -> None:
         self.weights = weights
-        self.tokens_per_batch = tokens_per_batch(weights.word.weight.device)
+        self.device = weights.word.weight.device
+        self.tokens_per_batch = tokens_per_batch(self.device)
         each = feed_forwards or [FeedForward(layer) for layer in weights.layers]
         self.layers = [
             PackedLayer(layer, weights.heads, feed_forward)

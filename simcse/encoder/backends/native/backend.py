@@ -42,6 +42,7 @@ class NativeBackend:
 
     name = "native"
     padded = False
+    device = torch.device("cpu")
     tokens_per_batch = 4096  # it makes its own blocks: more than for torch, and little is gained beyond
 
     @torch.no_grad()
