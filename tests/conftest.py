@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing in the suite may reach for a hub
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import numpy as np
 import pytest
 from tiny import WORDS, build_encoder
 
@@ -48,3 +51,13 @@ def sentences() -> list[str]:
 
     rng = random.Random(0)
     return [f"{' '.join(rng.choices(WORDS, k=rng.randint(3, 12)))} {WORDS[i % len(WORDS)]}" for i in range(64)]
+
+
+@pytest.fixture(scope="session")
+def word_vectors() -> Callable[[list[str]], np.ndarray]:
+    """Sums of a random 16-wide vector for each word: texts that share words are near."""
+
+    def vector(word: str) -> np.ndarray:
+        return np.random.default_rng(zlib.crc32(word.encode())).normal(size=16)
+
+    return lambda texts: np.stack([np.sum([vector(word) for word in text.split()], axis=0) for text in texts])

@@ -22,7 +22,7 @@ LEVEL = {
     "encoder": 2, "data": 2,
     "evaluation": 3, "search": 3,
     "training": 4,
-    "serving": 5, "commands": 5, "compat": 5, "tool": 6,
+    "serving": 5, "integrations": 5, "commands": 5, "compat": 5, "tool": 6,
     "cli": 6, "__main__": 7,
 }  # fmt: skip
 # what only one room may know

@@ -1,25 +1,11 @@
-"""An encoder without weights, and a small copy of SentEval's folders."""
+"""A small copy of SentEval's folders."""
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-Encode = Callable[[list[str]], np.ndarray]
-
-
-@pytest.fixture(scope="session")
-def word_vectors() -> Encode:
-    """Sums of a random 16-wide vector for each word: texts that share words are near."""
-
-    def vector(word: str) -> np.ndarray:
-        return np.random.default_rng(zlib.crc32(word.encode())).normal(size=16)
-
-    return lambda texts: np.stack([np.sum([vector(word) for word in text.split()], axis=0) for text in texts])
 
 
 def write_sts(root: Path, seed: int = 0) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.util import find_spec
 
 import datasets
 import numpy as np
@@ -11,14 +10,11 @@ import pytest
 
 from simcse.data.pairs import ScoredPairs
 from simcse.errors import ModelError
-from simcse.evaluation.mteb import MtebEncoder
 from simcse.evaluation.pairs import evaluate_pairs
 from simcse.evaluation.retrieval import Collection, evaluate_retrieval
+from simcse.integrations.mteb import MtebEncoder, register
 
-pytestmark = [
-    pytest.mark.skipif(find_spec("mteb") is None, reason="mteb is not installed"),
-    pytest.mark.filterwarnings("ignore"),  # mteb's own deprecations, which move from version to version
-]
+pytestmark = pytest.mark.filterwarnings("ignore")  # mteb's own deprecations, which move from version to version
 
 A = ["a man plays", "a cat sleeps", "two dogs run", "rain in the city", "an old book"]
 B = ["a man sings", "a cat sleeps", "the sun", "rain and snow", "a young man"]
@@ -55,7 +51,7 @@ def test_mtebs_score_is_ours(word_vectors: Callable) -> None:
     ours = evaluate_pairs(word_vectors, ScoredPairs(A, B, np.array(SCORES), "local"))
     assert 100 * scores["cosine_spearman"] == pytest.approx(ours.spearman, abs=1e-3)
     assert 100 * scores["cosine_pearson"] == pytest.approx(ours.pearson, abs=1e-3)
-    assert (result.model_name, result.model_revision) == ("local/best", "0123")
+    assert (result.model_name, result.model_revision) == ("x/best", "0123")
 
 
 def test_mtebs_retrieval_is_ours_where_queries_and_documents_are_numbered_alike(word_vectors: Callable) -> None:
@@ -98,7 +94,7 @@ def test_a_real_encoder_is_taken_directly(tiny_bert) -> None:
     from simcse import SentenceEncoder
 
     encoder = SentenceEncoder.from_pretrained(tiny_bert, pooling="mean", device="cpu", dtype="fp32")
-    model = MtebEncoder(encoder.encode, name="me/tiny", revision=encoder.fingerprint, max_tokens=encoder.max_length)
+    model = MtebEncoder(encoder.encode, name="me/tiny", revision=encoder.fingerprint)
     assert isinstance(model, mteb.models.EncoderProtocol)
     result = mteb.evaluate(model, sts_task(), cache=None, co2_tracker=False, show_progress_bar=False)
     ours = evaluate_pairs(encoder.encode, ScoredPairs(A, B, np.array(SCORES), "local"))
@@ -133,3 +129,26 @@ def test_queries_and_documents_have_their_prompts(tiny_bert) -> None:
     ):
         found = model.encode(batches, prompt_type=prompt_type, hf_split="test")
         np.testing.assert_array_equal(found, expected(["a dog", "the cat"]))
+
+
+def test_a_checkpoint_is_a_model_by_its_name(tiny_bert, tmp_path) -> None:
+    """Under the last parts of its path, with its own prompts and fingerprint."""
+    import mteb
+
+    from simcse import SentenceEncoder
+
+    encoder = SentenceEncoder.from_pretrained(tiny_bert, pooling="mean", dtype="fp32")
+    encoder.prompts = {"query": "red snow on the "}
+    encoder.save_pretrained(tmp_path / "pets" / "best")
+    assert register(str(tmp_path / "pets" / "best"), dtype="fp32") == "pets/best"
+    model = mteb.get_model("pets/best")
+    assert (model.mteb_model_meta.name, model.mteb_model_meta.revision) == ("pets/best", encoder.fingerprint)
+    result = mteb.evaluate(model, sts_task(), cache=None, co2_tracker=False, show_progress_bar=False)
+    ours = evaluate_pairs(encoder.encode, ScoredPairs(A, B, np.array(SCORES), "local"))
+    assert 100 * result.task_results[0].scores["test"][0]["cosine_spearman"] == pytest.approx(ours.spearman, abs=1e-3)
+    found = model.encode([{"text": ["a dog"]}], prompt_type=mteb.types.PromptType.query)
+    np.testing.assert_allclose(found, encoder.encode(["a dog"], prompt="red snow on the "), atol=1e-6)
+
+
+def test_a_missing_package_is_named(named_where_missing) -> None:
+    named_where_missing("simcse.integrations.mteb", "mteb.models.abs_encoder", "mteb")
