@@ -79,11 +79,12 @@ COMMANDS: dict[str, Command | Program | tuple[str, dict[str, Command]]] = {
     "index": (
         "Build, search and change an index of texts.",
         {
-            "build": Command(index.build, {"files": "*"}, ("metadata_columns",), ("input",)),
+            "build": Command(index.build, {"files": "*"}, ("metadata_columns",), ("input", "vectors")),
             "search": Command(index.search, {"index": None, "query": "*"}, texts=("where",)),
-            "add": Command(index.add, {"index": None, "files": "*"}, ("metadata_columns",), ("input",)),
+            "add": Command(index.add, {"index": None, "files": "*"}, ("metadata_columns",), ("input", "vectors")),
             "delete": Command(index.delete, {"index": None, "id": "*"}),
             "compact": Command(index.compact, {"index": None}),
+            "export": Command(index.export, {"index": None}),
             "info": Command(index.info, {"index": None}),
         },
     ),

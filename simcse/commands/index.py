@@ -1,15 +1,16 @@
-"""`simcse index build|search|add|delete|compact|info`."""
+"""`simcse index build|search|add|delete|compact|export|info`."""
 
 from __future__ import annotations
 
 import sys
 from itertools import islice
+from pathlib import Path
 
 from simcse.commands.shared import Format, as_text, load_encoder, open_index, print_hits, print_json, sources
 from simcse.display.facts import fact_lines, plan_in_words
 from simcse.errors import ConfigError
 
-__all__ = ["add", "build", "compact", "delete", "info", "search"]
+__all__ = ["add", "build", "compact", "delete", "export", "info", "search"]
 
 QUERIES_AT_ONCE = 1024
 
@@ -27,6 +28,7 @@ def build(
     target_recall: float = 0.95,
     memory_mib: int | None = None,
     sample_queries: str | None = None,
+    vectors: list[str] | None = None,
     overwrite: bool = False,
     device: str = "auto",
     dtype: str = "auto",
@@ -52,6 +54,8 @@ def build(
         sample_queries: a file of queries like those that will come, one a line, or the column text of csv, tsv, jsonl,
             parquet; recall is measured and tuned on up to 1,000 of them, by default on held-out texts of the index,
             which are easier to find than answers to questions
+        vectors: files of the texts' vectors, where --model has encoded them already, in place of encoding them: npy,
+            npz, parquet, or a flat index of faiss; a row for each row of FILES, in their order
         overwrite: replace an index that is there already, when the new one is done
         device: auto, cpu, cuda, cuda:1, ...
         dtype: precision: auto (bf16 where the device computes in it, else fp32), fp32, bf16, fp16, int8 (AMX, VNNI)
@@ -68,7 +72,8 @@ def build(
     with progress(rows, sys.stderr.isatty(), "indexing") as advance:
         index = build_from_files(
             files, output, encoder, kind=kind, target_recall=target_recall, overwrite=overwrite, advance=advance,
-            memory=None if memory_mib is None else memory_mib * 2**20, sample_queries=asked, **columns,
+            memory=None if memory_mib is None else memory_mib * 2**20, sample_queries=asked, vectors=vectors or (),
+            **columns,
         )  # fmt: skip
     print(
         f"{output}: {len(index)} texts, dimension {index.dimension}; {plan_in_words(index.info['plan'])}",
@@ -144,6 +149,7 @@ def add(
     *,
     input: list[str] | None = None,
     upsert: bool = False,
+    vectors: list[str] | None = None,
     text_column: str | None = None,
     id_column: str | None = None,
     metadata_columns: list[str] | None = None,
@@ -158,6 +164,7 @@ def add(
         files: files of texts, as for index build; standard input where none is named
         input: the same as an option
         upsert: replace texts whose id is there already, rather than refuse them
+        vectors: files of the texts' vectors, as for index build
         text_column: the column that holds the text
         id_column: the column that holds the id
         metadata_columns: columns to keep as metadata; default all others
@@ -173,7 +180,8 @@ def add(
     check_files(files, **columns)
     rows, opened = count_rows(files), open_index(index, model, device, dtype)
     with progress(rows, sys.stderr.isatty(), "adding") as advance:
-        added = opened.add_documents(stream_files(files, **columns), upsert=upsert, advance=advance)
+        documents, given = stream_files(files, vectors or (), **columns)
+        added = opened.add_documents(documents, upsert=upsert, vectors=given, advance=advance)
     print(f"{index}: added {len(added)}, now {len(opened)} texts", file=sys.stderr)
 
 
@@ -207,6 +215,31 @@ def compact(index: str) -> None:
     opened = SearchIndex.load(index)
     opened.compact()
     print(f"{index}: {len(opened)} texts", file=sys.stderr)
+
+
+def export(index: str, *, output: str) -> None:
+    """Write ids, texts, metadata and vectors of an index to files that other packages read.
+
+    A parquet file has the columns id, text, vector, and one for each field of the metadata. A faiss file is a flat
+    index by inner product; what belongs to its rows lies beside, in OUTPUT.jsonl, a line for each. Each makes an index
+    again: simcse index build X.parquet --vectors X.parquet, or X.faiss.jsonl --vectors X.faiss.
+
+    Args:
+        index: folder of the index
+        output: the file to write: .parquet, or .faiss
+    """
+    from simcse.display.progress import progress
+    from simcse.files import check_writable
+    from simcse.search.index import SearchIndex
+    from simcse.search.tools import export as exporting
+
+    exporting.check_format(Path(output))
+    check_writable(output)
+    opened = SearchIndex.load(index)
+    with progress(len(opened), sys.stderr.isatty(), "writing", "rows") as advance:
+        rows = exporting.export(opened, output, advance)
+    beside = f", what belongs to them in {output}.jsonl" if output.endswith(".faiss") else ""
+    print(f"{output}: {rows} vectors of dimension {opened.dimension}{beside}", file=sys.stderr)
 
 
 def info(index: str, *, verify: bool = False, format: Format = "auto") -> None:

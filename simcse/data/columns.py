@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from simcse.errors import DataError, shown
 
-__all__ = ["ID_COLUMNS", "LAYOUTS", "ROLES", "VECTOR_COLUMN", "chosen_columns"]
+__all__ = ["ID_COLUMNS", "LAYOUTS", "ROLES", "VECTOR_COLUMNS", "chosen_columns"]
 
 ROLES = (("text",), ("anchor", "positive"), ("anchor", "positive", "hard_negative"))
 # headers whose names say the roles, in whatever order they stand and whatever stands beside them; longest first
@@ -16,7 +16,7 @@ LAYOUTS = (
     ("anchor", "positive"),
 )
 ID_COLUMNS = ("id", "_id")
-VECTOR_COLUMN = "vector"  # of parquet files that are written here
+VECTOR_COLUMNS = ("vector", "embedding", "vectors", "embeddings")  # the first is that of files written here
 NOT_TEXT = frozenset({"_id", "gold", "id", "idx", "index", "label", "labels", "score", "similarity"})
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-__all__ = ["opened_parquet", "parquet_rows"]
+__all__ = ["opened_parquet", "parquet_rows", "unpacking"]
 
 ROWS_A_BATCH = 10_000
 
@@ -32,7 +32,7 @@ def opened_parquet(path: Path) -> pq.ParquetFile:
     import pyarrow.parquet as pq
 
     check_file(path)
-    with _unpacking(path, "not a parquet file"):
+    with unpacking(path, "not a parquet file"):
         file = pq.ParquetFile(path)
         names = file.schema_arrow.names
     if not names:
@@ -49,7 +49,7 @@ def parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, tupl
         DataError: as `opened_parquet`; a damaged row group; a column of bytes.
     """
     file, number = opened_parquet(path), 0
-    with _unpacking(path, "a damaged parquet file"):
+    with unpacking(path, "a damaged parquet file"):
         for batch in file.iter_batches(ROWS_A_BATCH, columns=list(columns)):
             cells = [_plain_column(path, name, batch.column(name)) for name in columns]
             for number, values in enumerate(zip(*cells, strict=True), number + 1):  # noqa: B020
@@ -57,7 +57,7 @@ def parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, tupl
 
 
 @contextmanager
-def _unpacking(path: Path, what: str) -> Iterator[None]:
+def unpacking(path: Path, what: str) -> Iterator[None]:
     """Turn what pyarrow raises, which is as much as there are ways to damage a file, into a DataError."""
     try:
         yield

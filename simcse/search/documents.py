@@ -13,10 +13,11 @@ from simcse.data.columns import ID_COLUMNS
 from simcse.data.opening import is_there
 from simcse.data.readers import read_texts
 from simcse.data.tabular import format_of, named_rows
+from simcse.data.vectors import vector_column
 from simcse.errors import DataError, SearchError, shown
 from simcse.search.rows import Document, Id, RowError, checked_id, is_utf8, packed_metadata
 
-__all__ = ["Document", "documents", "file_documents"]
+__all__ = ["Document", "documents", "file_documents", "file_rows"]
 
 log = logging.getLogger(__name__)
 
@@ -104,31 +105,42 @@ def file_documents(
     Raises:
         DataError: as `simcse.data.readers.read_texts`; a column that is not there.
     """
-    path = Path(source)
     blank = 0
-    if str(source) == "-" or format_of(path) == "txt":
-        if text_column or id_column or metadata_columns:
-            raise DataError(
-                f"{path}: columns are asked of lines of text, which have none; a csv or jsonl file has them"
-            )
-        rows: Iterator[tuple[int, Document]] = (
-            (number, (None, text, {})) for number, text in enumerate(read_texts(source), 1)
-        )
-    else:
-        rows = _from_columns(path, text_column, id_column, metadata_columns)
-    for _, document in rows:
-        if document[1].strip():
+    for document in file_rows(
+        source, text_column=text_column, id_column=id_column, metadata_columns=metadata_columns
+    ):  # fmt: skip
+        if document is not None and document[1].strip():
             yield document
         else:
-            blank += 1
+            blank += document is not None
     if blank:
-        log.warning("%s: left out %d rows without text", path, blank)
+        log.warning("%s: left out %d rows without text", Path(source), blank)
+
+
+def file_rows(
+    source: str | Path,
+    *,
+    text_column: str | None = None,
+    id_column: str | None = None,
+    metadata_columns: Sequence[str] | None = None,
+) -> Iterator[Document | None]:
+    """As `file_documents`, of all rows as they are encoded from such a file, those without text, too; None for an empty
+    line of a table.
+    """
+    path = Path(source)
+    if str(source) != "-" and format_of(path) != "txt":
+        return _from_columns(path, text_column, id_column, metadata_columns)
+    if text_column or id_column or metadata_columns:
+        raise DataError(f"{path}: columns are asked of lines of text, which have none; a csv or jsonl file has them")
+    return ((None, text, {}) for text in read_texts(source))
 
 
 def _from_columns(
     path: Path, text: str | None, key: str | None, metadata: Sequence[str] | None
-) -> Iterator[tuple[int, Document]]:
+) -> Iterator[Document | None]:
     names, _ = named_rows(path)
+    if format_of(path) == "parquet" and (vector := vector_column(path)) not in (text, None):
+        names.remove(vector)  # no metadata to show or to filter by
     key = key or next((name for name in ID_COLUMNS if name in names), None)
     rest = [name for name in names if name != key]
     text = text or ("text" if "text" in names else rest[0] if len(rest) == 1 else None)
@@ -141,6 +153,7 @@ def _from_columns(
     numbers = _number_columns(path, kept) if kept and format_of(path) in ("csv", "tsv") else ()
     for number, values in named_rows(path, columns=chosen)[1]:
         if not values:
+            yield None
             continue
         found = dict(zip(chosen, values, strict=True))
         if not isinstance(found[text], str):
@@ -150,7 +163,7 @@ def _from_columns(
         fields = {name: _number(found[name]) if name in numbers else found[name] for name in kept}
         try:
             packed_metadata(fields)
-            yield number, (checked_id(found[key]) if key else None, found[text], fields)
+            yield checked_id(found[key]) if key else None, found[text], fields
         except SearchError as error:
             raise DataError(f"{path}:{number}: {error}") from error
 

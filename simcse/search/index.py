@@ -20,6 +20,7 @@ from simcse.display.progress import paced
 from simcse.errors import SearchError, shown
 from simcse.search.documents import documents
 from simcse.search.fingerprint import Identity
+from simcse.search.given import check_none_left, next_vectors
 from simcse.search.hit import Hit
 from simcse.search.nearest.plan import check_budget
 from simcse.search.queries import checked_floor, checked_texts, checked_top_k, sampled_vectors, unit_queries
@@ -64,6 +65,7 @@ class SearchIndex:
         target_recall: float = 0.95,
         memory: int | None = None,
         sample_queries: Sequence[str] | npt.NDArray[Any] | None = None,
+        vectors: Iterable[npt.ArrayLike] | None = None,
     ) -> SearchIndex:
         """Encode texts and make them searchable, in memory.
 
@@ -83,16 +85,17 @@ class SearchIndex:
             sample_queries: queries like those that will come, as texts or vectors (q, d), to measure and tune the
                 recall on; some hundreds do, of more than 1,000 that many are drawn. By default rows of the index are
                 held out and searched for, whose recall is higher than that of texts of another kind, such as questions.
+            vectors: (n, d) of the texts, by the same encoder, where they are known already; see `given.next_vectors`.
 
         Raises:
             SearchError: no text at all, duplicate ids, NaN vectors, a blank sample query or vectors of another
-                dimension.
+                dimension, number or encoder.
             DataError: a file that is missing or damaged; names file and line.
         """
         name = str(sentences_or_file) if isinstance(sentences_or_file, (str, Path)) else None
         return cls.build_documents(
             documents(sentences_or_file, ids, metadata), encode, kind=kind, target_recall=target_recall, memory=memory,
-            sample_queries=sample_queries, name=name,
+            sample_queries=sample_queries, vectors=vectors, name=name,
         )  # fmt: skip
 
     @classmethod
@@ -105,6 +108,7 @@ class SearchIndex:
         target_recall: float = 0.95,
         memory: int | None = None,
         sample_queries: Sequence[str] | npt.NDArray[Any] | None = None,
+        vectors: Iterable[npt.ArrayLike] | None = None,
         name: str | None = None,
         advance: Callable[[int], None] = lambda n: None,
     ) -> SearchIndex:
@@ -116,7 +120,7 @@ class SearchIndex:
         try:
             if sample_queries is not None:  # refused, where they are wrong, before the texts are encoded
                 index.optimize(sample_queries=sample_queries)
-            index.add_documents(stream, advance=advance)
+            index.add_documents(stream, vectors=vectors, advance=advance)
             if not len(index):
                 raise SearchError(f"{f'{name}: ' if name else ''}found no text to index, expected at least one")
             index.optimize(memory=memory)
@@ -207,6 +211,7 @@ class SearchIndex:
         stream: Iterable[Document],
         *,
         upsert: bool = False,
+        vectors: Iterable[npt.ArrayLike] | None = None,
         note: Mapping[str, Any] | None = None,
         advance: Callable[[int], None] = lambda n: None,
     ) -> list[Id]:
@@ -215,12 +220,14 @@ class SearchIndex:
         Args:
             stream: read once; see `documents.file_documents`.
             upsert: whether an id that is there already is replaced, rather than refused.
+            vectors: as of `build`, read together with the stream.
             note: JSON values to keep in the index, durable together with the texts; `noted` gives them back.
             advance: called with the number of texts encoded since.
         """
         encode, storage = self._roles().encode_document, self.storage
         added: list[Id] = []
         explicit: set[Id] = set()
+        given = None if vectors is None else iter(vectors)
         with storage.transaction():
             following = storage.get("next_id") or 0
             for chunk in paced(stream, CHUNK):
@@ -232,9 +239,10 @@ class SearchIndex:
                         f"id {next(key for key in keys if key in there)!r} is in the index already; give another id, "
                         "or use upsert to replace its text"
                     )
-                storage.append(rows, unit_vectors(encode, [text for _, text, _ in rows], self.dimension), there)
+                storage.append(rows, next_vectors(encode, [text for _, text, _ in rows], self.dimension, given), there)
                 added += keys
                 advance(len(keys))
+            check_none_left(given, len(added))
             storage.put("next_id", following)
             if note is not None:
                 storage.put("note", dict(note))

@@ -17,7 +17,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from simcse.data.columns import VECTOR_COLUMNS
 from simcse.data.parquet import opened_parquet
+from simcse.data.vectors import arrow_vectors
 from simcse.errors import ConfigError, DataError, did_you_mean
 from simcse.files import replaced_folder
 
@@ -25,7 +27,7 @@ __all__ = ["EncodeRows", "encode_parquet"]
 
 log = logging.getLogger(__name__)
 
-VECTOR = "vector"
+VECTOR = VECTOR_COLUMNS[0]
 ROWS_A_BATCH = 4096  # enough to sort by length, few enough to do again after a loss
 BLOCKS_A_WORKER = 4  # at least, so that none waits long for the last
 
@@ -53,8 +55,7 @@ class EncodeRows:
         if (missing := next((i for i, text in enumerate(texts) if not isinstance(text, str)), None)) is not None:
             raise DataError(f"column {self._column!r}: found {texts[missing]!r}, expected a text in every row")
         vectors = self._encoder.encode(texts, **self._encoding)  # (n, d)
-        flat = pa.array(vectors.reshape(-1), pa.float32())
-        return rows.append_column(VECTOR, pa.FixedSizeListArray.from_arrays(flat, self._encoder.dimension))
+        return rows.append_column(VECTOR, arrow_vectors(vectors))
 
 
 def encode_parquet(

@@ -15,13 +15,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from simcse.data.columns import VECTOR_COLUMN
+from simcse.data.columns import VECTOR_COLUMNS
+from simcse.data.vectors import arrow_vectors
 from simcse.errors import ConfigError, DataError, shown
 from simcse.files import replaced_file
 
 __all__ = ["FORMATS", "Rows", "check_format", "write_table"]
 
 ROWS_A_BATCH = 16_384
+VECTOR = VECTOR_COLUMNS[0]
 
 Advance = Callable[[int], None]
 
@@ -123,8 +125,7 @@ def _write_parquet(new: Path, vectors: Path, rows: Rows, advance: Advance) -> No
     try:
         for ids, texts, some in _batches(vectors, rows):
             keys = pa.array(ids, pa.int64() if rows.numbered else pa.string())
-            vector = pa.FixedSizeListArray.from_arrays(pa.array(some.reshape(-1)), some.shape[1])
-            table = pa.table({"id": keys, "text": pa.array(texts, pa.string()), VECTOR_COLUMN: vector})
+            table = pa.table({"id": keys, "text": pa.array(texts, pa.string()), VECTOR: arrow_vectors(some)})
             writer = writer or pq.ParquetWriter(new, table.schema)
             writer.write_table(table)
             advance(len(ids))
@@ -143,7 +144,7 @@ def _write_jsonl(new: Path, vectors: Path, rows: Rows, advance: Advance) -> None
             for row, (key, text) in enumerate(zip(ids, texts, strict=True)):
                 head = json.dumps({"id": key, "text": text}, ensure_ascii=False)[:-1]
                 values = ", ".join(numbers[row * some.shape[1] : (row + 1) * some.shape[1]])
-                file.write(f'{head}, "{VECTOR_COLUMN}": [{values}]}}\n')
+                file.write(f'{head}, "{VECTOR}": [{values}]}}\n')
             advance(len(ids))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain, islice
+from itertools import chain, islice, tee
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,28 @@ from simcse.search.index import CHUNK, SearchIndex
 from simcse.search.local.files import MANIFEST
 from simcse.search.rows import Document
 from simcse.search.select import is_milvus
-from simcse.vectors import Encode, Encoder
+from simcse.search.tools.vectors import check_vectors, with_vectors
+from simcse.vectors import Encode, Encoder, Matrix
 
 __all__ = ["build_from_files", "check_files", "check_output", "count_rows", "stream_files"]
 
+Vectors = Iterator[Matrix] | None
 
-def stream_files(inputs: Sequence[str | Path], **columns: Any) -> Iterator[Document]:
-    """The documents of several files, one after the other; `columns` as in `documents.file_documents`."""
-    return chain.from_iterable(file_documents(source, **columns) for source in inputs)
+
+def stream_files(
+    inputs: Sequence[str | Path], vectors: Sequence[str | Path] = (), **columns: Any
+) -> tuple[Iterator[Document], Vectors]:
+    """The documents of several files, one after the other, and the vectors that lie beside, to be read together.
+
+    Args:
+        inputs: as in `documents.file_documents`.
+        vectors: files of vectors, as in `vectors.with_vectors`; without any there are none beside.
+        columns: as in `documents.file_documents`.
+    """
+    if not vectors:
+        return chain.from_iterable(file_documents(source, **columns) for source in inputs), None
+    documents, beside = tee(with_vectors(inputs, vectors, **columns))
+    return (document for document, _ in documents), (vector for _, vector in beside)
 
 
 def count_rows(inputs: Sequence[str | Path]) -> int | None:
@@ -47,6 +61,7 @@ def build_from_files(
     target_recall: float = 0.95,
     memory: int | None = None,
     sample_queries: Sequence[str] | None = None,
+    vectors: Sequence[str | Path] = (),
     overwrite: bool = False,
     advance: Callable[[int], None] = lambda n: None,
     **columns: Any,
@@ -64,6 +79,7 @@ def build_from_files(
         target_recall: as in `SearchIndex.build`.
         memory: as in `SearchIndex.build`.
         sample_queries: as in `SearchIndex.build`.
+        vectors: files of the texts' vectors, where they are known already, as in `vectors.with_vectors`.
         overwrite: whether an index that is there already is replaced, when the new one is done.
         advance: called with the number of texts done.
         columns: `text_column`, `id_column`, `metadata_columns`.
@@ -75,19 +91,24 @@ def build_from_files(
     """
     if is_milvus(kind) or is_milvus(output):
         address = _milvus_address(kind, str(output), overwrite)
+        stream, given = stream_files(inputs, vectors, **columns)
         return SearchIndex.build_documents(
-            stream_files(inputs, **columns), encode, kind=address, sample_queries=sample_queries, advance=advance,
+            stream, encode, kind=address, sample_queries=sample_queries, vectors=given, advance=advance,
             name=", ".join(map(str, inputs)),
         )  # fmt: skip
     output = Path(output)
     check_output(output, overwrite)
     check_files(inputs, **columns)
-    index, done = _begun(output, encode, _source(inputs, columns), kind, target_recall)
-    stream = islice(stream_files(inputs, **columns), done, None)
+    index, done = _begun(output, encode, _source([*inputs, *vectors], columns), kind, target_recall)
+    if vectors:
+        check_vectors(inputs, vectors, index.dimension, **columns)
+    stream, given = stream_files(inputs, vectors, **columns)
+    beside = given and islice(given, done, None)
     advance(done)
-    for chunk in paced(stream, CHUNK):
+    for chunk in paced(islice(stream, done, None), CHUNK):
         done += len(chunk)
-        index.add_documents(chunk, note={**index.noted, "done": done})
+        some = beside and list(islice(beside, len(chunk)))
+        index.add_documents(chunk, vectors=some, note={**index.noted, "done": done})
         advance(len(chunk))
     if not len(index):
         shutil.rmtree(_partial(output))
