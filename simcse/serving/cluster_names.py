@@ -12,8 +12,8 @@ __all__ = ["named_clusters"]
 
 LEAST_TEXTS = 60  # fewer need no names
 TEXTS_A_CLUSTER = 50  # at least, on average
-MOST_CLUSTERS = 14
-WORDS = 3  # of a name
+MOST_CLUSTERS = 20
+WORDS = 2  # of a name
 WORD = r"(?u)\b[^\W\d_][\w'’-]+\b"
 LEAST = 3  # texts of a cluster that hold a word of its name
 COMMON = 0.2  # share of all texts: a word in more of them names nothing

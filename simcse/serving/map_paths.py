@@ -29,7 +29,7 @@ class ClusterResponse(BaseModel):
     x: float
     y: float
     texts: int = Field(description="how many lie there")
-    name: str = Field(examples=["film, actor, director"])
+    name: str = Field(examples=["film, director"])
 
 
 class MapResponse(ProgressResponse):

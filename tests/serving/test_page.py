@@ -26,8 +26,12 @@ FLAGS = (
     "--disable-component-update --disable-sync --disable-dev-shm-usage --window-size=1280,900"
 )
 
+SECONDS = 60  # for what takes one on an idle machine
+
 pytestmark = [
-    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="no chromium and chromedriver here: the page is not tested"),
+    pytest.mark.skipif(
+        not (CHROMIUM and DRIVER), reason="the page is not tested: apt-get install chromium chromium-driver"
+    ),
     # uvloop and selenium close their own sockets late
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
@@ -69,11 +73,12 @@ def browser(tmp_path_factory):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    driver.set_script_timeout(SECONDS)
     yield driver
     driver.quit()
 
 
-def until(condition, seconds=20):
+def until(condition, seconds=SECONDS):
     """The first true value of `condition()`."""
     end = time.monotonic() + seconds
     while not (value := condition()):
@@ -95,14 +100,14 @@ def texts(browser, selector):
     return browser.execute_script("return [...document.querySelectorAll(arguments[0])].map(e => e.innerText)", selector)
 
 
-def emulate(browser, width, height, scheme):
+def emulate(browser, width, height, scheme, motion="no-preference"):
     browser.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride",
         {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 700},
     )
-    browser.execute_cdp_cmd(
-        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
-    )
+    wanted = {"prefers-color-scheme": scheme, "prefers-reduced-motion": motion}
+    features = [{"name": name, "value": value} for name, value in wanted.items()]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
 
 
 def test_results_follow_as_one_types(browser, url, index, sentences):
@@ -134,12 +139,22 @@ def test_the_keyboard_is_enough(browser, url):
     for _ in range(2):
         focused().send_keys(Keys.ARROW_DOWN)
     assert focused().text.startswith("2")
-    focused().send_keys(Keys.ARROW_UP, Keys.NULL)
+    focused().send_keys(Keys.END)
+    assert focused().text.startswith("10")
+    focused().send_keys(Keys.ARROW_DOWN)  # there is no other
+    assert focused().text.startswith("10")
+    focused().send_keys(Keys.HOME)
+    assert focused().text.startswith("1")
     focused().send_keys(Keys.ARROW_UP)
+    assert focused().get_attribute("id") == "query"
+    focused().send_keys(Keys.HOME)  # moves in the text, as everywhere
     assert focused().get_attribute("id") == "query"
     focused().send_keys(Keys.ESCAPE)
     until(lambda: not texts(browser, ".hit"))
     assert one(browser, "#welcome").is_displayed()
+
+
+LINKS = {"url": 'https://example.org/a?b="c', "script": "javascript:document.title='taken'"}
 
 
 def test_text_of_the_index_is_shown_as_text(browser, serve, encoder):
@@ -147,12 +162,155 @@ def test_text_of_the_index_is_shown_as_text(browser, serve, encoder):
     from simcse import SearchIndex
 
     nasty = "<img src=x onerror=\"document.title='taken'\"><b>a dog</b>"
-    index = SearchIndex.build([nasty, "a cat"], encoder.encode, metadata=[{"<i>k</i>": nasty}, {}])
+    index = SearchIndex.build([nasty, "a cat"], encoder.encode, metadata=[{"<i>k</i>": nasty}, LINKS])
     ready(browser, serve(create_app(index, encoder)))
     one(browser, "#query").send_keys("a dog")
     until(lambda: nasty in texts(browser, ".hit p"))
     assert browser.execute_script("return document.querySelectorAll('.hit img, .hit b, .hit i i').length") == 0
+    assert texts(browser, ".hit p mark") == ["dog"]
+    one(browser, "#query").clear()
+    one(browser, "#query").send_keys("<img src=x> b onerror")
+    until(lambda: set(texts(browser, ".hit p mark")) == {"img", "src", "x", "b", "onerror"})
+    assert nasty in texts(browser, ".hit p")
+    assert browser.execute_script("return document.querySelectorAll('.hit img, .hit b').length") == 0
+    links = browser.execute_script("return [...document.querySelectorAll('.hit a')].map(e => [e.href, e.rel])")
+    assert links == [["https://example.org/a?b=%22c", "noopener noreferrer"]]
     assert browser.title != "taken"
+
+
+ABSTRACT = " ".join(f"Sentence {i} of an abstract tells of a Café and of rivers." for i in range(40))
+
+
+@pytest.fixture(scope="module")
+def abstracts(serve, encoder):
+    """The address of ten long texts."""
+    from simcse import SearchIndex
+
+    metadata = [{"number": i, **{f"field {j}": "a value of some length" for j in range(9)}} for i in range(10)]
+    index = SearchIndex.build([f"Abstract {i}. {ABSTRACT}" for i in range(10)], encoder.encode, metadata=metadata)
+    return f"{serve(create_app(index, encoder))}/?q=a+cafe+at+river+of+abstract"
+
+
+def shown(browser):
+    """Whether the second hit is open, and what its button and its height say of it."""
+    return browser.execute_script(
+        """const hit = document.querySelectorAll(".hit")[1];
+        const button = hit.querySelector(".open"), p = hit.querySelector("p");
+        return [button.getAttribute("aria-expanded"), button.innerText, p.clientHeight === p.scrollHeight,
+          getComputedStyle(hit.querySelector(".extra")).display !== "none"];"""
+    )
+
+
+def test_long_texts_are_cut_until_they_are_opened(browser, abstracts):
+    emulate(browser, 1280, 900, "light")
+    ready(browser, abstracts)
+    until(lambda: len(texts(browser, ".hit")) == 10)
+    lines = (
+        "const p = document.querySelector('.hit p'); return p.clientHeight / parseFloat(getComputedStyle(p).lineHeight)"
+    )
+    assert browser.execute_script(lines) == pytest.approx(4, abs=0.1)
+    assert shown(browser) == ["false", "Show all", False, False]
+    hit = browser.find_elements(By.CSS_SELECTOR, ".hit")[1]
+    hit.send_keys(Keys.ENTER)
+    assert shown(browser) == ["true", "Show less", True, True]
+    hit.send_keys(Keys.TAB)
+    assert browser.switch_to.active_element.text == "Show less"
+    browser.switch_to.active_element.send_keys(Keys.ENTER)
+    assert shown(browser) == ["false", "Show all", False, False]
+    browser.switch_to.active_element.send_keys(Keys.SPACE)
+    assert shown(browser)[0] == "true"
+    assert set(texts(browser, ".hit:first-child mark")) == {"Abstract", "abstract", "Café", "rivers"}
+
+
+def test_a_text_is_copied_whole(browser, abstracts):
+    ready(browser, abstracts)
+    until(lambda: len(texts(browser, ".hit")) == 10)
+    whole = browser.execute_script("return document.querySelector('.hit p').textContent")
+    assert whole.endswith(ABSTRACT)
+    one(browser, ".hit").send_keys("c")
+    until(lambda: one(browser, ".hit .copy").text == "Copied")
+    assert browser.execute_script("return document.getElementById('said').textContent") == "Copied"
+    field = one(browser, "#sentences")
+    field.clear()
+    field.send_keys(Keys.CONTROL, "v")
+    assert field.get_property("value") == whole
+    until(lambda: one(browser, ".hit .copy").text == "Copy")
+
+
+def test_ten_abstracts_fit_a_phone(browser, abstracts):
+    emulate(browser, 390, 844, "light")
+    ready(browser, abstracts)
+    until(lambda: len(texts(browser, ".hit.long")) == 10)
+    assert browser.execute_script("return document.documentElement.scrollHeight") < 6000
+    browser.execute_script("document.querySelectorAll('.hit .open').forEach(button => button.click())")
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
+
+
+def test_hits_are_filtered_by_metadata(browser, url, index, sentences):
+    emulate(browser, 1280, 900, "light")
+    ready(browser, url)
+    field, problem = one(browser, "#where"), one(browser, "#where-problem")
+    assert "fields: lang, year" in field.get_attribute("placeholder")
+    one(browser, "#query").send_keys(sentences[11])
+    until(lambda: texts(browser, ".hit p")[:1] == [sentences[11]])
+    field.send_keys("lang=de, year>=2010", Keys.ENTER)
+    expected = index.search(sentences[11], top_k=10, where={"lang": "de", "year": {">=": 2010}})[0]
+    until(lambda: texts(browser, ".hit p") == [hit.text for hit in expected])
+    assert not problem.is_displayed()
+    ready(browser, browser.current_url)  # the address holds the filter
+    until(lambda: texts(browser, ".hit p") == [hit.text for hit in expected])
+    field, problem = one(browser, "#where"), one(browser, "#where-problem")
+    for wrong, told in (
+        ("lang", "expected FIELD=VALUE"),
+        ("longue=de", "unknown field 'longue'"),
+        ('{"lang": ', "broken JSON"),
+        ("year=9007199254740993", "beyond 2^53"),
+        ("lang=de, lang=en", "write several values as lang=A|B"),
+    ):
+        field.clear()
+        field.send_keys(wrong, Keys.ENTER)
+        until(lambda: told in problem.text)  # noqa: B023
+        assert field.get_attribute("aria-invalid") == "true"
+    field.clear()
+    field.send_keys("year<1900", Keys.ENTER)
+    until(lambda: "no text fits the filter" in one(browser, "#status").text)
+    assert not problem.is_displayed()
+    assert field.get_attribute("aria-invalid") is None
+
+
+@pytest.mark.parametrize(
+    "conditions",
+    [
+        ["lang=en"], ["lang=en|de"], ["year>=2000", "year<2010"], ["year!=1999"], ["a=1", "b=true", "c=null", "d=1.5"],
+        ['a="x, y"', "b=c"], ["a=NaN"], ["a=b=c"], ["a="], ["a=01"], ['a="1"'], ["__proto__=1"], ["größe<=-2e3"], [],
+    ],
+)  # fmt: skip
+def test_a_filter_means_what_the_command_line_makes_of_it(browser, url, conditions):
+    from simcse.search.filters import parse_conditions
+
+    ready(browser, url)
+    parsed = browser.execute_async_script(
+        """const done = arguments[1];
+        import("/static/filter.js").then(({parseFilter}) => done(JSON.stringify(parseFilter(arguments[0]))));""",
+        ", ".join(conditions),
+    )
+    assert json.loads(parsed) == parse_conditions(conditions)
+
+
+def test_the_map_keeps_neighbours_together_once_it_is_done(browser, url):
+    ready(browser, url)
+    until(lambda: one(browser, "#map-about").get_attribute("data-method") == "t-SNE")
+    assert "Near means similar" in one(browser, "#map-about").text
+
+
+def test_nothing_moves_where_that_is_not_wanted(browser, url, sentences):
+    for wanted, moves in (("no-preference", True), ("reduce", False)):
+        emulate(browser, 1280, 900, "light", motion=wanted)
+        ready(browser, f"{url}/?q={sentences[0]}")
+        until(lambda: texts(browser, ".hit"))
+        style = "const s = (q) => getComputedStyle(document.querySelector(q));"
+        moving = f"{style} return [s('html').scrollBehavior !== 'auto', s('.bar i').transitionDuration !== '0s']"
+        assert browser.execute_script(moving) == [moves, moves]
 
 
 def test_the_similarity_table_is_that_of_the_encoder(browser, url, encoder, sentences):
@@ -172,6 +330,7 @@ def test_hovering_the_map_names_the_text_under_the_pointer(browser, url, sentenc
     one(browser, "#query").send_keys(sentences[20])
     until(lambda: texts(browser, ".hit p")[:1] == [sentences[20]])
     until(lambda: "10 hits are lit" in one(browser, "#map").get_attribute("aria-label"))
+    until(lambda: one(browser, "#map-about").get_attribute("data-method"))  # it is not drawn anew meanwhile
     browser.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
     # look for any spot of the map that shows the best hit
     found = browser.execute_script(
@@ -274,5 +433,6 @@ def test_no_request_leaves_the_server_and_nothing_fails(browser, url):
         address for address in asked if not address.startswith(("http://127.0.0.1:", "data:", "blob:", "chrome:"))
     ]
     assert outside == []
-    failed = [entry["message"] for entry in browser.get_log("browser") if "401 (Unauthorized)" not in entry["message"]]
-    assert failed == []
+    wanted = ("401 (Unauthorized)", "422 (Unprocessable")  # by tests above
+    failed = [entry["message"] for entry in browser.get_log("browser")]
+    assert [message for message in failed if not any(status in message for status in wanted)] == []

@@ -21,12 +21,13 @@ startTheme(document.getElementById("theme"), () => {
   map?.recolour();
   heat?.recolour();
 });
-await showFacts(); // the first request: asks for the token where one is needed
+const index = await showFacts(); // the first request: asks for the token where one is needed
 map = new CorpusMap({ pointed: (id) => search.light(id) });
 const search = new SearchBox({
   found: (query, hits) => map.light(query, hits).catch(tell),
   pointed: (id) => map.point(id),
 });
+search.offer(index.fields ?? []);
 if (document.activeElement === document.body) document.getElementById("query").focus({ preventScroll: true });
 heat = new HeatMap();
 heat.run();
