@@ -1,6 +1,8 @@
 # Everything runs in .venv, which each target makes or updates itself.
 PYTHON ?= python3
 JOBS ?= 2
+# versions to install; empty for the newest that pyproject.toml allows
+CONSTRAINTS ?= constraints.txt
 SIMCSE_DATA ?= ../shared/data
 
 # a sentence a line, for benchmarks
@@ -63,5 +65,5 @@ $(VENV)/.installed-%: pyproject.toml constraints.txt
 		|| { echo "error: $$($(PYTHON) --version) found, 3.11 or newer is needed: make PYTHON=python3.11" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$*]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) -e '.[$*]'
 	@touch $@
