@@ -277,6 +277,13 @@ class SearchIndex:
         check_all_there(wanted, found)
         return np.array([found[key] for key in wanted], np.float32).reshape(-1, self.dimension)
 
+    def fetch(self, ids: Sequence[Id]) -> list[Row]:
+        """(id, text, metadata) of each of these ids; raises as `vectors`."""
+        wanted = plain_ids(ids)
+        found = self.storage.fetch(wanted)
+        check_all_there(wanted, found)
+        return [found[key] for key in wanted]
+
     def rows(self) -> Iterator[Row]:
         """All (id, text, metadata), in the order of addition or of Milvus, but for those that are removed meanwhile."""
         return self.storage.rows()

@@ -116,6 +116,9 @@ class Storage(Protocol):
     def vectors(self, ids: Sequence[Id]) -> dict[Id, Matrix]:
         """Unit vector (d,) of each of the ids that is there."""
 
+    def fetch(self, ids: Sequence[Id]) -> dict[Id, Row]:
+        """The row of each of the ids that is there."""
+
     def rows(self) -> Iterator[Row]:
         """All rows, a batch at a time, but for those that are removed meanwhile."""
 

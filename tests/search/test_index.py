@@ -129,6 +129,15 @@ def test_new_ids_are_never_ones_that_were_used(own):
     assert own.typed_ids(["7", "6"]) == ["7", 6]
 
 
+def test_rows_are_fetched_by_their_ids(own):
+    own.add(["a b", "c"], ids=["x", "7"], metadata=[{"n": 1}, None])
+    assert own.fetch(["7", "x"]) == [("7", "c", {}), ("x", "a b", {"n": 1})]
+    assert own.fetch([]) == []
+    own.delete(["x"])
+    with pytest.raises(SearchError, match="id 'x' is not in the index"):
+        own.fetch(["7", "x"])
+
+
 def test_deleted_texts_are_not_found_and_their_places_are_filled(own):
     assert found(own, top_k=4)[0] == TEXTS[0]
     assert own.delete([0]) == 1

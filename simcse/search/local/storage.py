@@ -115,6 +115,10 @@ class LocalStorage:
         view, slots = found(self.state.current, ids)
         return dict(zip(slots, view.vectors(np.array(list(slots.values()), np.int64)), strict=True))
 
+    def fetch(self, ids: Sequence[Id]) -> dict[Id, Row]:
+        view, slots = found(self.state.current, ids)
+        return {row[0]: row for row in view.fetch(list(slots.values())).values()}
+
     def rows(self) -> Iterator[Row]:
         return (row for _, row in self.state.current().rows())
 

@@ -15,7 +15,7 @@ from simcse.search.milvus.filters import fields_of
 from simcse.search.rows import Id, Row, packed_metadata
 from simcse.vectors import Matrix
 
-__all__ = ["create_manifest", "create_rows", "drop", "hit_of", "id_of", "key_of", "manifest_name", "packed"]
+__all__ = ["create_manifest", "create_rows", "drop", "hit_of", "id_of", "key_of", "manifest_name", "packed", "row_of"]
 
 LONGEST = 65_535  # bytes of a text, and of its metadata as JSON
 LONGEST_KEY = 1024  # bytes of an id, see `key_of`
@@ -55,6 +55,11 @@ def hit_of(found: Any) -> Hit:
     entity = found["entity"]
     score = float(np.clip(found["distance"], -1, 1))
     return Hit(entity["text"], score, id_of(found["key"]), json.loads(entity["metadata"]))
+
+
+def row_of(found: Any) -> Row:
+    """A row as it is received."""
+    return id_of(found["key"]), found["text"], json.loads(found["metadata"])
 
 
 def create_rows(client: Any, collection: str, dimension: int, exact: bool) -> None:

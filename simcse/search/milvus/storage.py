@@ -39,6 +39,7 @@ from simcse.search.milvus.collections import (
     key_of,
     manifest_name,
     packed,
+    row_of,
 )
 from simcse.search.milvus.filters import expression
 from simcse.search.rows import Id, Row, check_all_there, storable
@@ -188,9 +189,12 @@ class MilvusStorage:
     def vectors(self, ids: Sequence[Id]) -> dict[Id, Matrix]:
         return {id_of(row["key"]): np.asarray(row["vector"], np.float32) for row in self._get(ids, ["vector"])}
 
+    def fetch(self, ids: Sequence[Id]) -> dict[Id, Row]:
+        rows = map(row_of, self._get(ids, ["text", "metadata"]))
+        return {row[0]: row for row in rows}
+
     def rows(self) -> Iterator[Row]:
-        for row in self._all(["text", "metadata"]):
-            yield id_of(row["key"]), row["text"], json.loads(row["metadata"])
+        return map(row_of, self._all(["text", "metadata"]))
 
     def sample(self, size: int, seed: int = 0) -> Sample:
         """The first `size` rows, in the order of Milvus, whatever the seed: it draws none."""
@@ -224,7 +228,7 @@ class MilvusStorage:
         generation = self.generation
         if self._copy is None or self._copy.generation != generation:
             found = [
-                ((id_of(row["key"]), row["text"], json.loads(row["metadata"])), np.asarray(row["vector"], np.float32))
+                (row_of(row), np.asarray(row["vector"], np.float32))
                 for row in self._all(["text", "metadata", "vector"])
             ]
             found.sort(key=lambda pair: (isinstance(pair[0][0], str), pair[0][0]))
