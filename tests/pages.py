@@ -9,7 +9,7 @@ do not see stand before a block, or between them:
     <!-- setup                 code of Python that makes what the page expects to be there
     ... -->
 
-A line of Python with a literal behind `  # ` evaluates to it. Training is cut to two steps.
+A line of Python with a literal behind `  # ` evaluates to it. Training is cut to one step.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ import numpy as np
 
 ROOT = Path(__file__).parents[1]
 RUN = ("sh", "python")
-SHOWN = ("text", "yaml", "json", "csv", "html", "docker", "xml")
-STEPS = 2
+SHOWN = ("text", "yaml", "json")
+STEPS = 1
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Session:
         self.names: dict[str, Any] = {}
         self.printed = ""
         self.servers: list[subprocess.Popen[bytes]] = []
-        self.address = "localhost:8000"
+        self.addresses: dict[str, str] = {}  # of these servers, by what the page calls them
         programs.mkdir()
         for name, start in (("python", ""), ("simcse", "-m simcse")):
             (programs / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {start} "$@"\n')
@@ -100,7 +100,7 @@ class Session:
             self.printed = ""
             for line in re.sub(r"\\\n\s*", "", block.text).splitlines():
                 if (line := line.partition("  # ")[0].strip()) and not line.startswith("#"):
-                    self._command(line.replace("localhost:8000", self.address))
+                    self._command(self._addressed(line))
         elif block.language in ("python", "setup"):
             self._python(re.sub(r"max_steps=\d+", f"max_steps={STEPS}", block.text))
 
@@ -112,9 +112,11 @@ class Session:
     def _command(self, line: str) -> None:
         if re.match(r"simcse train\b", line):
             line = re.sub(r" --max_steps \d+", "", line) + f" --max_steps {STEPS}"
-        if re.match(r"simcse serve\b", line):
+        if re.match(r"(\w+=\w+ )*simcse serve\b", line):
             self._serve(line.rstrip("& "))
-        elif re.match(r"simcse\b[^|<>;$*]*$", line):
+        elif line.startswith("simcse ") and not any(
+            set(token) <= set("|&;<>()") for token in shlex.shlex(line, posix=True, punctuation_chars=True)
+        ):
             from simcse.cli import main
 
             printed = Terminal()
@@ -130,22 +132,28 @@ class Session:
             assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
 
     def _serve(self, line: str) -> None:
-        """Start the server on a free port, at which later blocks then ask in place of localhost:8000."""
+        """Start the server on a free port, at which later blocks ask in place of the port of the page."""
         log = Path(f"serve-{len(self.servers)}.log")
-        arguments = [*re.sub(r" --port \d+", "", line).split()[1:], "--port", "0"]
+        variables, _, arguments = line.partition("simcse serve")
+        shown = re.search(r" --port (\d+)", arguments)
+        command = [sys.executable, "-m", "simcse", "serve", *shlex.split(re.sub(r" --port \d+", "", arguments))]
+        environment = self.environment | dict(pair.split("=") for pair in variables.split())
         with log.open("wb") as errors:
-            self.servers.append(
-                subprocess.Popen([sys.executable, "-m", "simcse", *arguments], env=self.environment, stderr=errors)
-            )
+            self.servers.append(subprocess.Popen([*command, "--port", "0"], env=environment, stderr=errors))
         limit = time.monotonic() + 120
         while not (found := re.search(r"http://([\w.]+:\d+)", log.read_text())):
             assert self.servers[-1].poll() is None, log.read_text()
             assert time.monotonic() < limit, log.read_text()
             time.sleep(0.1)
-        self.address = found[1]
+        self.addresses[f"localhost:{shown[1] if shown else 8000}"] = found[1]
+
+    def _addressed(self, text: str) -> str:
+        for shown, address in self.addresses.items():
+            text = text.replace(shown, address)
+        return text
 
     def _python(self, code: str) -> None:
-        code = code.replace("localhost:8000", self.address)
+        code = self._addressed(code)
         printed = Terminal()
         with contextlib.redirect_stdout(printed):
             for node in ast.parse(code).body:

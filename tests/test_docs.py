@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 from pages import ROOT, RUN, SHOWN, Session, blocks
 
 PAGES = sorted((ROOT / "docs").glob("*.md"))
-NOT_RUN = 8  # blocks that cannot run here; whoever adds one says why in the page, and counts it here
+NOT_RUN = 14  # blocks that cannot run here; whoever adds one says why in the page, and counts it here
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -40,3 +41,36 @@ def test_every_block_says_what_it_is() -> None:
 def test_few_blocks_are_not_run() -> None:
     skipped = [f"{page.name}:{b.line}: {b.value}" for page in PAGES for b in blocks(page) if b.mark == "not run"]
     assert len(skipped) == NOT_RUN, "\n".join(skipped)
+
+
+def test_options_of_the_pages_exist() -> None:
+    """What a page has as `--option` or `simcse ... --option`; tables of other packages have theirs on the left."""
+    from simcse.cli import build_parser
+
+    known = {"--debug", "--path"}  # the latter of the original's simcse_to_huggingface.py
+    parsers = [build_parser()]
+    while parsers:
+        for action in parsers.pop()._actions:
+            known |= {option for option in action.option_strings if option.startswith("--")}
+            if isinstance(action.choices, dict):
+                parsers += action.choices.values()
+    assert {"--data.train", "--top_k", "--tasks", "--quantize"} <= known
+    launchers = ("--n", "--master", "--cpu", "--shutdown")
+    for page in [*PAGES, ROOT / "README.md"]:
+        for line in page.read_text(encoding="utf-8").splitlines():
+            ours = line.split(" | ", 1)[-1] if page.stem == "from-simcse" and line.startswith("| `") else line
+            for code in re.findall(r"`((?:--|simcse )[^`]+)`", ours):
+                for option in re.findall(r"(?<!\S)--[a-z][\w.]*", code):
+                    launcher = page.stem == "scale" and option.startswith(launchers)
+                    assert option in known or launcher, f"{page.name}: {option}"
+
+
+def test_every_public_name_has_an_example() -> None:
+    """In the reference, in a block that is run; and its docstring stands there."""
+    import simcse
+
+    page = ROOT / "docs" / "api.md"
+    code = "\n".join(block.text for block in blocks(page) if block.language == "python" and block.mark != "not run")
+    for name in simcse.__all__:
+        assert re.search(rf"\b{name}\b", code), f"no example of {name}"
+        assert re.search(rf"^\.\. auto\w+:: simcse\.{name}$", page.read_text(encoding="utf-8"), flags=re.M), name
