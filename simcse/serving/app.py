@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from fastapi import FastAPI
-from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from fastapi.staticfiles import StaticFiles
 
 from simcse import __version__
@@ -27,10 +27,13 @@ from simcse.serving.limits import Limits
 from simcse.serving.map_paths import add_map_paths
 from simcse.serving.metrics import CONTENT_TYPE
 from simcse.serving.openai import add_openai_paths
+from simcse.serving.reference import Reference, swagger_folder
 from simcse.serving.refusals import REFUSALS, RequestError, add_errors
 from simcse.serving.schemas import (
     EncodeRequest,
     EncodeResponse,
+    HealthResponse,
+    InfoResponse,
     SearchRequest,
     SearchResponse,
     SimilarityRequest,
@@ -77,9 +80,10 @@ def create_app(
             await asyncio.to_thread(service.batcher.close)
             await asyncio.to_thread(service.map.close)
 
-    app = FastAPI(
-        title="simcse", description=ABOUT, version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None
-    )
+    app = Reference(
+        token is not None,
+        title="simcse", description=ABOUT, version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None,
+    )  # fmt: skip
     _add_api(app, service)
     add_document_paths(app, service)
     add_openai_paths(app, service)
@@ -122,11 +126,13 @@ def _add_api(app: FastAPI, service: Service) -> None:
 
 
 def _add_operations(app: FastAPI, service: Service) -> None:
-    @app.get("/api/info", summary="Facts about encoder, index and limits")
+    @app.get(
+        "/api/info", response_model=InfoResponse, responses=REFUSALS, summary="Facts about encoder, index and limits"
+    )
     def info() -> Response:
         return JSONResponse(facts_of(service.index, service.encoder, service.limits))
 
-    @app.get("/healthz", summary="Whether the service works")
+    @app.get("/healthz", response_model=HealthResponse, summary="Whether the service works")
     async def healthz() -> Response:
         if not (service.batcher.alive and service.filters.alive):
             return JSONResponse({"status": "stopping"}, 503)
@@ -134,7 +140,7 @@ def _add_operations(app: FastAPI, service: Service) -> None:
             return JSONResponse({"status": "failing", "reason": reason}, 503)
         return JSONResponse({"status": "ok"})
 
-    @app.get("/metrics", summary="Counters for Prometheus")
+    @app.get("/metrics", response_class=PlainTextResponse, summary="Counters for Prometheus")
     def metrics() -> Response:
         return Response(bytes(service.metrics), headers={"content-type": CONTENT_TYPE})
 
@@ -149,4 +155,5 @@ def _add_page(app: FastAPI) -> None:
     app.get("/", include_in_schema=False)(page("index.html"))
     app.get("/docs", include_in_schema=False)(page("docs.html"))
     app.get("/favicon.ico", include_in_schema=False)(page("icon.svg"))
+    app.mount("/static/swagger", StaticFiles(directory=swagger_folder()), name="swagger")
     app.mount("/static", StaticFiles(directory=STATIC), name="static")

@@ -17,7 +17,7 @@ from fastapi.responses import JSONResponse, Response
 from simcse.serving.answers import listed
 from simcse.serving.facts import shown_name
 from simcse.serving.refusals import RequestError
-from simcse.serving.schemas import EmbeddingsRequest, EmbeddingsResponse, OpenAIErrorResponse
+from simcse.serving.schemas import EmbeddingsRequest, EmbeddingsResponse, ModelsResponse, OpenAIErrorResponse
 from simcse.serving.service import Service
 from simcse.vectors import Matrix, unit_rows
 
@@ -49,7 +49,7 @@ def add_openai_paths(app: FastAPI, service: Service) -> None:
         model = name if request.model is None else request.model
         return JSONResponse({"object": "list", "data": data, "model": model, "usage": usage})
 
-    @app.get("/v1/models", responses=REFUSALS, summary="The encoder, as OpenAI has it")
+    @app.get("/v1/models", response_model=ModelsResponse, responses=REFUSALS, summary="The encoder, as OpenAI has it")
     async def models() -> Response:
         model = {"id": name, "object": "model", "created": started, "owned_by": "simcse"}
         return JSONResponse({"object": "list", "data": [model]})

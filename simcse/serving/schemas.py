@@ -28,7 +28,10 @@ __all__ = [
     "EncodeRequest",
     "EncodeResponse",
     "ErrorResponse",
+    "HealthResponse",
+    "InfoResponse",
     "Key",
+    "ModelsResponse",
     "OpenAIErrorResponse",
     "SearchRequest",
     "SearchResponse",
@@ -248,6 +251,40 @@ class EmbeddingsResponse(BaseModel):
     data: list[EmbeddingResponse]
     model: str
     usage: UsageResponse
+
+
+class ModelResponse(BaseModel):
+    """The encoder."""
+
+    id: str
+    object: Literal["model"]
+    created: int = Field(description="when the service began, in seconds since 1970")
+    owned_by: str
+
+
+class ModelsResponse(BaseModel):
+    """The encoder, as the only one of a list."""
+
+    object: Literal["list"]
+    data: list[ModelResponse]
+
+
+class InfoResponse(BaseModel):
+    """Facts; which there are depends on the encoder and on where the index lies."""
+
+    encoder: dict[str, Any] = Field(
+        examples=[{"name": "runs/mine/best", "dimension": 384, "pooling": "mean", "max_length": 256, "device": "cpu"}]
+    )
+    index: dict[str, Any] = Field(examples=[{"name": "index", "count": 5000, "fields": ["lang", "year"], "deleted": 0}])
+    limits: dict[str, int] = Field(examples=[{"max_text": 10000, "max_texts": 128, "max_top_k": 100}])
+    version: str
+
+
+class HealthResponse(BaseModel):
+    """Whether the service works, and why not."""
+
+    status: Literal["ok", "failing", "stopping"]
+    reason: str | None = Field(None, description="where it is failing", examples=[None])
 
 
 class ErrorResponse(BaseModel):

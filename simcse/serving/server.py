@@ -22,7 +22,7 @@ __all__ = ["bound", "check_installed", "check_token", "run_server"]
 
 log = logging.getLogger(__name__)
 
-NEEDED = ("fastapi", "uvicorn", "httptools", "prometheus_client")
+NEEDED = ("fastapi", "fastapi_offline", "uvicorn", "httptools", "prometheus_client")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 BACKLOG = 2048  # connections that the system keeps waiting
 SECONDS_TO_FINISH = 10

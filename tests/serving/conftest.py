@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
@@ -40,3 +42,26 @@ def client(index, encoder):
 
     with TestClient(create_app(index, encoder), LOCAL, raise_server_exceptions=False) as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+def serve():
+    """`serve(app)`: the URL of a server that runs until the end of the module."""
+    import uvicorn
+
+    servers = []
+
+    def start(app):
+        server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None))
+        thread = threading.Thread(target=server.run)
+        thread.start()
+        servers.append((server, thread))
+        while not server.started:
+            assert thread.is_alive()
+            time.sleep(0.01)
+        return f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+
+    yield start
+    for server, thread in servers:
+        server.should_exit = True
+        thread.join()

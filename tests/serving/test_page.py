@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import threading
 import time
 
 import pytest
@@ -35,29 +34,6 @@ pytestmark = [
     # uvloop and selenium close their own sockets late
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
-
-
-@pytest.fixture(scope="module")
-def serve():
-    """`serve(app)`: the URL of a server that runs until the end of the module."""
-    import uvicorn
-
-    servers = []
-
-    def start(app):
-        server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None))
-        thread = threading.Thread(target=server.run)
-        thread.start()
-        servers.append((server, thread))
-        while not server.started:
-            assert thread.is_alive()
-            time.sleep(0.01)
-        return f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-
-    yield start
-    for server, thread in servers:
-        server.should_exit = True
-        thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -368,11 +344,43 @@ def test_a_token_is_asked_for_until_it_is_right(browser, serve, index, encoder, 
     until(lambda: texts(browser, ".hit p")[:1] == [sentences[0]])
 
 
-def test_the_interface_can_be_tried_on_its_page(browser, url):
+def press(browser, name, within=""):
+    """The button of this name, once it is there, pressed."""
+    path = f"//div[contains(@id, '{within}')]//button[normalize-space()='{name}']"
+    until(lambda: browser.find_elements(By.XPATH, path))[0].send_keys(Keys.ENTER)
+
+
+def test_the_interface_can_be_tried_on_its_page(browser, serve, index, encoder):
+    url = serve(create_app(index, encoder, token="s3cret"))
+    browser.get(f"{url}/docs")
+    until(lambda: one(browser, "#token-dialog").is_displayed())
+    one(browser, "#token").send_keys("s3cret", Keys.ENTER)
+    until(lambda: browser.execute_script("return document.documentElement.dataset.ready"))
+    operation = "#operations-Search_and_compare-search_api_search_post"
+    until(lambda: browser.find_elements(By.CSS_SELECTOR, f"{operation} .opblock-summary-control"))[0].send_keys(
+        Keys.ENTER
+    )
+    until(lambda: f"curl {url}/api/search" in one(browser, operation).text)
+    assert 'answer = requests.post("' in one(browser, operation).text
+    shown = [text for text in texts(browser, f"{operation} .responses-table .example") if '"results"' in text]
+    assert '"metadata"' in shown[0], "what lies in what lies in an answer is shown"
+    press(browser, "Execute", "search_api_search_post")
+    answer = until(
+        lambda: texts(browser, f"{operation} .live-responses-table .response-col_description .highlight-code")
+    )
+    assert '"score"' in answer[0]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_page_of_the_interface_fits(browser, url, width, scheme):
+    emulate(browser, width, 900, scheme)
     ready(browser, f"{url}/docs")
-    assert "/api/search" in texts(browser, "summary .code")
-    one(browser, "details[open] button").send_keys(Keys.ENTER)
-    until(lambda: '"score"' in one(browser, "details[open] .inside pre").text)
+    until(lambda: len(texts(browser, ".opblock")) > 8)
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    assert browser.execute_script("return document.documentElement.classList.contains('dark-mode')") == (
+        scheme == "dark"
+    )
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -10,10 +10,14 @@ export class Refused extends Error {
   }
 }
 
+export function tokenHeaders() {
+  const token = sessionStorage.getItem(TOKEN);
+  return token ? { authorization: `Bearer ${token}` } : {};
+}
+
 export async function call(path, body, signal) {
   for (;;) {
-    const token = sessionStorage.getItem(TOKEN);
-    const headers = token ? { authorization: `Bearer ${token}` } : {};
+    const headers = tokenHeaders();
     if (body !== undefined) headers["content-type"] = "application/json";
     const options = { method: body === undefined ? "GET" : "POST", headers, signal };
     if (body !== undefined) options.body = JSON.stringify(body);
@@ -25,7 +29,7 @@ export async function call(path, body, signal) {
       throw new Refused(0, "The server does not answer. Is it still running?");
     }
     if (response.status === 401) {
-      asking ??= askForToken(Boolean(token)).finally(() => (asking = null));
+      asking ??= askForToken(Boolean(headers.authorization)).finally(() => (asking = null));
       await asking;
       continue;
     }

@@ -18,6 +18,11 @@ export function startTheme(button, changed) {
   apply();
 }
 
+export function isDark() {
+  const chosen = document.documentElement.style.colorScheme;
+  return chosen === "light dark" ? matchMedia("(prefers-color-scheme: dark)").matches : chosen === "dark";
+}
+
 // the colour that a variable has now: canvas cannot read light-dark()
 export function colour(name) {
   const probe = document.createElement("i");
