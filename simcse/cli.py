@@ -95,6 +95,7 @@ COMMANDS: dict[str, Command | Program | tuple[str, dict[str, Command]]] = {
     ),
     "inspect-data": Command(corpus.inspect_data, {"source": None}),
     "mine": Command(corpus.mine, {"pairs": None}),
+    "paraphrases": Command(corpus.paraphrases, {"inputs": "*"}),
     "dedup": Command(corpus.dedup, {"index": None}),
     "cluster": Command(corpus.cluster, {"index": None}),
     "export": Command(export.export, {"model": None}),

@@ -1,15 +1,18 @@
-"""`simcse mine`, `simcse dedup` and `simcse cluster`: work on a whole corpus."""
+"""`simcse mine`, `paraphrases`, `dedup` and `cluster`: work on a whole corpus."""
 
 from __future__ import annotations
 
+import itertools
+import shutil
 import sys
+from typing import Literal
 
-from simcse.commands.shared import Format, as_text, load_encoder, print_json
-from simcse.display.hits import scores_as_json
+from simcse.commands.shared import Format, as_text, load_encoder, print_json, sources
+from simcse.display.hits import SCORE_DIGITS, pair_lines, scores_as_json
 from simcse.display.tables import bullet
-from simcse.errors import ConfigError
+from simcse.errors import ConfigError, DataError
 
-__all__ = ["cluster", "dedup", "inspect_data", "mine"]
+__all__ = ["cluster", "dedup", "inspect_data", "mine", "paraphrases"]
 
 
 def inspect_data(
@@ -110,6 +113,56 @@ def mine(
     print(f"{output}: {mined.in_words(count)}", file=sys.stderr)
 
 
+def paraphrases(
+    inputs: list[str],
+    *,
+    model: str,
+    count: int = 500,
+    min_score: float | None = None,
+    column: str | None = None,
+    id_column: str | None = None,
+    format: Format = "auto",
+    device: str = "auto",
+    dtype: str = "auto",
+) -> None:
+    """Find the most similar pairs of texts in files.
+
+    All pairs are compared, so what is found is exact, and a hundred thousand texts need minutes. On a terminal a pair
+    is two lines: cosine, id and text, and the other ones. Else it is a line of JSON: {"score": ..., "a": {"id": ...,
+    "text": ...}, "b": {...}}. An id is that of the file, or the number of the row from 0 on.
+
+    Args:
+        inputs: files of texts: txt, csv, tsv, jsonl, parquet; standard input where none is named
+        model: folder of a checkpoint, hub id, or package:NAME
+        count: the most pairs
+        min_score: the least cosine of a pair
+        column: the column that holds the text; default text, or the only one
+        id_column: the column that holds the id; default id or _id
+        format: text, or json; auto is text on a terminal, and json where output is piped
+        device: auto, cpu, cuda, cuda:1, ...
+        dtype: precision: auto (bf16 where the device computes in it, else fp32), fp32, bf16, fp16, int8 (AMX, VNNI)
+    """
+    from simcse.data.readers import read_identified
+    from simcse.search.tools.paraphrases import paraphrases as found
+
+    files = sources(inputs)
+    if count < 1:
+        raise ConfigError(f"count: found {count}, expected a number of pairs from 1 on")
+    rows = itertools.chain(*[read_identified(file, column=column, id_column=id_column) for file in files])
+    kept = [(number if key is None else key, text) for number, (key, text) in enumerate(rows) if text.strip()]
+    if len(kept) < 2:
+        raise DataError(f"{', '.join(files)}: found {len(kept)} texts, expected two or more")
+    encoder, shown = load_encoder(model, device, dtype), sys.stderr.isatty()
+    pairs = found([text for _, text in kept], encoder, count=count, min_score=min_score, show_progress=shown)
+    for score, *both in pairs:
+        if as_text(format):
+            print(*pair_lines(score, [kept[row] for row in both], shutil.get_terminal_size((80, 24)).columns), sep="\n")
+        else:
+            a, b = ({"id": kept[row][0], "text": kept[row][1]} for row in both)
+            print_json({"score": round(score, SCORE_DIGITS), "a": a, "b": b})
+    print(f"{', '.join(files)}: {len(pairs)} pairs of {len(kept)} texts", file=sys.stderr)
+
+
 def dedup(index: str, *, threshold: float = 0.95, delete: bool = False) -> None:
     """Find near-duplicates in an index.
 
@@ -121,35 +174,64 @@ def dedup(index: str, *, threshold: float = 0.95, delete: bool = False) -> None:
         threshold: the least cosine of a duplicate
         delete: delete the duplicates from the index
     """
+    from simcse.display.progress import progress
     from simcse.search.index import SearchIndex
     from simcse.search.tools.duplicates import near_duplicates
 
     opened = SearchIndex.load(index)
     total, gone = len(opened), []
-    for kept, duplicates in near_duplicates(opened, threshold):
-        print_json({"keep": kept, "duplicates": scores_as_json(duplicates)})
-        gone += [key for key, _ in duplicates]
+    with progress(total, sys.stderr.isatty(), "comparing") as advance:
+        for kept, duplicates in near_duplicates(opened, threshold, advance=advance):
+            print_json({"keep": kept, "duplicates": scores_as_json(duplicates)})
+            gone += [key for key, _ in duplicates]
     if delete and gone:
         opened.delete(gone)
     did = "deleted" if delete else "found"
     print(f"{index}: {did} {len(gone)} near-duplicates among {total} texts", file=sys.stderr)
 
 
-def cluster(index: str, *, clusters: int, iterations: int = 25, seed: int = 0) -> None:
-    """Group the texts of an index by k-means.
+def cluster(
+    index: str,
+    *,
+    method: Literal["kmeans", "communities"] = "kmeans",
+    clusters: int | None = None,
+    iterations: int = 25,
+    seed: int = 0,
+    threshold: float = 0.75,
+    min_size: int = 10,
+) -> None:
+    """Group the texts of an index.
 
     Prints a line of JSON for each cluster, the largest first: {"cluster": 0, "size": ..., "examples": [...],
     "members": [{"id": ..., "score": ...}, ...]}, members closest to the centre first.
 
     Args:
         index: folder of the index
-        clusters: how many
-        iterations: of k-means
-        seed: of its start
+        method: kmeans puts each text in one of so many clusters; communities finds those of texts that are close to one
+            of them, however many there are, and leaves other texts out
+        clusters: how many, of kmeans
+        iterations: of kmeans
+        seed: of the start of kmeans
+        threshold: the least cosine of a member with the centre of a community
+        min_size: the fewest members of a community
     """
+    from simcse.display.progress import progress
     from simcse.search.index import SearchIndex
-    from simcse.search.tools.duplicates import cluster as grouped
+    from simcse.search.tools import clusters as grouping
 
-    for number, group in enumerate(grouped(SearchIndex.load(index), clusters, iterations=iterations, seed=seed)):
+    if (clusters is None) == (method == "kmeans"):
+        raise ConfigError(
+            f"clusters: --method {method} {'needs' if clusters is None else 'finds'} the number of clusters"
+        )
+    opened, shown = SearchIndex.load(index), sys.stderr.isatty()
+    if clusters is not None:
+        with progress(iterations, shown, "k-means", "iterations") as advance:
+            groups = grouping.cluster(opened, clusters, iterations=iterations, seed=seed, advance=advance)
+    else:
+        with progress(2 * len(opened), shown, "comparing", "rows") as advance:
+            groups = grouping.communities(opened, threshold, min_size=min_size, advance=advance)
+    for number, group in enumerate(groups):
         members = scores_as_json(group.members)
         print_json({"cluster": number, "size": len(members), "examples": group.examples, "members": members})
+    inside = sum(len(group.members) for group in groups)
+    print(f"{index}: {len(groups)} clusters of {inside} among {len(opened)} texts", file=sys.stderr)

@@ -63,8 +63,10 @@ def postprocess(
     check_writable(output)
     texts = [text for text in itertools.islice(read_texts(input, column=column), max_texts) if text.strip()]
     encoder = load_encoder(encoder_of(model), device, dtype, pooling=pooling)
+    shown = sys.stderr.isatty()
+    flow = {"epochs": epochs, "blocks": blocks, "seed": seed, "show_progress": shown}
     fitted = fit(
-        partial(encoder.encode, normalize=False, show_progress=sys.stderr.isatty()),
+        partial(encoder.encode, normalize=False, show_progress=shown),
         texts,
         kind=kind,
         dimensions=dimensions,
@@ -74,7 +76,7 @@ def postprocess(
             "pooling": encoder.pooling,
             "fitted_on": input,
         },
-        **({"epochs": epochs, "blocks": blocks, "seed": seed} if kind == "flow" else {}),
+        **(flow if kind == "flow" else {}),
     )
     fitted.save(output)
     metadata = fitted.metadata

@@ -67,7 +67,7 @@ def progress(
             nonlocal done
             done += n
             rate = done / max(time.perf_counter() - begin, 1e-9)
-            bar.update(task, advance=n, state=f"{rate:,.0f} {unit}/s" if done else "")
+            bar.update(task, advance=n, state=f"{rate:,.{0 if rate >= 10 else 1}f} {unit}/s" if done else "")
 
         try:
             yield advance

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from simcse.display.progress import progress
+
 __all__ = ["Flow", "fit_flow"]
 
 MAX_LOG_SCALE = 2.0  # a coupling scales by at most e^2 either way: a bound keeps maximum likelihood from running away
@@ -100,6 +102,7 @@ def fit_flow(
     lr: float = 1e-3,
     held_out: float = 0.1,
     seed: int = 0,
+    show_progress: bool = False,
 ) -> tuple[Flow, dict[str, float]]:
     """Fit by Adam with a cosine decay; the state with the best likelihood of rows held out is kept.
 
@@ -111,21 +114,22 @@ def fit_flow(
         lr: peak learning rate.
         held_out: share of the rows that are not trained on.
         seed: of rotations, weights and order; the caller's random state is left as it was.
+        show_progress: a bar on stderr.
 
     Returns:
         The flow, in evaluation mode, and `nll_before`, `nll_after` of the held-out rows (nats a dimension; before:
         a Gaussian with a variance for each dimension).
     """
-    with torch.random.fork_rng(devices=[]):
+    count = max(1, round(held_out * len(vectors)))
+    steps = epochs * math.ceil((len(vectors) - count) / batch_size)
+    with torch.random.fork_rng(devices=[]), progress(steps, show_progress, "fitting", "steps") as advance:
         torch.manual_seed(seed)
         order = torch.randperm(len(vectors))
-        count = max(1, round(held_out * len(vectors)))
         test, train = vectors[order[:count]], vectors[order[count:]]
         flow = Flow(vectors.shape[1], blocks, hidden)
         flow.mean.copy_(train.mean(dim=0))
         flow.log_std.copy_(train.std(dim=0).clamp_min(1e-6).log())
         optimizer = torch.optim.Adam(flow.parameters(), lr=lr)
-        steps = epochs * math.ceil(len(train) / batch_size)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         with torch.no_grad():
             before = best = float(flow.nll(test))
@@ -137,6 +141,7 @@ def fit_flow(
                 nn.utils.clip_grad_norm_(flow.parameters(), 1.0)
                 optimizer.step()
                 schedule.step()
+                advance(1)
             with torch.no_grad():
                 score = float(flow.nll(test))
             if score < best:

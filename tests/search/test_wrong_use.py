@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from simcse import ConfigError, SearchError, SearchIndex
-from simcse.search.tools.duplicates import cluster
+from simcse.search.tools.clusters import cluster
 from simcse.search.tools.hybrid import HybridSearch
 from simcse.search.tools.mine import mine_negatives
 

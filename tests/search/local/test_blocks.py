@@ -14,7 +14,8 @@ from simcse import SearchError, SearchIndex
 from simcse.search.local import state
 from simcse.search.local.blocks import BLOCK_ROWS, NO_CHECKSUMS, Blocks, extended
 from simcse.search.nearest import plan
-from simcse.search.tools.duplicates import cluster, near_duplicates
+from simcse.search.tools.clusters import cluster
+from simcse.search.tools.duplicates import near_duplicates
 
 D = 32
 COUNT = 3 * BLOCK_ROWS + 100

@@ -1,12 +1,13 @@
-"""Near-duplicates and clusters with known answers."""
+"""Near-duplicates with known answers."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from simcse import ConfigError, SearchError
-from simcse.search.tools.duplicates import cluster, near_duplicates
+from simcse import ConfigError
+from simcse.search.tools.clusters import cluster
+from simcse.search.tools.duplicates import near_duplicates
 
 
 @pytest.fixture
@@ -22,7 +23,9 @@ def at(storage):
 
 def test_duplicates_are_close_to_what_is_kept_and_chains_do_not_collapse(at):
     """cos 10 degrees is .985, cos 20 is .940: of 0, 10, 20, 30 the first has 10, then 20 has 30; 90 is alone."""
-    groups = dict(near_duplicates(at(0, 10, 20, 90, 30), 0.98))
+    done: list[int] = []
+    groups = dict(near_duplicates(at(0, 10, 20, 90, 30), 0.98, advance=done.append))
+    assert sum(done) == 5
     assert {kept: [key for key, _ in others] for kept, others in groups.items()} == {0: [1], 2: [4]}
     assert groups[0][0][1] == pytest.approx(np.cos(np.radians(10)), abs=1e-6)
 
@@ -45,19 +48,3 @@ def test_ids_of_both_kinds_and_a_change_between(at):
     index.add(["59"])
     pairs = [(kept, [key for key, _ in others]) for kept, others in near_duplicates(index, 0.99)]
     assert pairs == [(20, [102]), (100, ["b"])]
-
-
-def test_clusters_that_are_apart_are_found(at):
-    index = at(0, 1, 2, 3, 120, 121, 122, 240, 241, 300)
-    index.delete([9])
-    groups = cluster(index, 3)
-    assert [sorted(key for key, _ in group.members) for group in groups] == [[0, 1, 2, 3], [4, 5, 6], [7, 8]]
-    assert groups[1].examples[0] == "121"
-    scores = [score for _, score in groups[0].members]
-    assert scores == sorted(scores, reverse=True)
-
-
-@pytest.mark.parametrize("k", [0, 5])
-def test_a_number_of_clusters_out_of_range_is_told(at, k):
-    with pytest.raises(SearchError, match=f"clusters: found {k}, expected a number from 1 to 4"):
-        cluster(at(0, 1, 2, 3), k)
