@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mcp import Client, StdioServerParameters
+from mcp import Client, StdioServerParameters, stdio_client
 
 from simcse import SearchIndex
 from simcse.cli import main
@@ -35,7 +35,7 @@ def asked(folder) -> Callable[..., Any]:
     )
 
     async def ask(calls):
-        async with Client(server) as client:
+        async with Client(stdio_client(server)) as client:
             tools = (await client.list_tools()).tools
             return tools, await asyncio.gather(*(client.call_tool(name, arguments) for name, arguments in calls))
 
