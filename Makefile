@@ -29,6 +29,8 @@ data: $(VENV)/.installed-quickstart  ## fetch STS, SICK and the paper's training
 	@$(BIN)/simcse data sts --output data
 
 test: $(VENV)/.installed-dev  ## run the whole suite
+	@command -v chromedriver > /dev/null || echo "the page of simcse serve is not tested; with a browser it is: \
+	apt-get install chromium chromium-driver" >&2
 	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 soak: $(VENV)/.installed-dev  ## run the long form of tests/reliability: fuzzed files and requests, kills, power cuts (ten minutes)
