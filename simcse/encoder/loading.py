@@ -177,10 +177,14 @@ def check_sizes(folder: Path, outline: PreTrainedModel) -> None:
 
 
 def left_over(model: PreTrainedModel, unexpected: Iterable[str]) -> list[str]:
-    """The weights among `unexpected` that no head accounts for, and those of parts that the backbone has itself."""
-    own = {name for name, _ in model.named_children()}
-    keys = {key: key.removeprefix(f"{model.base_model_prefix}.").split(".")[0] for key in unexpected}
-    return sorted(key for key, first in keys.items() if first not in HEADS or first in own)
+    """The weights among `unexpected` that no head accounts for, and those of parts that the backbone has itself.
+
+    Buffers such as position_ids, which were saved once, are no weights: the model computes them.
+    """
+    own, buffers = {name for name, _ in model.named_children()}, {name for name, _ in model.named_buffers()}
+    names = {key: key.removeprefix(f"{model.base_model_prefix}.") for key in unexpected}
+    firsts = {key: name.split(".")[0] for key, name in names.items() if name not in buffers}
+    return sorted(key for key, first in firsts.items() if first not in HEADS or first in own)
 
 
 def first_line(error: BaseException) -> str:

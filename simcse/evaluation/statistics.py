@@ -20,7 +20,15 @@ from simcse.errors import ConfigError, DataError
 from simcse.evaluation.pairs import PairEvaluator, check_gold, correlate
 from simcse.vectors import Encode
 
-__all__ = ["Comparison", "Difference", "Interval", "compare_encoders", "mean_interval", "resampled_spearman"]
+__all__ = [
+    "Comparison",
+    "Difference",
+    "Interval",
+    "compare_encoders",
+    "mean_interval",
+    "resampled_spearman",
+    "spearman_intervals",
+]
 
 Floats = NDArray[np.float64]
 
@@ -242,6 +250,31 @@ def resampled_spearman(
             covariance = np.einsum("rn,rn->r", weights, ranks)
             with np.errstate(invalid="ignore"):
                 found[first : first + rows, k] = 100 * covariance / np.sqrt(gold_spread * spread)
+    return found
+
+
+def spearman_intervals(
+    encode: Encode,
+    tasks: Mapping[str, Sequence[ScoredPairs]],
+    *,
+    resamples: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> dict[str, tuple[float, float]]:
+    """The ends of the bootstrap interval over pairs of one encoder's Spearman x 100 on each task.
+
+    They say how far these pairs tell the score, nothing of other seeds of a training.
+
+    Args:
+        encode: the encoder.
+        tasks, resamples, confidence, seed: as of `compare_encoders`.
+    """
+    evaluator = PairEvaluator(*(subset for subsets in tasks.values() for subset in subsets))
+    rng, found = np.random.default_rng(seed), {}
+    for (name, subsets), cosines in zip(tasks.items(), _by_task(evaluator.cosines(encode), tasks), strict=True):
+        gold = np.concatenate([subset.scores for subset in subsets])
+        drawn = resampled_spearman(cosines[None], gold, [len(subset) for subset in subsets], resamples, rng)
+        found[name] = _percentiles(drawn[:, 0], confidence)
     return found
 
 

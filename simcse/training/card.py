@@ -69,7 +69,8 @@ def model_card(report: Mapping[str, Any], config: TrainConfig, encoder: Sentence
         f"from `{Path(base).name if Path(base).exists() else base}` by contrastive learning (SimCSE, Gao, Yao and "
         f"Chen, EMNLP 2021); it reads {encoder.max_length} tokens of a text and pools them by `{encoder.pooling}`.",
         *usage(str(report["model"]), encoder),
-        markdown(Table(["task", "measure", "n", "before", "after"], score_rows(report), "Scores")),
+        markdown(Table(["task", "measure", "n", "before", "after", "95 % interval"], score_rows(report), "Scores")),
+        "The interval is that of a bootstrap over the pairs; it does not hold how far runs with other seeds differ.",
         "\n".join(f"- {key}: {value}" for key, value in report["protocol"].items()),
         markdown(Table(["role", "file", "rows", "sha256"], data_files(config, report["data"]), "Data")),
         f"## Recipe\n\nWhat differs from the defaults of `simcse`:\n\n```yaml\n{recipe(config)}```",
@@ -141,9 +142,17 @@ def block(*lines: str) -> str:
 
 
 def score_rows(report: Mapping[str, Any]) -> list[list[str]]:
-    """The rows of the summary, with the number of pairs or queries of each task."""
+    """The rows of the summary, with the number of pairs or queries of each task, and Spearman's interval over them."""
     counts = {task: f"{scores['n']:,}" for task, scores in report["tasks"].items() if "n" in scores}
-    return [[task, measure, counts.get(task, ""), *values] for task, measure, *values in run_rows(report)]
+    intervals = {
+        (task, NAMES["spearman"]): " to ".join(map(number, scores["interval"]))
+        for task, scores in report["tasks"].items()
+        if "interval" in scores
+    }
+    return [
+        [task, measure, counts.get(task, ""), *values, intervals.get((task, measure), "")]
+        for task, measure, *values in run_rows(report)
+    ]
 
 
 def with_seeds(card: str, summary: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -13,13 +14,15 @@ from typing import Any
 from accelerate import Accelerator
 
 from simcse.data.lengths import cut_line, sample, token_counts
+from simcse.data.pairs import ScoredPairs
 from simcse.data.readers import read_training
 from simcse.display.progress import training_bar
 from simcse.encoder.model import SentenceEncoder
 from simcse.errors import ConfigError, shown
+from simcse.evaluation.pairs import PairEvaluator
 from simcse.evaluation.report import versions
-from simcse.evaluation.statistics import mean_interval
-from simcse.evaluation.sts import SEVEN
+from simcse.evaluation.statistics import mean_interval, spearman_intervals
+from simcse.evaluation.sts import SEVEN, load_task
 from simcse.evaluation.suite import evaluate
 from simcse.files import replaced_file
 from simcse.training.build import build_accelerator, build_trainer
@@ -31,6 +34,7 @@ from simcse.training.resume import data_facts
 from simcse.training.run_dir import RunDir
 from simcse.training.trainer import Trainer
 from simcse.training.ways_on import ways_on
+from simcse.vectors import CachedEncoder
 
 __all__ = ["train"]
 
@@ -151,12 +155,20 @@ def make_report(config: TrainConfig, trainer: Trainer) -> dict[str, Any]:
             "selection": f"best of every {config.eval_every} steps, by {trainer.evaluator.primary_metric} on dev"
         }
         report |= {"before": trainer.run.first_evaluation(), "best_step": trainer.best.get("step")}
+    if not (config.data.test or isinstance(trainer.evaluator, PairEvaluator)):
+        return report
+    encode = CachedEncoder(SentenceEncoder.from_pretrained(trainer.run.best, dtype="fp32").encode)
+    pairs: dict[str, Sequence[ScoredPairs]] = {}
+    if isinstance(trainer.evaluator, PairEvaluator):
+        pairs[report["dev"]] = trainer.evaluator.pairs
     if config.data.test:
-        encoder = SentenceEncoder.from_pretrained(trainer.run.best, dtype="fp32")
-        tested = evaluate(encoder.encode, SEVEN, config.data.test).to_dict()
+        tested = evaluate(encode, SEVEN, config.data.test).to_dict()
         report["tasks"] |= tested["tasks"]
         report["protocol"] |= tested["protocol"]
         report["average"] = tested["average"]
+        pairs |= {task: load_task(task, config.data.test) for task in SEVEN}
+    for task, interval in spearman_intervals(encode, pairs).items():
+        report["tasks"][task]["interval"] = list(interval)
     return report
 
 

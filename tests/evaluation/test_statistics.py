@@ -16,7 +16,7 @@ from scipy import stats
 from simcse.data.pairs import ScoredPairs
 from simcse.errors import ConfigError, DataError
 from simcse.evaluation.published import RECIPES, departures, recipe_of
-from simcse.evaluation.statistics import compare_encoders, mean_interval, resampled_spearman
+from simcse.evaluation.statistics import compare_encoders, mean_interval, resampled_spearman, spearman_intervals
 
 Encode = Callable[[list[str]], np.ndarray]
 
@@ -53,6 +53,23 @@ def test_resampled_spearman_is_that_of_the_samples_written_out(gold: list[int], 
                 assert value == pytest.approx(100 * stats.spearmanr(one[rows], scores[rows]).statistic, abs=1e-9)
             else:
                 assert math.isnan(value)
+
+
+def test_the_interval_over_pairs_is_that_of_samples_written_out() -> None:
+    """Two sub-sets, each resampled within itself and then put together; scipy ranks each sample anew."""
+    subsets = [pairs(30, "one"), pairs(20, "two", seed=1)]
+    encode = angles(pairs(30).scores, 0.5, 0)
+    found = spearman_intervals(encode, {"task": subsets}, resamples=100, seed=3)
+    rng, drawn = np.random.default_rng(3), []
+    counts = np.concatenate(
+        [np.concatenate([rng.multinomial(n, np.full(n, 1 / n), rows) for n in (30, 20)], axis=1) for rows in (64, 36)]
+    )
+    gold = np.concatenate([subset.scores for subset in subsets])
+    cosines = np.concatenate([(encode(subset.a) * encode(subset.b)).sum(1) for subset in subsets])
+    for sample in counts:
+        rows = np.repeat(np.arange(50), sample)
+        drawn.append(100 * stats.spearmanr(cosines[rows].round(6), gold[rows]).statistic)
+    assert found == {"task": pytest.approx(np.percentile(drawn, [2.5, 97.5]), abs=0.1)}
 
 
 def test_the_interval_over_seeds_is_students() -> None:
