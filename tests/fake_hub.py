@@ -60,6 +60,13 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def do_GET(self) -> None:
+        if asked := re.fullmatch(r"/api/models/(.+)/revision/main", self.path):
+            self.answer({"id": asked[1], "sha": COMMIT, "siblings": []})
+            return
+        if asked := re.match(rf"/api/models/(.+)/tree/{COMMIT}", self.path):
+            files = {name.removeprefix(f"{asked[1]}/"): len(content) for name, content in self.server.files.items()}
+            self.answer([{"type": "file", "path": name, "size": size, "oid": "0"} for name, size in files.items()])
+            return
         found = re.fullmatch(r"/(?P<repo>.+)/resolve/\w+/(?P<file>[^?]+)", self.path)
         content = self.server.files.get(f"{found['repo']}/{found['file']}") if found else None
         if content is None:

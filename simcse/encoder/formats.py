@@ -64,8 +64,9 @@ class Layout:
     digests: Mapping[str, str] = field(default_factory=dict)
 
 
-def resolve(name: str, revision: str | None = None) -> Path:
-    """The folder behind a name: a path, `package:NAME` (an installed Python package that carries a model), or a hub id.
+def resolve(name: str, revision: str | None = None, *, onnx: bool = False) -> Path:
+    """The folder behind a name: a path, `package:NAME` (an installed Python package that carries a model), or a hub id,
+    whose exported graph is left there unless `onnx` asks for it.
 
     Raises:
         ModelError: there is no such folder, package or hub id.
@@ -82,7 +83,7 @@ def resolve(name: str, revision: str | None = None) -> Path:
         raise ModelError(f"{name[:80]!r}: no folder can have this name, or it cannot be read ({error})") from error
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or not name.strip():
         raise ModelError(f"{name!r}: no such folder; check the path, or name a hub id such as bert-base-uncased")
-    return _download(name, revision)
+    return _download(name, revision, onnx)
 
 
 def _best_of(folder: Path) -> Path:
@@ -116,11 +117,11 @@ def _package_folder(package: str) -> Path:
     )
 
 
-def _download(name: str, revision: str | None) -> Path:
+def _download(name: str, revision: str | None, onnx: bool) -> Path:
     from huggingface_hub import snapshot_download
 
-    files = ["*.json", "*.txt", "*.model", "*.safetensors"]
-    unused = ["onnx/*", "openvino/*", "*.onnx", "*.msgpack", "*.h5"]
+    files = ["*.json", "*.txt", "*.model", "*.safetensors", *(["onnx/*"] if onnx else [])]
+    unused = ["openvino/*", "*.msgpack", "*.h5", *([] if onnx else ["onnx/*", "*.onnx"])]
     try:
         folder = Path(snapshot_download(name, revision=revision, allow_patterns=files, ignore_patterns=unused))
         if not any(folder.glob("*.safetensors")):

@@ -134,8 +134,9 @@ class SentenceEncoder(nn.Module):
                 computes in it, else fp32; int8 is auto, with the backend int8.
             backend: what computes token states in `encode`: "huggingface" (the backbone's own forward pass), "torch"
                 (BERT and RoBERTa without padding), "native" (their layers by a compiled kernel, on CPUs with AMX),
-                "int8" (the larger products in 8-bit integers, on CPUs with AMX or VNNI); auto is the fastest of the
-                first three that can compute the model.
+                "int8" (the larger products in 8-bit integers, on CPUs with AMX or VNNI), "onnx" (the graph that
+                `simcse export --format onnx` wrote, in fp32 on the CPU); auto is the fastest of the first three that
+                can compute the model.
             revision: of a hub id: branch, tag or commit.
 
         Raises:
@@ -143,11 +144,11 @@ class SentenceEncoder(nn.Module):
             ConfigError: an argument is out of range, or the backend cannot compute the model here.
         """
         prefer_large_pages()
-        folder = resolve(str(name), revision)
+        folder = resolve(str(name), revision, onnx=backend == "onnx")
         layout = read_layout(folder, with_head=projection is None)
         head = read_head(folder, "pooler.dense") if projection == "pooler" else layout.projection
         place = pick_device(device)
-        with quiet_transformers(), verified(folder, layout.digests):
+        with quiet_transformers(), verified(folder, layout.digests, onnx=backend == "onnx"):
             backbone = load_backbone(layout.folder, dropout=dropout)
             tokenizer = load_tokenizer(layout.folder, backbone, lower_case=layout.lower_case)
         encoder = cls(
@@ -168,7 +169,8 @@ class SentenceEncoder(nn.Module):
         encoder.max_length = choose_length(
             max_length, layout.max_length, tokenizer, encoder.backbone_limit, str(name), ours
         )
-        encoder = encoder.to(place, pick_dtype(dtype, place)).eval()
+        dtype_here = "fp32" if backend == "onnx" and dtype == "auto" else dtype
+        encoder = encoder.to(place, pick_dtype(dtype_here, place)).eval()
         choose_backend(backbone, encoder.backend, "dtype" if dtype == "int8" and backend == "auto" else "backend")
         return encoder
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +23,7 @@ from simcse.encoder.prompts import prompts_by_role
 from simcse.errors import ModelError
 from simcse.files import sha256_of
 
-__all__ = ["digest", "pooler_weights", "verified", "write_settings"]
+__all__ = ["add_digests", "digest", "pooler_weights", "verified", "write_settings"]
 
 ST_PREFIX = "sentence_transformers.models."
 # files that sentence-transformers or the hub read and this package does not: a digest would forbid to change them
@@ -121,6 +121,13 @@ def write_settings(
     write_json(folder / SETTINGS, settings)
 
 
+def add_digests(folder: Path, files: Iterable[Path]) -> None:
+    """Have `simcse.json` vouch for more files of its folder."""
+    settings = read_object(folder / SETTINGS)
+    settings["sha256"] |= {file.relative_to(folder).as_posix(): sha256_of(file) for file in sorted(files)}
+    write_json(folder / SETTINGS, settings)
+
+
 def _write_module(place: Path, settings: Mapping[str, Any], state: dict[str, Tensor] | None = None) -> None:
     place.mkdir()
     write_json(place / "config.json", settings)
@@ -129,16 +136,24 @@ def _write_module(place: Path, settings: Mapping[str, Any], state: dict[str, Ten
 
 
 @contextmanager
-def verified(folder: Path, digests: Mapping[str, str]) -> Iterator[None]:
+def verified(folder: Path, digests: Mapping[str, str], *, onnx: bool = False) -> Iterator[None]:
     """Compare files with the digests that were written with them: the small ones first, weights while the block runs.
+
+    Args:
+        folder: the checkpoint.
+        digests: sha256 by name.
+        onnx: whether an exported graph counts, which only one backend reads.
 
     Raises:
         ModelError: a file is missing, or not the one that was saved.
     """
-    weights = {name: said for name, said in digests.items() if name.endswith((".safetensors", ".bin"))}
+    graphs = {name for name in digests if name.startswith("onnx/")}
+    weights = {name for name in digests if name.endswith((".safetensors", ".bin"))} | graphs
     check_digests(folder, {name: said for name, said in digests.items() if name not in weights})
+    if not onnx:
+        weights -= graphs
     with ThreadPoolExecutor(1) as pool:
-        found = pool.submit(check_digests, folder, weights)
+        found = pool.submit(check_digests, folder, {name: digests[name] for name in weights})
         yield
         found.result()
 

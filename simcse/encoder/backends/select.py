@@ -17,13 +17,14 @@ from simcse.encoder.backends.cpu_training.forward import training_states, trains
 from simcse.encoder.backends.huggingface import HuggingFaceBackend, huggingface_states
 from simcse.encoder.backends.int8 import OnednnFeedForward, calibrate, quantize
 from simcse.encoder.backends.native.backend import NativeBackend, unfit
+from simcse.encoder.backends.onnx import OnnxBackend, unfit_for_onnx
 from simcse.encoder.backends.torch_packed import TorchPackedBackend
 from simcse.errors import ConfigError
 from simcse.tokens.batch import TokenBatch
 
 __all__ = ["BACKENDS", "choose_backend", "prepared_backend", "release", "training_pass"]
 
-BACKENDS = ("auto", "huggingface", "torch", "native", "int8")
+BACKENDS = ("auto", "huggingface", "torch", "native", "int8", "onnx")
 
 
 def choose_backend(backbone: nn.Module, backend: str = "auto", option: str = "backend") -> str:
@@ -39,6 +40,10 @@ def choose_backend(backbone: nn.Module, backend: str = "auto", option: str = "ba
     """
     if backend not in BACKENDS:
         raise ConfigError(f"{option} {backend!r:.40} is not one of {', '.join(BACKENDS)}")
+    if backend == "onnx":
+        if (reason := unfit_for_onnx(backbone)) is not None:
+            raise ConfigError(f"{option} is onnx, but {reason}")
+        return backend
     weights = BertWeights.from_hf(backbone)
     if backend == "huggingface" or (backend == "auto" and weights is None):
         return "huggingface"
@@ -95,6 +100,8 @@ def prepared_backend(backbone: nn.Module, backend: str, calibration: Callable[[]
 
 def prepare(backbone: nn.Module, chosen: str, calibration: Callable[[], TokenBatch]) -> Backend:
     """A backend with the weights as they are now."""
+    if chosen == "onnx":
+        return OnnxBackend(backbone)
     weights = BertWeights.from_hf(backbone)
     assert weights is not None, "choose_backend says huggingface then"
     if chosen == "native":

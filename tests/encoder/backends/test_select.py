@@ -19,6 +19,7 @@ from simcse.encoder.backends.base import Backend
 from simcse.encoder.backends.cpu_features import INT8_PRODUCTS, has_int8_products
 from simcse.encoder.backends.native import binding
 from simcse.encoder.backends.select import BACKENDS, choose_backend, prepared_backend, training_pass
+from simcse.encoder.export.onnx import export_onnx
 from simcse.encoder.pooling import POOLINGS
 from simcse.tokens.batch import TokenBatch
 
@@ -44,7 +45,7 @@ def missing(backend: str) -> str | None:
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("fixture", ["tiny_bert", "tiny_roberta", "minilm"])
 def test_each_backend_forced_gives_the_vectors_of_the_backbones_own(
-    backend: str, fixture: str, sentences: list[str], request: pytest.FixtureRequest
+    backend: str, fixture: str, sentences: list[str], request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     if reason := missing(backend):
         pytest.skip(reason)
@@ -52,6 +53,9 @@ def test_each_backend_forced_gives_the_vectors_of_the_backbones_own(
         return
     folder = request.getfixturevalue(fixture)
     exact = load(folder, backend="huggingface")
+    if backend == "onnx":
+        folder = exact.save_pretrained(tmp_path / "exported")
+        export_onnx(exact, folder)
     encoder = load(folder, backend=backend, dtype="bf16" if backend == "native" else "fp32")
     assert isinstance(prepared(encoder).name, str)
     cosines = (exact.encode(sentences) * encoder.encode(sentences)).sum(1)
@@ -59,7 +63,9 @@ def test_each_backend_forced_gives_the_vectors_of_the_backbones_own(
 
 
 def test_one_that_cannot_compute_the_model_is_an_error(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match=r"^backend 'cuda' is not one of auto, huggingface, torch, native, int8$"):
+    with pytest.raises(
+        ConfigError, match=r"^backend 'cuda' is not one of auto, huggingface, torch, native, int8, onnx$"
+    ):
         load(tiny_bert, backend="cuda")
     with pytest.raises(ConfigError, match=r"^backend is native, but the weights are not bfloat16 on the CPU; "):
         load(tiny_bert, backend="native")

@@ -1,0 +1,1 @@
+"""An encoder as a graph that other runtimes compute."""
