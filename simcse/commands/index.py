@@ -218,7 +218,7 @@ def compact(index: str) -> None:
 
 
 def export(index: str, *, output: str) -> None:
-    """Write ids, texts, metadata and vectors of an index to files that other packages read.
+    """Write ids, texts, metadata and vectors of an index for other packages.
 
     A parquet file has the columns id, text, vector, and one for each field of the metadata. A faiss file is a flat
     index by inner product; what belongs to its rows lies beside, in OUTPUT.jsonl, a line for each. Each makes an index

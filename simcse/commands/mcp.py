@@ -8,10 +8,11 @@ __all__ = ["mcp"]
 
 
 def mcp(index: str, *, model: str | None = None, device: str = "auto", dtype: str = "auto") -> None:
-    """Serve an index to language models, by the Model Context Protocol over standard input and output.
+    """Serve an index to language models by the Model Context Protocol.
 
-    Programs that start such servers, such as assistants and editors, need its command and arguments, simcse and mcp
-    INDEX, with the whole path of the index. The tools are search, fetch and info; none changes the index.
+    It speaks over standard input and output. Programs that start such servers, such as assistants and editors, want a
+    command and its arguments: simcse, and mcp INDEX with the whole path of the index. The tools are search, fetch and
+    info; none changes the index.
 
     Args:
         index: folder of the index
