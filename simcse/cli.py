@@ -182,6 +182,6 @@ def _add(subcommands: Any, name: str, command: Command, path: str, arguments: Se
     for argument in switches:
         parser.add_argument(f"--{argument}", action="store_true", help=helps[argument])
     parser.add_function_arguments(function, skip={*command.positional, *command.lists, *command.texts, *switches})
-    if any(p.name == "format" for p in signature):
+    if any(p.name == "format" and p.annotation == "Format" for p in signature):  # of what is printed, not of a file
         parser.add_json()
     parser.add_argument("--config", action="config", help="YAML file of these options")
