@@ -130,6 +130,17 @@ def test_a_full_disk_costs_no_vector(
     assert np.array_equal(np.load(target), np.load(whole))
 
 
+def test_room_for_the_checkpoint_but_not_for_its_graph(
+    mount: Mount, inputs: Path, tiny_bert: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert started("export", inputs / "plain", inputs, tiny_bert) == 0
+    blocks = sum(-(-path.stat().st_size // 4096) + 1 for path in (inputs / "plain").rglob("*"))
+    disk = mount(f"size={4 * blocks + 64}k")
+    assert main(["export", str(tiny_bert), "--format", "onnx", "--output", str(disk / "out")]) == 1
+    assert f"error: {disk / 'out'}: No space left on device; free some space" in capsys.readouterr().err
+    assert list(disk.iterdir()) == []
+
+
 @pytest.mark.parametrize("name", ["encode", "export", "postprocess"])
 def test_a_limit_of_file_sizes(name: str, inputs: Path, tiny_bert: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = inputs / "out" / WRITERS[name][0]
