@@ -31,6 +31,7 @@ suppress_warnings = ["myst.header"]  # tables that benchmarks write begin below 
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
 add_module_names = False
+default_role = "code"  # `name` in a docstring
 python_use_unqualified_type_names = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 from simcse import ConfigError
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "examples/python_docs/README.md"]
+DOCUMENTS = ["README.md", "README.ja.md", "CONTRIBUTING.md", "docs/architecture.md", "examples/python_docs/README.md"]
 
 
 def read(name: str) -> str:
@@ -26,7 +27,7 @@ def read(name: str) -> str:
 def test_the_session_gives_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Six lines; a value behind `#` is what the line evaluates to."""
     monkeypatch.chdir(tmp_path)
-    session, _ = re.findall(r"```python\n(.*?)```", read("README.md"), flags=re.S)
+    [session] = re.findall(r"```python\n(.*?)```", read("README.md"), flags=re.S)
     lines = [line for line in session.splitlines() if line]
     assert len(lines) == 6
     values: dict[str, Any] = {}
@@ -70,8 +71,9 @@ def test_training_from_python_is_six_lines(
 ) -> None:
     """The very lines, but for the number of steps; what was set since the config was made is checked as well."""
     monkeypatch.chdir(tmp_path)
-    _, session = re.findall(r"```python\n(.*?)```", read("README.md"), flags=re.S)
+    session = re.findall(r"```python\n(.*?)```", read("docs/sentences.md"), flags=re.S)[1]
     assert len([line for line in session.splitlines() if line]) == 6
+    session = f"from simcse import SentenceEncoder\n{session}"  # of the page's first block
     (tmp_path / "corpus").mkdir()
     (tmp_path / "corpus" / "docstrings.txt").write_text("\n".join(sentences[:64]) + "\n")
     values: dict[str, Any] = {}
@@ -81,6 +83,32 @@ def test_training_from_python_is_six_lines(
     values["config"].optim.lr = -1
     with pytest.raises(ConfigError, match=r"--optim.lr is -1"):
         values["train"](values["config"])
+
+
+def test_the_japanese_page_shows_the_same_commands_and_numbers() -> None:
+    """Code, links and the numbers of its tables are those of README.md, in their order."""
+    english, japanese = read("README.md"), read("README.ja.md")
+    for pattern in (r"^```.*?^```", r"\]\((?!README)([^)]+)\)", r"`[^`\n]*simcse[^`\n]*`"):
+        found = [re.findall(pattern, text, flags=re.M | re.S) for text in (english, japanese)]
+        if pattern.startswith("^"):
+            assert found[0] == found[1]
+        assert len(found[0]) >= 3
+        assert set(found[0]) <= set(found[1]), set(found[0]) - set(found[1])
+    numbers = [re.findall(r"\*\*[\d.,]+\*\*", text) for text in (english, japanese)]
+    assert sorted(numbers[0]) == sorted(numbers[1])
+
+
+def test_its_numbers_were_measured() -> None:
+    """Each number of the table stands in benchmarks/RESULTS.md."""
+    table = read("README.md").split("## In numbers")[1].split("## ")[0]
+    rows = [line.split("|") for line in table.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) == 6
+    results = read("benchmarks/RESULTS.md")
+    for _, _, ours, theirs, _ in rows:
+        found = re.findall(r"(?<![\w.])\d[\d.,]*\d(?![\w%])", ours + theirs)
+        assert found
+        for number in found:
+            assert re.search(rf"(?<![\d.,]){re.escape(number)}(?![\d,])", results), number
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
@@ -138,11 +166,12 @@ def test_every_option_of_the_commands_exists() -> None:
     from simcse.commands.recipes import with_recipe_files
     from simcse.commands.train import build_parser
 
-    start = r"^.*\b(?:train\.py|simcse train) (--config .*)$"
-    commands = [line for name in DOCUMENTS for line in re.findall(start, read(name), flags=re.M)]
-    assert len(commands) >= 5
+    start = r"^[# ]*(?:accelerate launch.*|python )?(?:train\.py|simcse train) (--config .*)$"
+    files = [*(ROOT / name for name in DOCUMENTS), *(ROOT / "docs").glob("*.md"), *(ROOT / "configs").rglob("*.yaml")]
+    commands = [line for path in files for line in re.findall(start, path.read_text(encoding="utf-8"), flags=re.M)]
+    assert len(commands) >= 18
     for command in commands:
-        build_parser().parse_args(with_recipe_files(command.removesuffix("\\").split()))
+        build_parser().parse_args(with_recipe_files(shlex.split(command.removesuffix("\\"))))
 
 
 def test_a_launcher_is_shown_for_several_processes_only() -> None:
