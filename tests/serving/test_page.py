@@ -325,6 +325,14 @@ def test_hovering_the_map_names_the_text_under_the_pointer(browser, url, sentenc
     assert found[1] == sentences[20]
 
 
+def test_without_texts_there_is_nothing_to_search_but_to_compare(browser, serve, encoder):
+    ready(browser, f"{serve(create_app(None, encoder))}/?q=a+dog")
+    assert one(browser, "#title").text == encoder.name.rpartition("/")[2]
+    assert one(browser, "#nothing").is_displayed()
+    assert not one(browser, "#search").is_displayed()
+    until(lambda: texts(browser, "#heat tbody tr"))
+
+
 def test_facts_name_index_and_encoder(browser, url, index, encoder):
     ready(browser, url)
     facts = dict(zip(texts(browser, "#facts dt"), texts(browser, "#facts dd"), strict=True))

@@ -32,8 +32,9 @@ function fill(list, facts) {
 
 export async function showFacts() {
   const { index, encoder, version } = await call("/api/info");
-  document.getElementById("title").textContent = `Search ${index.name}`;
-  document.title = `${index.name} – search by meaning`;
+  const named = index.count > 0 ? `Search ${index.name}` : encoder.name;
+  document.getElementById("title").textContent = named;
+  document.title = index.count > 0 ? `${index.name} – search by meaning` : named;
   fill(document.getElementById("index-facts"), index);
   fill(document.getElementById("encoder-facts"), { ...encoder, "simcse version": version });
   return index;

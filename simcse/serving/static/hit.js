@@ -80,8 +80,10 @@ export function hitItem(hit, index, words) {
     button.type = "button";
     button.setAttribute("aria-describedby", text.id);
   }
+  const actions = made("span", "actions");
+  actions.append(open, copy);
   const more = made("div", "more");
-  more.append(...scoreOf(hit), made("span", "tag", `id ${hit.id}`), ...tags, open, copy);
+  more.append(...scoreOf(hit), made("span", "tag", `id ${hit.id}`), ...tags, actions);
   item.append(made("span", "rank", `${index + 1}`), text, more);
   show(item, false);
   return item;

@@ -22,19 +22,24 @@ startTheme(document.getElementById("theme"), () => {
   heat?.recolour();
 });
 const index = await showFacts(); // the first request: asks for the token where one is needed
-map = new CorpusMap({ pointed: (id) => search.light(id) });
-const search = new SearchBox({
-  found: (query, hits) => map.light(query, hits).catch(tell),
-  pointed: (id) => map.point(id),
-});
-search.offer(index.fields ?? []);
-if (document.activeElement === document.body) document.getElementById("query").focus({ preventScroll: true });
 heat = new HeatMap();
 heat.run();
-await map.load();
-map.follow().catch(tell);
-
-// texts of the corpus, of a length that reads well as a question
-const short = map.texts().filter((text) => text.length >= 25 && text.length <= 75);
-search.suggest(Array.from({ length: Math.min(3, short.length) }, (_, i) => short[Math.floor((i * short.length) / 3)]));
+if (index.count > 0) await startSearch();
+else for (const part of document.querySelectorAll("#search, [href='#search'], #nothing")) part.hidden = part.id !== "nothing";
 document.documentElement.dataset.ready = "true";
+
+async function startSearch() {
+  map = new CorpusMap({ pointed: (id) => search.light(id) });
+  const search = new SearchBox({
+    found: (query, hits) => map.light(query, hits).catch(tell),
+    pointed: (id) => map.point(id),
+  });
+  search.offer(index.fields ?? []);
+  if (document.activeElement === document.body) document.getElementById("query").focus({ preventScroll: true });
+  await map.load();
+  map.follow().catch(tell);
+
+  // texts of the corpus, of a length that reads well as a question
+  const short = map.texts().filter((text) => text.length >= 25 && text.length <= 75);
+  search.suggest(Array.from({ length: Math.min(3, short.length) }, (_, i) => short[Math.floor((i * short.length) / 3)]));
+}
