@@ -33,7 +33,9 @@ def add_openai_paths(app: FastAPI, service: Service) -> None:
     """Routes below /v1/."""
     started, name = int(time.time()), shown_name(service.encoder.name)
 
-    @app.post("/v1/embeddings", response_model=EmbeddingsResponse, responses=REFUSALS, summary="As OpenAI has it")
+    summary = "Turn texts into vectors, in the shape of OpenAI's interface"
+
+    @app.post("/v1/embeddings", response_model=EmbeddingsResponse, responses=REFUSALS, summary=summary)
     async def embeddings(request: EmbeddingsRequest) -> Response:
         texts = [request.input] if isinstance(request.input, str) else request.input
         if not texts:
@@ -49,7 +51,7 @@ def add_openai_paths(app: FastAPI, service: Service) -> None:
         model = name if request.model is None else request.model
         return JSONResponse({"object": "list", "data": data, "model": model, "usage": usage})
 
-    @app.get("/v1/models", response_model=ModelsResponse, responses=REFUSALS, summary="The encoder, as OpenAI has it")
+    @app.get("/v1/models", response_model=ModelsResponse, responses=REFUSALS, summary="Name the encoder, in that shape")
     async def models() -> Response:
         model = {"id": name, "object": "model", "created": started, "owned_by": "simcse"}
         return JSONResponse({"object": "list", "data": [model]})
