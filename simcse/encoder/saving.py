@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from stat import S_IMODE
 from typing import Any
 
 import torch
@@ -115,6 +116,8 @@ def write_settings(
     write_json(folder / "config_sentence_transformers.json", {"similarity_fn_name": "cosine"} | shared | named)
     places = [folder] if head is None else [folder, folder / head]
     files = sorted(file for place in places for file in place.iterdir() if file.is_file() and file.name not in NOT_OURS)
+    for file in files:  # safetensors leaves weights that their owner alone can read
+        file.chmod(S_IMODE((folder / "modules.json").stat().st_mode))
     settings = {"format": 2, "pooling": pooling, "projection": head, "max_length": max_length, **shared}
     settings["include_prompt"] = include_prompt
     settings["sha256"] = {file.relative_to(folder).as_posix(): sha256_of(file) for file in files}

@@ -14,6 +14,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_IMODE
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -81,6 +82,8 @@ class Fitted:
             save_file({key: value.contiguous() for key, value in self.weights.items()}, new / WEIGHTS)
             settings = json.dumps({"kind": self.kind, **self.metadata}, indent=2)
             (new / SETTINGS).write_text(settings + "\n", encoding="utf-8")
+            # safetensors leaves weights that their owner alone can read
+            (new / WEIGHTS).chmod(S_IMODE((new / SETTINGS).stat().st_mode))
         return Path(folder)
 
     @classmethod

@@ -41,6 +41,16 @@ def test_pooler_output_is_the_same_at_each_load(tiny_bert: Path, tmp_path: Path)
     assert torch.equal(first, second)
 
 
+def test_whoever_may_read_one_file_may_read_all(tiny_bert: Path, tmp_path: Path) -> None:
+    """As the umask says: a service of another user opens the checkpoint."""
+    before = os.umask(0o027)
+    try:
+        folder = load(tiny_bert, projection="pooler").save_pretrained(tmp_path / "best")
+    finally:
+        os.umask(before)
+    assert {file.stat().st_mode & 0o777 for file in folder.rglob("*") if file.is_file()} == {0o640}
+
+
 def test_the_pooler_of_a_folder_without_a_head_is_no_head(tiny_bert: Path, tmp_path: Path) -> None:
     folder = load(tiny_bert, pooling="mean").save_pretrained(tmp_path / "best")
     with pytest.raises(ModelError, match=r"pooler\.dense\.weight and .* are missing"):
