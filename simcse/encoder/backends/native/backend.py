@@ -24,7 +24,7 @@ from simcse.encoder.backends.native.binding import (
     NormFields,
     load_kernel,
 )
-from simcse.encoder.backends.native.instruction_sets import INSTRUCTION_SETS, best_instruction_set
+from simcse.encoder.backends.native.instruction_sets import INSTRUCTION_SETS, InstructionSet, best_instruction_set
 from simcse.tokens.batch import TokenBatch
 
 __all__ = ["NativeBackend", "unfit"]
@@ -38,6 +38,7 @@ class NativeBackend:
     Args:
         weights: of the backbone, for which `unfit` finds nothing.
         feed_forwards: each layer's feed-forward sublayer in integers; by default in bfloat16.
+        instructions: which the processor has; default the fastest of them.
     """
 
     name = "native"
@@ -46,8 +47,13 @@ class NativeBackend:
     tokens_per_batch = 4096  # it makes its own blocks: more than for torch, and little is gained beyond
 
     @torch.no_grad()
-    def __init__(self, weights: BertWeights, feed_forwards: Sequence[QuantizedFeedForward] | None = None) -> None:
-        library = load_kernel()
+    def __init__(
+        self,
+        weights: BertWeights,
+        feed_forwards: Sequence[QuantizedFeedForward] | None = None,
+        instructions: InstructionSet | None = None,
+    ) -> None:
+        library = load_kernel(instructions)
         assert library is not None, "ask `unfit` first"
         self.library = library
         self.kept: list[Tensor] = []  # what the fields point to

@@ -53,9 +53,13 @@ STRUCTS = (NormFields, LinearFields, EmbeddingFields, LayerFields)  # in the ord
 
 
 @cache
-def load_kernel() -> ctypes.CDLL | None:
-    """The kernel for this processor; None where it, the system or the lack of a compiler forbids one."""
-    instructions = best_instruction_set()
+def load_kernel(instructions: InstructionSet | None = None) -> ctypes.CDLL | None:
+    """The kernel for this processor; None where it, the system or the lack of a compiler forbids one.
+
+    Args:
+        instructions: which the processor has; default the fastest of them.
+    """
+    instructions = instructions or best_instruction_set()
     path = None if instructions is None else build(instructions)
     if path is None:
         return None
@@ -81,8 +85,9 @@ def load_kernel() -> ctypes.CDLL | None:
 
 def build(instructions: InstructionSet) -> Path | None:
     """The shared library for an instruction set, from the cache folder or compiled now."""
-    names = ("layer.cpp", "vec.hpp", f"microkernel_{instructions.name}.hpp")
-    return compiled([Path(__file__).with_name(name) for name in names], OPTIONS + instructions.options)
+    microkernel = f"microkernel_{instructions.name}.hpp"
+    sources = [Path(__file__).with_name(name) for name in ("layer.cpp", "vec.hpp", "panels.hpp", microkernel)]
+    return compiled(sources, (*OPTIONS, f'-DMICROKERNEL="{microkernel}"', *instructions.options))
 
 
 def struct_sizes(library: ctypes.CDLL) -> list[int]:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from simcse.encoder.backends.cpu_features import cpu_flags
 
-__all__ = ["AMX", "INSTRUCTION_SETS", "InstructionSet", "best_instruction_set"]
+__all__ = ["AMX", "AVX512", "INSTRUCTION_SETS", "InstructionSet", "best_instruction_set"]
 
 
 class InstructionSet(NamedTuple):
@@ -33,7 +33,12 @@ AMX = InstructionSet(
         "-mamx-int8",
     ),
 )  # fmt: skip
-INSTRUCTION_SETS = (AMX,)  # the fastest first
+AVX512 = InstructionSet(
+    name="avx512",
+    flags=frozenset({"avx512_bf16", "avx512_vnni", "avx512bw", "avx512dq", "avx512f", "avx512vl"}),
+    options=("-mfma", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512bf16", "-mavx512vnni"),
+)
+INSTRUCTION_SETS = (AMX, AVX512)  # the fastest first
 
 
 def best_instruction_set() -> InstructionSet | None:

@@ -1,4 +1,4 @@
-// A transformer layer over packed sentences, bfloat16 in and out, by AMX tiles: what `binding.py` compiles and calls.
+// A transformer layer over packed sentences, bfloat16 in and out: what `binding.py` compiles, with a micro-kernel, and calls.
 //
 // Some hundred rows pass a layer together, so that all that lies between its products stays in a core's second-level
 // cache. The feed-forward sublayer comes in 8-bit integers too.
@@ -6,7 +6,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "microkernel_amx.hpp"
+#include MICROKERNEL
 
 namespace {
 
@@ -94,7 +94,8 @@ float quantize(const bf16 *x, const float *smoothing, long width, int8_t *out) {
   __m512 inverse = _mm512_set1_ps(1 / scale);
   for (long i = 0; i < width; i += 16) {
     __m512 value = _mm512_mul_ps(_mm512_mul_ps(load(x + i), _mm512_loadu_ps(smoothing + i)), inverse);
-    _mm_storeu_si128((__m128i *)(out + i), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(value)));
+    __m128i rounded = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(value));
+    _mm_storeu_si128((__m128i *)(out + i), _mm_xor_si128(rounded, _mm_set1_epi8(FLIPPED)));
   }
   return scale;
 }
@@ -139,11 +140,12 @@ void attend(const bf16 *query, long apart, long length, long d, bf16 *context, c
   for (long row = 0; row < length; row += SIDE) {
     long real = length - row < SIDE ? length - row : SIDE;
     for (long key = 0; key < keys; key += SIDE)
-      square((const char *)query + row * s.chunk, s.chunk, s.keys + key * d, d / 32, s.scores + key, keys * 4);
+      square((const char *)query + row * s.chunk, s.chunk, s.keys + key * d, d / 32, s.scores + key, keys * 4,
+             real);
     for (long line = 0; line < real; line++)
       reciprocals[line] = softmax(s.scores + line * keys, length, keys, (bf16 *)((char *)s.weights + line * stride));
     for (long part = 0; part < d; part += SIDE) {
-      square(s.weights, stride, s.values + part * keys, keys / 32, sums, SIDE * 4);
+      square(s.weights, stride, s.values + part * keys, keys / 32, sums, SIDE * 4, real);
       for (long line = 0; line < real; line++) {
         __m512 reciprocal = _mm512_set1_ps(reciprocals[line]);
         const float *sum = sums + line * SIDE;
@@ -274,7 +276,7 @@ void embed(const Embedding *table, const int64_t *ids, const int64_t *places, lo
 extern const long struct_sizes[4] = {sizeof(Norm), sizeof(Linear), sizeof(Embedding), sizeof(Layer)};
 
 // whether the system lets this process use the instructions
-int allowed() { return allow_tiles(); }
+int allowed() { return allow(); }
 
 // (rows, width bytes) weights of 32-bit pairs or fours -> panels
 void pack_weight(const void *weight, long rows, long width, void *panels) {
@@ -286,8 +288,7 @@ long scratch_bytes(const Layer *layer, long longest) { return Scratch(nullptr, *
 // out = layer(x): (tokens, width) -> (tokens, width), or (sequences, width) of first tokens alone
 void run_layer(const Layer *layer, const bf16 *x, bf16 *out, const long *lengths, long sequences, long longest,
                int cls_only, char *scratch) {
-  TileShapes shapes;
-  _tile_loadconfig(&shapes);
+  Unit unit;
   Scratch s(scratch, *layer, longest);
   for (long first = 0, last; first < sequences; first = last) {
     long rows = lengths[first];
@@ -296,6 +297,5 @@ void run_layer(const Layer *layer, const bf16 *x, bf16 *out, const long *lengths
     x += rows * layer->width;
     out += (cls_only ? last - first : rows) * layer->width;
   }
-  _tile_release();
 }
 }

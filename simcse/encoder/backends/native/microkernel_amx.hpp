@@ -1,23 +1,15 @@
-// Matrix products by AMX tiles, square by square (32 x 32 sums: two tiles by two), and operands laid out for them.
+// Matrix products by AMX tiles, square by square (32 x 32 sums: two tiles by two).
 //
-// What follows a product (bias, gelu, rounding) is done to one square while the tiles multiply the next. Rows and
-// panels are counted in bytes, for bfloat16 and 8-bit integers alike: a step of a product takes 64 bytes of each row.
+// What follows a product (bias, gelu, rounding) is done to one square while the tiles multiply the next.
 
 #pragma once
 
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "vec.hpp"
+#include "panels.hpp"
 
 namespace {
-
-constexpr long SIDE = 32;
-constexpr long STEP = 64;           // bytes of a row of a tile
-constexpr long PAIR = 2 * 16 * 64;  // bytes of a step of a panel: two tiles
-
-// bytes from row to row: an odd number of cache lines, so that the rows of a tile fall into different sets
-inline long stride_of(long bytes) { return (bytes / 64 | 1) * 64; }
 
 struct alignas(64) TileShapes {
   uint8_t palette = 1, start = 0, reserved[14] = {};
@@ -26,14 +18,15 @@ struct alignas(64) TileShapes {
 };
 
 // whether the system lets this process use tiles; asking is what turns them on
-inline bool allow_tiles() { return syscall(SYS_arch_prctl, 0x1023, 18) == 0; }
+inline bool allow() { return syscall(SYS_arch_prctl, 0x1023, 18) == 0; }
 
-enum Kind { FLOATS, SIGNED, UNSIGNED };  // bfloat16, or 8-bit integers times signed ones
+// the tiles, while it lives
+struct Unit {
+  Unit() { TileShapes shapes; _tile_loadconfig(&shapes); }
+  ~Unit() { _tile_release(); }
+};
 
-template <Kind kind>
-struct Sum { typedef int32_t type; };
-template <>
-struct Sum<FLOATS> { typedef float type; };
+constexpr char FLIPPED = 0;  // bits of signed bytes that a product expects turned over
 
 #define MULTIPLY(c, a, b) \
   if constexpr (kind == FLOATS) _tile_dpbf16ps(c, a, b); \
@@ -68,7 +61,8 @@ inline __attribute__((always_inline)) void square(
   _tile_stored(3, out + 16 * sums_stride + 64, sums_stride);
 }
 
-inline void square(const void *a, long stride, const void *panel, long steps, float *sums, long sums_stride) {
+inline void square(
+    const void *a, long stride, const void *panel, long steps, float *sums, long sums_stride, long /* rows */) {
   square<FLOATS>(a, stride, panel, steps, sums, sums_stride, [](long) {});
 }
 
@@ -96,59 +90,6 @@ inline void product(
     }
   }
   for (long line = 0; line < SIDE; line++) finish(squares[turn ^ 1] + line * SIDE, done_row + line, done_column);
-}
-
-// 16 rows of 64 bytes -> 16 columns of four bytes each
-inline void transpose(const char *rows, long stride, char *out) {
-  __m512i r[16], t[16];
-#pragma GCC unroll 16
-  for (int i = 0; i < 16; i++) r[i] = _mm512_loadu_si512(rows + i * stride);
-#pragma GCC unroll 8
-  for (int i = 0; i < 16; i += 2) {
-    t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
-    t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < 16; i += 4)
-    for (int j = 0; j < 2; j++) {
-      r[i + 2 * j] = _mm512_unpacklo_epi64(t[i + j], t[i + j + 2]);
-      r[i + 2 * j + 1] = _mm512_unpackhi_epi64(t[i + j], t[i + j + 2]);
-    }
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; i++) {
-    __m512i low = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88), low_odd = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);
-    __m512i high = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
-    __m512i high_odd = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xdd);
-    _mm512_storeu_si512(out + i * 64, _mm512_shuffle_i32x4(low, high, 0x88));
-    _mm512_storeu_si512(out + (i + 4) * 64, _mm512_shuffle_i32x4(low_odd, high_odd, 0x88));
-    _mm512_storeu_si512(out + (i + 8) * 64, _mm512_shuffle_i32x4(low, high, 0xdd));
-    _mm512_storeu_si512(out + (i + 12) * 64, _mm512_shuffle_i32x4(low_odd, high_odd, 0xdd));
-  }
-}
-
-// (rows, width bytes) -> panels of 32 rows each, over the width
-void panels_of_rows(const void *from, long stride, long rows, long width, void *to) {
-  char *out = (char *)to;
-  for (long row = 0; row < rows; row += SIDE)
-    for (long column = 0; column < width; column += STEP)
-      for (long half = 0; half < 32; half += 16, out += PAIR / 2)
-        transpose((const char *)from + (row + half) * stride + column, stride, out);
-}
-
-// (rows, columns) -> panels of 32 columns each, over the rows; rows up to the next multiple of 32 are zeros
-void panels_of_columns(const bf16 *from, long stride, long rows, long columns, bf16 *to) {
-  alignas(64) uint16_t order[2][32];
-  for (int i = 0; i < 32; i++) order[0][i] = i / 2 + i % 2 * 32, order[1][i] = order[0][i] + 16;
-  const __m512i left = _mm512_load_si512(order[0]), right = _mm512_load_si512(order[1]), zero = _mm512_setzero_si512();
-  char *out = (char *)to;
-  for (long column = 0; column < columns; column += SIDE)
-    for (long row = 0; row < up_to(rows, SIDE); row += 2, out += row % SIDE ? 64 : 64 + PAIR / 2) {
-      const char *at = (const char *)(from + column) + row * stride;
-      __m512i even = row < rows ? _mm512_loadu_si512(at) : zero;
-      __m512i odd = row + 1 < rows ? _mm512_loadu_si512(at + stride) : zero;
-      _mm512_storeu_si512(out, _mm512_permutex2var_epi16(even, left, odd));
-      _mm512_storeu_si512(out + PAIR / 2, _mm512_permutex2var_epi16(even, right, odd));
-    }
 }
 
 }  // namespace

@@ -15,16 +15,31 @@ from transformers import BertConfig, BertModel
 
 from simcse import SentenceEncoder
 from simcse.encoder.backends.bert_weights import BertWeights
+from simcse.encoder.backends.cpu_features import cpu_flags
 from simcse.encoder.backends.huggingface import huggingface_states
 from simcse.encoder.backends.int8 import CALIBRATION, QuantizedFeedForward, calibrate, quantize
 from simcse.encoder.backends.native import instruction_sets
 from simcse.encoder.backends.native.backend import NativeBackend, unfit
 from simcse.encoder.backends.native.binding import load_kernel
-from simcse.encoder.backends.native.instruction_sets import AMX
+from simcse.encoder.backends.native.instruction_sets import AMX, INSTRUCTION_SETS, InstructionSet
 from simcse.encoder.backends.torch_packed import TorchPackedBackend
 from simcse.tokens.batch import TokenBatch
 
-native = pytest.mark.skipif(load_kernel() is None, reason="needs a CPU with AMX and a C++ compiler")
+native = pytest.mark.skipif(load_kernel() is None, reason="needs a CPU with AMX or AVX512-BF16, and a C++ compiler")
+each_kernel = pytest.mark.parametrize(
+    "instructions",
+    [
+        pytest.param(
+            one,
+            id=one.name,
+            marks=pytest.mark.skipif(
+                not one.flags <= cpu_flags() or load_kernel(one) is None,
+                reason=f"needs a CPU with {one.name} and a C++ compiler",
+            ),
+        )
+        for one in INSTRUCTION_SETS
+    ],
+)
 SHAPES = [(64, 2, 128), (128, 2, 96), (96, 1, 800), (192, 6, 64)]  # width, heads, inner
 
 
@@ -60,8 +75,10 @@ def weights_of(backbone: BertModel) -> BertWeights:
     return weights
 
 
-def by_kernel(backbone: BertModel, batch: TokenBatch, *, cls_only: bool = False) -> Tensor:
-    return NativeBackend(weights_of(backbone))(batch, (-1,), cls_only=cls_only)[0]
+def by_kernel(
+    backbone: BertModel, batch: TokenBatch, instructions: InstructionSet, *, cls_only: bool = False
+) -> Tensor:
+    return NativeBackend(weights_of(backbone), instructions=instructions)(batch, (-1,), cls_only=cls_only)[0]
 
 
 def exact(backbone: BertModel, batch: TokenBatch) -> Tensor:
@@ -72,91 +89,96 @@ def exact(backbone: BertModel, batch: TokenBatch) -> Tensor:
         return huggingface_states(other, batch, (-1,))[0]
 
 
-@native
+@each_kernel
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("lengths", [[1], [5, 5, 5], [31, 32, 33, 1, 64, 7], [400, 20, 513, 3], [7] * 120])
-def test_close_to_the_exact_states(shape: tuple[int, int, int], lengths: list[int]) -> None:
+def test_close_to_the_exact_states(
+    instructions: InstructionSet, shape: tuple[int, int, int], lengths: list[int]
+) -> None:
     backbone, batch = backbone_of(shape), batch_of(lengths)
-    expected, got = exact(backbone, batch), by_kernel(backbone, batch)
+    expected, got = exact(backbone, batch), by_kernel(backbone, batch, instructions)
     assert torch.cosine_similarity(got.float(), expected, dim=-1).min() > 0.9995
-    assert torch.equal(by_kernel(backbone, batch, cls_only=True), got[batch.starts])
+    assert torch.equal(by_kernel(backbone, batch, instructions, cls_only=True), got[batch.starts])
 
 
-@native
-def test_nearer_to_the_exact_states_than_torch_in_bfloat16() -> None:
+@each_kernel
+def test_nearer_to_the_exact_states_than_torch_in_bfloat16(instructions: InstructionSet) -> None:
     backbone, batch = backbone_of((128, 4, 512)), batch_of([30] * 40)
     plain = TorchPackedBackend(weights_of(backbone))
     expected = exact(backbone, batch)
-    off = [float((states.float() - expected).norm()) for states in (by_kernel(backbone, batch), plain(batch, (-1,))[0])]
+    off = [
+        float((states.float() - expected).norm())
+        for states in (by_kernel(backbone, batch, instructions), plain(batch, (-1,))[0])
+    ]
     assert off[0] <= 0.8 * off[1]  # sums stay in float32 until they are normalised
 
 
-@native
+@each_kernel
 @settings(max_examples=25, deadline=None)
 @given(lengths=st.lists(st.integers(1, 130), min_size=1, max_size=12), data=st.data())
-def test_neighbours_change_nothing(lengths: list[int], data: st.DataObject) -> None:
+def test_neighbours_change_nothing(instructions: InstructionSet, lengths: list[int], data: st.DataObject) -> None:
     backbone, batch = backbone_of((64, 2, 128)), batch_of(lengths)
     one = data.draw(st.integers(0, len(lengths) - 1))
     start = int(batch.starts[one])
-    together = by_kernel(backbone, batch)[start : start + lengths[one]]
-    assert torch.equal(together, by_kernel(backbone, batch.select(one, one + 1)))
+    together = by_kernel(backbone, batch, instructions)[start : start + lengths[one]]
+    assert torch.equal(together, by_kernel(backbone, batch.select(one, one + 1), instructions))
 
 
-@native
-def test_states_of_all_layers() -> None:
+@each_kernel
+def test_states_of_all_layers(instructions: InstructionSet) -> None:
     weights, batch = weights_of(backbone_of((64, 2, 128))), batch_of([9, 4])
-    forward, plain = NativeBackend(weights), TorchPackedBackend(weights)
+    forward, plain = NativeBackend(weights, instructions=instructions), TorchPackedBackend(weights)
     for layers in ((0, 1, 2), (-2, -1)):
         for got, expected in zip(forward(batch, layers), plain(batch, layers), strict=True):
             torch.testing.assert_close(got, expected, atol=0.1, rtol=0.05)
 
 
-@native
-def test_ids_beyond_the_table() -> None:
-    forward = NativeBackend(weights_of(backbone_of((64, 2, 128))))
+@each_kernel
+def test_ids_beyond_the_table(instructions: InstructionSet) -> None:
+    forward = NativeBackend(weights_of(backbone_of((64, 2, 128))), instructions=instructions)
     for ids in ([3, 50], [-1, 3], list(range(50)) * 13):
         with pytest.raises(IndexError, match="of a table of"):
             forward(TokenBatch.from_lists([ids]), (-1,))
 
 
-@native
-def test_scores_of_any_size() -> None:
+@each_kernel
+def test_scores_of_any_size(instructions: InstructionSet) -> None:
     backbone = backbone_of((64, 2, 128))
     with torch.no_grad():
         for layer in backbone.encoder.layer:
             layer.attention.self.query.weight.mul_(300)  # all weight on one key, its score in the thousands
     batch = batch_of([40, 3])
-    states = by_kernel(backbone, batch)
+    states = by_kernel(backbone, batch, instructions)
     assert states.isfinite().all()
     cosine = torch.cosine_similarity(states.float(), exact(backbone, batch), dim=-1)
     assert cosine.median() > 0.99  # where two keys are near each other, rounding decides
 
 
-@native
+@each_kernel
 @pytest.mark.parametrize(
     "name", ["query.weight", "key.bias", "value.weight", "output.dense.bias", "intermediate.dense.weight"]
 )
-def test_a_damaged_weight_shows(name: str) -> None:
+def test_a_damaged_weight_shows(instructions: InstructionSet, name: str) -> None:
     backbone = backbone_of((64, 2, 128))
     damaged = next(weight for key, weight in backbone.named_parameters() if key.endswith(name))
     with torch.no_grad():
         damaged.view(-1)[3] = float("nan")
-    assert by_kernel(backbone, batch_of([12])).isnan().any()
+    assert by_kernel(backbone, batch_of([12]), instructions).isnan().any()
 
 
-@native
+@each_kernel
 @pytest.mark.parametrize("shape", [(64, 2, 128), (128, 2, 832)])
-def test_integers_are_near(shape: tuple[int, int, int]) -> None:
+def test_integers_are_near(instructions: InstructionSet, shape: tuple[int, int, int]) -> None:
     backbone, batch = backbone_of(shape), batch_of([40, 33, 7])
     weights = weights_of(backbone)
     assert unfit(weights, int8=True) is None
-    forward = NativeBackend(weights, quantize(weights.layers, calibrate(weights, batch)))
+    forward = NativeBackend(weights, quantize(weights.layers, calibrate(weights, batch)), instructions)
     cosine = torch.cosine_similarity(forward(batch, (-1,))[0].float(), exact(backbone, batch), dim=-1)
     assert cosine.min() > 0.998
 
 
-@native
-def test_integers_do_what_their_numbers_say() -> None:
+@each_kernel
+def test_integers_do_what_their_numbers_say(instructions: InstructionSet) -> None:
     """A sublayer whose numbers fit into integers exactly, so that only the activations are rounded."""
     backbone, batch = backbone_of((64, 2, 128)), batch_of([20])
     weights = weights_of(backbone)
@@ -174,7 +196,7 @@ def test_integers_do_what_their_numbers_say() -> None:
         with torch.no_grad():
             layer.up.weight.copy_(up / 500)
             layer.down.weight.copy_(down / 1000)
-    got = NativeBackend(weights, sublayers)(batch, (-1,))[0].float()
+    got = NativeBackend(weights, sublayers, instructions)(batch, (-1,))[0].float()
     assert torch.cosine_similarity(got, exact(backbone, batch), dim=-1).min() > 0.998
 
 
