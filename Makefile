@@ -49,6 +49,7 @@ docs: $(VENV)/.installed-docs  ## build the pages into build/docs; a warning is 
 bench: $(VENV)/.installed-bench  ## run every benchmark; each prints a ratio to its peer (needs SIMCSE_DATA)
 	$(BIN)/python benchmarks/encode.py --texts $(TEXTS) --curve docs/figures
 	$(BIN)/python benchmarks/short_text.py
+	$(BIN)/python benchmarks/instruction_sets.py
 	$(BIN)/python benchmarks/train_step.py --texts $(TEXTS)
 	$(BIN)/python benchmarks/same_losses.py --texts $(TEXTS) --dev $(SIMCSE_DATA)/senteval/STS/STSBenchmark/sts-dev.csv
 	$(BIN)/python benchmarks/growth.py --texts $(TEXTS) --figures docs/figures

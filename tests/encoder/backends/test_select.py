@@ -38,7 +38,7 @@ def missing(backend: str) -> str | None:
     if backend == "int8" and not has_int8_products():
         return f"int8 needs a CPU with one of {', '.join(sorted(INT8_PRODUCTS))}"
     if backend == "native" and binding.load_kernel() is None:
-        return "native needs a CPU with AMX and a C++ compiler"
+        return "native needs a CPU with AMX or AVX512-BF16, and a C++ compiler"
     return None
 
 
