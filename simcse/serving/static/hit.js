@@ -118,7 +118,6 @@ async function copyText(item, text) {
   const done = await navigator.clipboard?.writeText(text).then(() => true, () => false) || copyBySelection(text);
   const said = done ? "Copied" : "Not allowed";
   button.textContent = document.getElementById("said").textContent = said;
-  button.focus();
   setTimeout(() => {
     button.textContent = "Copy";
     document.getElementById("said").textContent = "";
@@ -127,11 +126,13 @@ async function copyText(item, text) {
 
 // where the page is not served by HTTPS or this machine, browsers have no clipboard but that of the selection
 function copyBySelection(text) {
+  const before = document.activeElement;
   const field = made("textarea", "visually-hidden");
   field.value = text;
   document.body.append(field);
   field.select();
   const done = document.execCommand("copy");
   field.remove();
+  before.focus();
   return done;
 }
