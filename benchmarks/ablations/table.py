@@ -100,7 +100,7 @@ def _figure(grid: Grid, outcomes: Sequence[Outcome]) -> Any:
         axes[0, 0].margins(x=0.15)
     draw_here(axes[0, -1], outcomes, "Here" if grid.source else grid.title)
     axes[0, 0].set_yticks(range(len(outcomes)), [one.variant.name for one in outcomes])
-    axes[0, 0].invert_yaxis()
+    axes[0, 0].set_ylim(len(outcomes) - 0.5, -0.5)  # the first on top, and room for whole dots
     return figure
 
 

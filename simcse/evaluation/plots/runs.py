@@ -109,6 +109,8 @@ def learning_curves(runs: Sequence[Run]) -> Figure:
     if evaluated:
         metrics = {UNITS.get(log.metric, log.metric) for run in runs for log in run.logs if log.dev}
         axes[0, 1].set(xlabel="step", ylabel=" or ".join(sorted(metrics)), title="Development set (dot: best)")
+    for axis in axes[0]:
+        axis.xaxis.get_major_locator().set_params(integer=True)  # there is no half step
     if len(runs) > 1:
         handles, labels = axes[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=min(len(runs), 4))

@@ -118,5 +118,5 @@ def spectra(values: Mapping[str, NDArray[np.float64] | Sequence[float]]) -> Figu
     axis.set(xlabel="rank of the singular value", ylabel="singular value / largest", yscale="log")
     axis.set_ylim(bottom=max(lowest / 2, 1e-6), top=1.3)
     if len(values) > 1:
-        axis.legend(loc="upper right")
+        axis.legend(loc="lower left")  # all curves begin above
     return figure
