@@ -260,22 +260,32 @@ def _short_type_error(message: str) -> str:
 SPELLED: dict[str, str] = {}
 
 
+NAME = r"[a-z]\w*(?:\.[a-z]\w*)*"
+NO_WORD = r"[a-z][a-z0-9]*(?:[._][a-z0-9]+)+"  # batch_size and optim.lr are names wherever they stand
+
+
 def in_options(message: str) -> str:
-    """A message in which arguments of Python, `top_k: ...` or `dtype='fp32'`, are options of the command at work."""
+    """A message in which arguments of Python, `top_k: ...`, `optim.lr` or `dtype='fp32'`, are options of the command at
+    work.
+    """
 
     def option(name: str) -> str | None:
-        return f"--{SPELLED[name]}" if name in SPELLED else None
+        spelled = SPELLED.get(name.rpartition(".")[2], "")
+        return f"--{spelled}" if name in (spelled, spelled.rpartition(".")[2]) else None
 
-    message = re.sub(r"^[a-z]\w*(?=: | is | ')", lambda found: option(found[0]) or found[0], message)
-    message = re.sub(r"\b(?:the )?option ([a-z]\w*)", lambda found: option(found[1]) or found[0], message)
-    return re.sub(
-        r"(?<![\w.-])([a-z]\w*)=(['\"]?)(\w+)\2(?![\w(])",
+    message = re.sub(rf"^{NAME}(?=: | is | ')", lambda found: option(found[0]) or found[0], message)
+    message = re.sub(rf"\b(?:the )?option ({NAME})", lambda found: option(found[1]) or found[0], message)
+    message = re.sub(
+        rf"(?<![\w.-])({NAME})=(['\"]?)([\w./~-]*\w)\2(?![\w(])",
         lambda found: (
             f"{name} {found[3].lower() if found[3] in ('True', 'False') else found[3]}"
             if (name := option(found[1]))
             else found[0]
         ),
         message,
+    )
+    return re.sub(
+        rf"(?<![\w./'\"=-]){NO_WORD}(?![\w/('\"=-]|\.\w)", lambda found: option(found[0]) or found[0], message
     )
 
 

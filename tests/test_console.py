@@ -113,6 +113,25 @@ def test_arguments_are_told_as_options(message, told):
     assert in_options("name the columns with the option columns") == "name the columns with --data.columns"
 
 
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        ("optim.lr is nan: must be above 0", "--optim.lr is nan: must be above 0"),
+        ("128 rows are fewer than batch_size=129; lower it", "128 rows are fewer than --batch_size 129; lower it"),
+        ("step 6: set model.dropout=0.1, or precision=fp32", "step 6: set --model.dropout 0.1, or --precision fp32"),
+        ("x: lower optim.lr, or raise the option temperature", "x: lower --optim.lr, or raise --temperature"),
+        ("output_dir=/a/b-c holds another run; resume=auto", "--output_dir /a/b-c holds another run; --resume auto"),
+        ("data.dev_corpus needs data.dev, the file", "--data.dev_corpus needs --data.dev, the file"),
+        ("runs/data.train: no such file", "runs/data.train: no such file"),
+        ("f.csv: the seed, 'batch_size' and \"data.dev\"", "f.csv: the seed, 'batch_size' and \"data.dev\""),
+        ("optim.dropout and train.lr are none", "optim.dropout and train.lr are none"),
+    ],
+)
+def test_names_of_python_are_told_as_options_wherever_they_stand(message, told):
+    training_parser().parse_args([])
+    assert in_options(message) == told
+
+
 def test_a_file_without_its_option_is_told_where_it_belongs():
     with pytest.raises(ConfigError, match=r"'t\.txt'; did you mean --data\.train t\.txt\?"):
         training_parser().parse_args(["t.txt"])

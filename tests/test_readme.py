@@ -81,7 +81,7 @@ def test_training_from_python_is_six_lines(
     assert values["report"]["model"] == "runs/python/best"
     assert values["encoder"].encode("a cat").shape == (384,)
     values["config"].optim.lr = -1
-    with pytest.raises(ConfigError, match=r"--optim.lr is -1"):
+    with pytest.raises(ConfigError, match=r"^optim.lr is -1"):
         values["train"](values["config"])
 
 

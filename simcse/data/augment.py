@@ -79,15 +79,15 @@ def build_augment(
     """
     if kind not in AUGMENTATIONS:
         raise ConfigError(
-            f"--data.augment: found {kind!r}, expected one of {', '.join(AUGMENTATIONS)}"
+            f"data.augment: found {kind!r}, expected one of {', '.join(AUGMENTATIONS)}"
             f"{did_you_mean(kind, AUGMENTATIONS)}"
         )
     if not 0 < rate < 1:
-        raise ConfigError(f"--data.augment_rate is {rate}: a share of the words, above 0 and below 1")
+        raise ConfigError(f"data.augment_rate is {rate}: a share of the words, above 0 and below 1")
     if kind == "mask" and not mask_token:
-        raise ConfigError("--data.augment mask: the tokenizer has no mask token; choose crop or delete")
+        raise ConfigError("data.augment=mask: the tokenizer has no mask token; choose crop or delete")
     if kind == "synonym" and not synonyms:
-        raise ConfigError("--data.augment synonym needs --data.synonyms FILE: a word and its synonyms, tabs between")
+        raise ConfigError("data.augment=synonym needs data.synonyms, a file: a word and its synonyms, tabs between")
     change: Callable[[list[str], np.random.Generator], list[str]] = {
         "crop": lambda words, rng: crop(words, rate, rng),
         "delete": lambda words, rng: delete(words, rate, rng),

@@ -27,16 +27,16 @@ def check_fetched(options: Mapping[str, str | None]) -> None:
     """Raise a DataError that says what to type where a file is missing that `simcse data sts` fetches.
 
     Args:
-        options: `--data.dev` and its kin -> what the user, or a recipe, named.
+        options: `data.dev` and its kin -> what the user, or a recipe, named.
     """
     for option, name in options.items():
         path = Path(name or ".")
         folders = [part.parent for part in (path, *path.parents) if part.name == "senteval" or part.name in FILES]
         if folders and not path.exists():
-            others = [other for other in options if other != "--data.train"]
-            without = "" if option == "--data.train" else f"; or leave evaluation out: {' null '.join(others)} null"
+            others = " ".join(f"{other}=null" for other in options if other != "data.train")
+            without = "" if option == "data.train" else f"; or leave evaluation out: {others}"
             raise DataError(
-                f"{option} {name}: no such file or folder; fetch it by simcse data sts --output {folders[0]}, or name "
+                f"{option}={name}: no such file or folder; fetch it by simcse data sts --output {folders[0]}, or name "
                 f"one of your own{without}"
             )
 

@@ -20,10 +20,10 @@ def override_dropout(config: PretrainedConfig, rate: float) -> None:
         ConfigError: the rate is outside [0, 1), or the architecture has no dropout to set.
     """
     if not 0 <= rate < 1:
-        raise ConfigError(f"--model.dropout is {rate}: a rate is at least 0 and below 1")
+        raise ConfigError(f"dropout is {rate}: a rate is at least 0 and below 1")
     known = dropout_rates(config)
     if not known:
-        raise ConfigError(f"--model.dropout: a {config.model_type} backbone has no dropout rate to set; leave it out")
+        raise ConfigError(f"dropout: a {config.model_type} backbone has no dropout rate to set; leave it out")
     for key in known:
         setattr(config, key, rate)
 

@@ -18,7 +18,7 @@ from simcse.encoder.loading import WEIGHT_FILES
 from simcse.encoder.pooling import POOLINGS
 from simcse.encoder.projection import Projection, read_dense, read_head
 from simcse.encoder.prompts import read_prompts
-from simcse.errors import ModelError
+from simcse.errors import ConfigError, ModelError, shown
 
 __all__ = ["SETTINGS", "Layout", "read_layout", "resolve"]
 
@@ -64,13 +64,17 @@ class Layout:
     digests: Mapping[str, str] = field(default_factory=dict)
 
 
-def resolve(name: str, revision: str | None = None, *, onnx: bool = False) -> Path:
+def resolve(name: str | Path, revision: str | None = None, *, onnx: bool = False) -> Path:
     """The folder behind a name: a path, `package:NAME` (an installed Python package that carries a model), or a hub id,
     whose exported graph is left there unless `onnx` asks for it.
 
     Raises:
+        ConfigError: the name is neither text nor path.
         ModelError: there is no such folder, package or hub id.
     """
+    if not isinstance(name, str | Path):
+        raise ConfigError(f"name: found {shown(name)}, expected a folder, a hub id, or package:NAME of an encoder")
+    name = str(name)
     if name.startswith(PACKAGE):
         return _package_folder(name.removeprefix(PACKAGE))
     try:

@@ -144,7 +144,7 @@ class SentenceEncoder(nn.Module):
             ConfigError: an argument is out of range, or the backend cannot compute the model here.
         """
         prefer_large_pages()
-        folder = resolve(str(name), revision, onnx=backend == "onnx")
+        folder = resolve(name, revision, onnx=backend == "onnx")
         layout = read_layout(folder, with_head=projection is None)
         head = read_head(folder, "pooler.dense") if projection == "pooler" else layout.projection
         place = pick_device(device)

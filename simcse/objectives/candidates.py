@@ -79,11 +79,11 @@ class BatchCandidates:
     def __post_init__(self) -> None:
         if not (self.temperature > 0 and math.isfinite(self.temperature)):
             raise ConfigError(
-                f"--temperature is {self.temperature}, expected a number above 0 (0.05 is usual for cosines)"
+                f"temperature is {self.temperature}, expected a number above 0 (0.05 is usual for cosines)"
             )
         if not (self.hard_negative_weight > 0 and math.isfinite(self.hard_negative_weight)):
             raise ConfigError(
-                f"--hard_negative_weight is {self.hard_negative_weight}, expected a number above 0 (1 leaves hard "
+                f"hard_negative_weight is {self.hard_negative_weight}, expected a number above 0 (1 leaves hard "
                 "negatives as they are; to leave them out, drop their column)"
             )
         if self.similarity not in ("cosine", "dot"):

@@ -95,7 +95,7 @@ class ContrastiveLogits:
             raise RowError(row, f"has its target, column {int(self.target[row])}, masked out: set valid there to True")
         raise RowError(
             int(lonely.nonzero()[0]),
-            f"has no valid negative among its {C} candidates, expected at least 1: raise --batch_size, or remove rows "
+            f"has no valid negative among its {C} candidates, expected at least 1: raise batch_size, or remove rows "
             "that repeat the same text",
         )
 

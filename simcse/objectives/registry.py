@@ -26,9 +26,7 @@ def build(option: str, registry: Mapping[str, Callable[..., T]], name: str, opti
         ConfigError: an unknown name or option; the class refuses a value.
     """
     if name not in registry:
-        raise ConfigError(
-            f"--{option} is {name!r}, expected one of {', '.join(registry)}{did_you_mean(name, registry)}"
-        )
+        raise ConfigError(f"{option} is {name!r}, expected one of {', '.join(registry)}{did_you_mean(name, registry)}")
     known = sorted(inspect.signature(registry[name]).parameters)
     if unknown := sorted(set(options) - set(known)):
         accepted = ", ".join(known) if known else "no options"

@@ -54,16 +54,16 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
         ConfigError: the batch does not divide by the processes, or a precision or tracker is not available here.
     """
     if config.data.train == "":
-        raise ConfigError("--data.train is empty: name a training file (txt, csv, tsv, jsonl, parquet) or a hub id")
+        raise ConfigError("data.train is empty: name a training file (txt, csv, tsv, jsonl, parquet) or a hub id")
     known = {str(name) for name in get_available_trackers()}
     for name in config.trackers:
         if name not in known:
             raise ConfigError(
-                f"--trackers: {name!r} is not installed or unknown{did_you_mean(name, known)}; "
+                f"trackers: {name!r} is not installed or unknown{did_you_mean(name, known)}; "
                 f"here are: {', '.join(sorted(known)) or 'none'}; pip install {name}"
             )
     if config.precision == "fp16" and not torch.accelerator.is_available():
-        raise ConfigError("--precision fp16 needs an accelerator and there is none here; say auto, bf16 or fp32")
+        raise ConfigError("precision=fp16 needs an accelerator and there is none here; say auto, bf16 or fp32")
     # not from accelerate's state: whoever asks that first decides on processes and devices, too
     on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
     device, precision = pick_device("cpu" if on_cpu else "auto"), config.precision
@@ -79,7 +79,7 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
     check_all_started(world())
     if config.batch_size % world():
         raise ConfigError(
-            f"--batch_size {config.batch_size} does not divide by {world()} processes; the next that does is "
+            f"batch_size={config.batch_size} does not divide by {world()} processes; the next that does is "
             f"{-(-config.batch_size // world()) * world()}"
         )
     if accelerator.device.type == "cpu":
@@ -104,7 +104,7 @@ def build_model(config: TrainConfig, run: RunDir | None = None) -> ContrastiveMo
     )
     if config.max_length > encoder.backbone_limit:
         raise ConfigError(
-            f"--max_length is {config.max_length}: {config.model.name} accepts at most {encoder.backbone_limit} tokens"
+            f"max_length is {config.max_length}: {config.model.name} accepts at most {encoder.backbone_limit} tokens"
         )
     set_prompts(encoder, config.data.prompts)
     options = config.model
@@ -187,7 +187,7 @@ def build_evaluator(data: DataConfig) -> Evaluator | None:
     pairs = read_training(data.dev)
     if pairs.column_names != ["anchor", "positive"]:
         raise DataError(
-            f"{data.dev}: found {len(pairs.column_names)} columns, expected 2 (query, document) with --data.dev_corpus"
+            f"{data.dev}: found {len(pairs.column_names)} columns, expected 2 (query, document) with data.dev_corpus"
         )
     corpus = list(read_texts(data.dev_corpus))
     return RetrievalEvaluator(pairs["anchor"][:], pairs["positive"][:], corpus, Path(data.dev).name)
@@ -206,7 +206,7 @@ def build_trainer(config: TrainConfig, accelerator: Accelerator) -> Trainer:
 
 def _build_trainer(config: TrainConfig, accelerator: Accelerator, run: RunDir) -> Trainer:
     criterion = build_loss(config)  # wrong options and files before the weights are read
-    check_fetched({f"--data.{name}": getattr(config.data, name) for name in ("train", "dev", "test")})
+    check_fetched({f"data.{name}": getattr(config.data, name) for name in ("train", "dev", "test")})
     rows, evaluator = read_data(config), build_evaluator(config.data)
     if config.data.test:
         read_tasks(SEVEN, config.data.test)  # measured when the run is over, which is late to learn that one is missing

@@ -196,35 +196,33 @@ class TrainConfig:
         at_least("seeds", self.seeds, 1)
         at_least("seed", self.seed, 0)
         if self.seed + self.seeds > 2**63:
-            raise ConfigError(f"--seed is {self.seed}: at most {2**63 - self.seeds} for --seeds {self.seeds}")
+            raise ConfigError(f"seed is {self.seed}: at most {2**63 - self.seeds} for seeds={self.seeds}")
         above_zero("temperature", self.temperature)
         above_zero("hard_negative_weight", self.hard_negative_weight)
         above_zero("optim.lr", self.optim.lr)
         at_least("optim.clip", self.optim.clip, 0)
         at_least("optim.weight_decay", self.optim.weight_decay, 0)
         if not 0 <= self.optim.warmup < 1:
-            raise ConfigError(f"--optim.warmup is {self.optim.warmup}: a share of all steps, at least 0 and below 1")
+            raise ConfigError(f"optim.warmup is {self.optim.warmup}: a share of all steps, at least 0 and below 1")
         if self.model.dropout is not None and not 0 <= self.model.dropout < 1:
-            raise ConfigError(f"--model.dropout is {self.model.dropout}: a rate, at least 0 and below 1")
+            raise ConfigError(f"model.dropout is {self.model.dropout}: a rate, at least 0 and below 1")
         at_least("model.queue_size", self.model.queue_size, 0)
         if not 0 <= self.model.ema_decay < 1:
-            raise ConfigError(f"--model.ema_decay is {self.model.ema_decay}: at least 0 and below 1")
+            raise ConfigError(f"model.ema_decay is {self.model.ema_decay}: at least 0 and below 1")
         if self.model.queue_size and self.candidates != "in_batch":
-            raise ConfigError(f"--model.queue_size needs --candidates in_batch, found {self.candidates!r}")
+            raise ConfigError(f"model.queue_size needs candidates=in_batch, found {self.candidates!r}")
         if not 0 < self.data.augment_rate < 1:
-            raise ConfigError(f"--data.augment_rate is {self.data.augment_rate}: a share, above 0 and below 1")
+            raise ConfigError(f"data.augment_rate is {self.data.augment_rate}: a share, above 0 and below 1")
         if (self.data.augment == "synonym") != (self.data.synonyms is not None):
-            raise ConfigError("--data.augment synonym and --data.synonyms FILE go together: give both or none")
+            raise ConfigError("data.augment=synonym and data.synonyms, a file, go together: give both or none")
         if self.model.two_encoders and (self.model.fixed_dropout_mask or self.model.queue_size):
-            raise ConfigError(
-                "--model.two_encoders goes neither with --model.fixed_dropout_mask nor with --model.queue_size"
-            )
+            raise ConfigError("model.two_encoders goes neither with model.fixed_dropout_mask nor with model.queue_size")
         for role, prompt in self.data.prompts.items():
             if role not in ROLES or not isinstance(prompt, str):
                 known = f"{', '.join(ROLES)}, each with a text{did_you_mean(str(role), ROLES)}"
-                raise ConfigError(f"--data.prompts: found {role}: {prompt!r:.60}, expected {known}")
+                raise ConfigError(f"data.prompts: found {role}: {prompt!r:.60}, expected {known}")
         if self.data.dev_corpus and not self.data.dev:
-            raise ConfigError("--data.dev_corpus needs --data.dev, the file of (query, document) pairs")
+            raise ConfigError("data.dev_corpus needs data.dev, the file of (query, document) pairs")
 
     def as_dict(self) -> dict[str, Any]:
         """Nested plain values, as `config.yaml` holds them."""
@@ -251,10 +249,10 @@ def part_of(kind: type[T], name: str, value: Any) -> T:
 def at_least(name: str, value: float, low: float) -> None:
     """Raise a ConfigError that names the option if the value is below `low` or not finite."""
     if not low <= value < math.inf:
-        raise ConfigError(f"--{name} is {value}: at least {low}")
+        raise ConfigError(f"{name} is {value}: at least {low}")
 
 
 def above_zero(name: str, value: float) -> None:
     """Raise a ConfigError that names the option unless the value is positive and finite."""
     if not 0 < value < math.inf:
-        raise ConfigError(f"--{name} is {value}: must be above 0")
+        raise ConfigError(f"{name} is {value}: must be above 0")

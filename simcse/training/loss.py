@@ -41,7 +41,7 @@ class ContrastiveLoss:
     def __post_init__(self) -> None:
         if self.objective.needs_angles and self.candidates.similarity != "cosine":
             name = next((name for name, kind in OBJECTIVES.items() if isinstance(self.objective, kind)), "")
-            raise ConfigError(f"--objective {name} needs angles: --similarity is dot, expected cosine")
+            raise ConfigError(f"objective={name} needs angles: similarity is dot, expected cosine")
 
     def __call__(self, views: Tensor, batch: Batch) -> Tensor:
         """Views (V, B, D) of a batch of B rows -> the mean over its rows.

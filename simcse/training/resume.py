@@ -65,7 +65,7 @@ def check_whole(folder: Path) -> dict[str, Any]:
     Raises:
         ModelError: one is missing or another.
     """
-    remedy = "restore a copy of the folder, or start anew with another --output_dir"
+    remedy = "restore a copy of the folder, or start anew with another output_dir"
     try:
         facts: dict[str, Any] = json.loads((folder / FACTS).read_bytes())
         files, _, _ = dict(facts["files"]), dict(facts["options"]), dict(facts["data"])
@@ -91,7 +91,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         ConfigError: it is missing or damaged.
     """
     file = folder / "config.yaml"
-    remedy = "restore it, or start anew with another --output_dir"
+    remedy = "restore it, or start anew with another output_dir"
     try:
         options = yaml.safe_load(file.read_bytes())
     except FileNotFoundError:
@@ -111,8 +111,8 @@ def check_options(before: Mapping[str, Any], now: Mapping[str, Any], folder: Pat
     for key in sorted(set(was) | set(new)):
         if key.split(".")[0] not in FREE and was.get(key) != new.get(key):
             raise ConfigError(
-                f"--{key} is {new.get(key)!r}, but the run in {folder} was started with {was.get(key)!r}; resume it "
-                "with the same value, or name another --output_dir"
+                f"{key} is {new.get(key)!r}, but the run in {folder} was started with {was.get(key)!r}; resume it "
+                "with the same value, or name another output_dir"
             )
 
 
@@ -127,7 +127,7 @@ def check_data(before: Facts, now: Facts, names: Mapping[str, Any], folder: Path
         expected = f"{old} in its place" if new != old else "in its place"
         raise DataError(
             f"{names[name]}: holds {found}but the run in {folder} was started with {expected}; give it the "
-            "same data, or name another --output_dir"
+            "same data, or name another output_dir"
         )
 
 

@@ -175,9 +175,7 @@ def make_report(config: TrainConfig, trainer: Trainer) -> dict[str, Any]:
 def train_seeds(config: TrainConfig, accelerator: Accelerator) -> dict[str, Any]:
     """Runs with consecutive seeds in OUTPUT_DIR/seed-N; a finished one is not run again under --resume auto."""
     if config.resume not in ("never", "auto"):
-        raise ConfigError(
-            f"--resume {config.resume} names one run, but --seeds {config.seeds} asks for several; say auto"
-        )
+        raise ConfigError(f"resume={config.resume} names one run, but seeds={config.seeds} asks for several; say auto")
     reports = []
     for seed in range(config.seed, config.seed + config.seeds):
         one = replace(config, seed=seed, seeds=1, output_dir=str(Path(config.output_dir) / f"seed-{seed}"))

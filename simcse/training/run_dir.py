@@ -45,7 +45,7 @@ class RunDir:
         self.data: Facts = {}
         self._lock = RunLock(self.folder)
         if self.folder.exists() and not self.folder.is_dir():
-            raise ConfigError(f"--output_dir {self.folder}: is a file, expected a folder or a name that is free")
+            raise ConfigError(f"output_dir={self.folder}: is a file, expected a folder or a name that is free")
         if writes:
             check_writable(self.folder / "config.yaml")
             if self.folder.exists():  # a new one is made, and locked, when all options are known to be good
@@ -121,7 +121,7 @@ class RunDir:
             report["tasks"], report["versions"], report["protocol"]
         except (ValueError, KeyError, TypeError) as error:
             raise ModelError(
-                f"{file}: damaged ({type(error).__name__}); remove it, and --resume auto makes it anew"
+                f"{file}: damaged ({type(error).__name__}); remove it, and resume=auto makes it anew"
             ) from error
         return report
 
@@ -194,17 +194,14 @@ class RunDir:
         if resume == "never":
             if there:
                 raise ConfigError(
-                    f"--output_dir {self.folder} holds another run; go on with it by --resume auto, or name another "
-                    "folder"
+                    f"output_dir={self.folder} holds another run; go on with it by resume=auto, or name another folder"
                 )
             return None
         if resume not in ("auto", "finished"):
             if not (Path(resume) / STATE).is_file():
-                raise ConfigError(f"--resume {resume}: no {STATE} there; name the last/ folder of a run, or say auto")
+                raise ConfigError(f"resume={resume}: no {STATE} there; name the last/ folder of a run, or say auto")
             if there and Path(resume).resolve().parent != self.folder.resolve():
-                raise ConfigError(
-                    f"--output_dir {self.folder} holds another run than --resume {resume}; name a new folder"
-                )
+                raise ConfigError(f"output_dir={self.folder} holds another run than resume={resume}; name a new folder")
             return Path(resume)
         if "last" in there:
             return self.last
@@ -212,7 +209,7 @@ class RunDir:
             return None
         if self.finished() is not None:
             raise ConfigError(
-                f"--output_dir {self.folder} holds a finished run whose last/ is gone, so nothing can go on from it; "
+                f"output_dir={self.folder} holds a finished run whose last/ is gone, so nothing can go on from it; "
                 "name another folder"
             )
         return None

@@ -82,7 +82,7 @@ class RunLock:
         if not free:
             if not patient:
                 raise ConfigError(
-                    f"--output_dir {self.path.parent}: {_shown(_parsed(owner))} is writing a run there; wait for its "
+                    f"output_dir={self.path.parent}: {_shown(_parsed(owner))} is writing a run there; wait for its "
                     f"end or stop it, or name another folder{remedy}"
                 )
             time.sleep(0.05)

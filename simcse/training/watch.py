@@ -36,32 +36,32 @@ def check_data(config: TrainConfig, criterion: ContrastiveLoss, rows: Any) -> No
     """
     file, columns, augment = config.data.train, len(rows.column_names), config.data.augment
     if len(rows) < config.batch_size:
-        raise DataError(f"{file}: {len(rows)} rows are fewer than --batch_size {config.batch_size}; lower it")
+        raise DataError(f"{file}: {len(rows)} rows are fewer than batch_size={config.batch_size}; lower it")
     first = criterion.candidates.most_negatives(max(2, columns), config.batch_size)  # in the first step
     if first < 1:
         raise ConfigError(
-            f"--batch_size is {config.batch_size}: a row's negatives are the other rows of its batch, so at least 2"
+            f"batch_size is {config.batch_size}: a row's negatives are the other rows of its batch, so at least 2"
         )
     most = first + config.model.queue_size
     if config.num_negatives is not None and config.num_negatives > most:
         raise ConfigError(
-            f"--num_negatives is {config.num_negatives}, but a row has {most} at most at --batch_size "
-            f"{config.batch_size}; raise that, or leave --num_negatives out to keep all"
+            f"num_negatives is {config.num_negatives}, but a row has {most} at most at "
+            f"batch_size={config.batch_size}; raise that, or leave num_negatives out to keep all"
         )
     if columns > 1 and (config.model.fixed_dropout_mask or augment != "none"):
-        option = "--model.fixed_dropout_mask" if config.model.fixed_dropout_mask else f"--data.augment {augment}"
+        option = "model.fixed_dropout_mask" if config.model.fixed_dropout_mask else f"data.augment={augment}"
         raise ConfigError(
             f"{option} makes positives of single texts, but {file} has {columns} columns; "
-            "name one of them by --data.columns, or leave the option out"
+            "name one of them by data.columns, or leave the option out"
         )
     expected = {"text"} if columns == 1 else {"query", "document"}
     if wrong := next((role for role in config.data.prompts if role not in expected), None):
         raise ConfigError(
-            f"--data.prompts: found {wrong}, but {file} has {columns} column{'s'[: columns - 1]}, "
+            f"data.prompts: found {wrong}, but {file} has {columns} column{'s'[: columns - 1]}, "
             f"expected {' and '.join(sorted(expected, reverse=True))}"
         )
     if criterion.objective.needs_counts and augment != "none":
-        raise ConfigError(f"--objective {config.objective} counts texts, which --data.augment changes each time anew")
+        raise ConfigError(f"objective={config.objective} counts texts, which data.augment changes each time anew")
 
 
 def check_dropout(model: nn.Module, batch: Batch) -> None:
@@ -80,8 +80,8 @@ def check_dropout(model: nn.Module, batch: Batch) -> None:
         views = model(row)  # (V, 1, D)
     if bool((views[0] == views[1]).all()):
         raise ConfigError(
-            "--model.dropout: the backbone has no active dropout, but a text file's positives are the same text under "
-            "two dropout masks; set --model.dropout 0.1, or train on pairs"
+            "model.dropout: the backbone has no active dropout, but a text file's positives are the same text under "
+            "two dropout masks; set model.dropout=0.1, or train on pairs"
         )
 
 
@@ -98,7 +98,7 @@ def check_finite(model: nn.Module, step: int, kept: Path) -> None:
         left = f"{kept} still has an earlier step" if kept.is_dir() else "nothing is saved"
         raise ModelError(
             f"step {step}: {len(bad)} of {len(list(model.parameters()))} weights are NaN or infinite ({bad[0]}, ...); "
-            f"{left}; lower --optim.lr, or set --precision fp32"
+            f"{left}; lower optim.lr, or set precision=fp32"
         )
 
 
@@ -143,5 +143,5 @@ class LossWatch:
             shown = ", ".join(map(str, rows[:8] + 1)) + (", ..." if len(rows) > 8 else "")
             raise ModelError(
                 f"step {step}: the loss is {loss}; rows {shown} of the training file ({len(rows)} in all) were in the "
-                "batch; look at them, or lower --optim.lr, or raise --temperature, or set --precision fp32"
+                "batch; look at them, or lower optim.lr, or raise the option temperature, or set precision=fp32"
             )

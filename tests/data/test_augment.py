@@ -82,10 +82,10 @@ def test_tables_of_synonyms(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"kind": "cropp"}, "--data.augment: found 'cropp', expected one of .*; did you mean 'crop'"),
-        ({"kind": "crop", "rate": 0.0}, "--data.augment_rate is 0.0"),
+        ({"kind": "cropp"}, "^data.augment: found 'cropp', expected one of .*; did you mean 'crop'"),
+        ({"kind": "crop", "rate": 0.0}, "^data.augment_rate is 0.0"),
         ({"kind": "mask"}, "no mask token"),
-        ({"kind": "synonym"}, "needs --data.synonyms FILE"),
+        ({"kind": "synonym"}, "needs data.synonyms, a file"),
     ],
 )
 def test_bad_options_are_refused(options: dict[str, object], message: str) -> None:

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny import build_encoder
 
-from simcse import ModelError, SentenceEncoder
+from simcse import ConfigError, ModelError, SentenceEncoder
 from simcse.encoder.loading import left_over
 
 Change = Callable[[Path], None]
@@ -170,6 +170,14 @@ def test_the_sum_of_weights_of_roberta(tmp_path: Path, sentences: list[str]) -> 
     half = {key: value.half() for key, value in load_file(folder / "model.safetensors").items()}
     save_file(half, folder / "model.safetensors", metadata={"format": "pt"})
     assert np.isfinite(load(folder).encode(sentences)).all()
+
+
+@pytest.mark.parametrize("name", [None, 3, b"bert-base-uncased"])
+def test_a_name_that_is_none(name: Any) -> None:
+    with pytest.raises(
+        ConfigError, match=r"name: found .*, expected a folder, a hub id, or package:NAME of an encoder"
+    ):
+        SentenceEncoder.from_pretrained(name)
 
 
 def test_a_run_is_loaded_by_its_best(folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

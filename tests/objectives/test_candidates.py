@@ -267,10 +267,10 @@ def test_keep_negatives_never_revives_a_masked_candidate() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"temperature": 0.0}, "--temperature is 0.0"),
-        ({"temperature": -1.0}, "--temperature is -1.0"),
-        ({"temperature": math.nan}, "--temperature is nan"),
-        ({"hard_negative_weight": 0.0}, "--hard_negative_weight is 0.0"),
+        ({"temperature": 0.0}, "^temperature is 0.0"),
+        ({"temperature": -1.0}, "^temperature is -1.0"),
+        ({"temperature": math.nan}, "^temperature is nan"),
+        ({"hard_negative_weight": 0.0}, "^hard_negative_weight is 0.0"),
         ({"similarity": "euclid"}, "similarity is 'euclid'"),
         ({"tau": 0.1}, "unknown option 'tau'; it accepts hard_negative_weight, "),
     ],

@@ -268,7 +268,7 @@ def test_margin_needs_cosines() -> None:
         ("softmax", {"smoothing": 0.1}, "unknown option 'smoothing'; it accepts no options"),
         ("margin", {"degree": 1}, "unknown option 'degree'; it accepts margin"),
         ("margin", {"margin": "10"}, "margin is '10', expected a number"),
-        ("hinge", {}, "--objective is 'hinge', expected one of backward_corrected, "),
+        ("hinge", {}, "^objective is 'hinge', expected one of backward_corrected, "),
     ],
 )
 def test_wrong_options_are_named(name: str, options: dict[str, object], message: str) -> None:

@@ -75,10 +75,10 @@ def test_counts_come_from_the_training_file(tiny_bert: Path, files: Path) -> Non
 @pytest.mark.parametrize(
     ("file", "options", "error", "message"),
     [
-        ("1.csv", {"temperature": 0.0}, ConfigError, r"^--temperature is 0\.0: must be above 0"),
-        ("1.csv", {"temperature": -0.05}, ConfigError, r"^--temperature is -0\.05"),
-        ("1.csv", {"objective": "magrin"}, ConfigError, r"^--objective is 'magrin'.*; did you mean 'margin'\?$"),
-        ("1.csv", {"objective": "margin", "similarity": "dot"}, ConfigError, r"^--objective margin .*--similarity"),
+        ("1.csv", {"temperature": 0.0}, ConfigError, r"^temperature is 0\.0: must be above 0"),
+        ("1.csv", {"temperature": -0.05}, ConfigError, r"^temperature is -0\.05"),
+        ("1.csv", {"objective": "magrin"}, ConfigError, r"^objective is 'magrin'.*; did you mean 'margin'\?$"),
+        ("1.csv", {"objective": "margin", "similarity": "dot"}, ConfigError, r"^objective=margin .*similarity"),
         ("1.csv", {"objective": "label_smoothed", "objective_args": {"smoothing": 1}}, ConfigError, "smoothing is 1"),
         ("1.csv", {"objective": "label_smoothed", "objective_args": {"smooth": 1}}, ConfigError, "'smooth'.*smoothing"),
         ("1.csv", {"objective": "margin", "objective_args": {"margin": 4.0}}, ConfigError, "margin is 4.0 radians"),
@@ -88,9 +88,9 @@ def test_counts_come_from_the_training_file(tiny_bert: Path, files: Path) -> Non
             ConfigError,
             "adversarial_temperature is -1",
         ),
-        ("1.csv", {"objective": "sampled_softmax", "augment": "crop"}, ConfigError, r"^--objective sampled_softmax"),
-        ("1.csv", {"batch_size": 1}, ConfigError, r"^--batch_size is 1: .* at least 2"),
-        ("2.csv", {"batch_size": 1, "candidates": "all_views"}, ConfigError, r"^--batch_size is 1: .* at least 2"),
+        ("1.csv", {"objective": "sampled_softmax", "augment": "crop"}, ConfigError, r"^objective=sampled_softmax"),
+        ("1.csv", {"batch_size": 1}, ConfigError, r"^batch_size is 1: .* at least 2"),
+        ("2.csv", {"batch_size": 1, "candidates": "all_views"}, ConfigError, r"^batch_size is 1: .* at least 2"),
     ],
 )
 def test_wrong_options_end_before_anything_is_written(
@@ -191,9 +191,9 @@ def test_the_trained_encoder_has_its_prompts(tiny_bert: Path, files: Path, tmp_p
 
 
 def test_prompts_that_do_not_fit(tiny_bert: Path, files: Path) -> None:
-    with pytest.raises(ConfigError, match=r"--data\.prompts: found querry: 'q', expected .*did you mean 'query'"):
+    with pytest.raises(ConfigError, match=r"^data\.prompts: found querry: 'q', expected .*did you mean 'query'"):
         checked_config({"querry": "q"})
-    with pytest.raises(ConfigError, match=r"--data\.prompts: found query: 3, expected text, query, document"):
+    with pytest.raises(ConfigError, match=r"^data\.prompts: found query: 3, expected text, query, document"):
         checked_config({"query": 3})  # type: ignore[dict-item]
     for columns, prompts, message in (
         (1, {"query": "q"}, r"found query, but .*1\.csv has 1 column, expected text"),

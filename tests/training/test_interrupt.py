@@ -116,7 +116,7 @@ def test_a_second_run_in_a_folder_is_refused(
 ) -> None:
     run = runs.start(options)
     wait_for(lambda: steps(tmp_path / "run") > 3)
-    pattern = rf"--output_dir .*run: process {run.pid} on {socket.gethostname()} \(since .*\) is writing a run there; "
+    pattern = rf"output_dir=.*run: process {run.pid} on {socket.gethostname()} \(since .*\) is writing a run there; "
     for resume in ("never", "auto"):
         with pytest.raises(ConfigError, match=pattern) as caught:
             train(replace(config, resume=resume))

@@ -124,10 +124,10 @@ def test_another_run_is_not_gone_on_with(again: tuple[Path, Path, TrainConfig], 
 def test_other_options_get_no_old_scores(again: tuple[Path, Path, TrainConfig]) -> None:
     _, run, config = again
     other = replace(config, temperature=0.07, resume="auto")
-    with pytest.raises(ConfigError, match=r"--temperature is 0\.07, but the run in .*seed-42 was started with 0\.05"):
+    with pytest.raises(ConfigError, match=r"^temperature is 0\.07, but the run in .*seed-42 was started with 0\.05"):
         train(other)
     shutil.rmtree(run / "seed-42" / "last")  # a user may do that once there is a report
-    with pytest.raises(ConfigError, match=r"--temperature is 0\.07"):
+    with pytest.raises(ConfigError, match=r"^temperature is 0\.07"):
         train(other)
     assert train(replace(config, resume="auto"))["tasks"] == json.loads((run / "report.json").read_text())["tasks"]
     with pytest.raises(ConfigError, match="holds a finished run whose last/ is gone"):
@@ -172,7 +172,7 @@ def test_a_state_elsewhere(again: tuple[Path, Path, TrainConfig], tmp_path: Path
     data, run, config = again
     shutil.copytree(run / "seed-42" / "last", tmp_path / "copied")
     elsewhere = replace(one_of(config), resume=str(tmp_path / "copied"), output_dir=str(tmp_path / "new"))
-    with pytest.raises(ConfigError, match=r"--temperature is 1\.0, but the run in .* was started with 0\.05"):
+    with pytest.raises(ConfigError, match=r"^temperature is 1\.0, but the run in .* was started with 0\.05"):
         train(replace(elsewhere, temperature=1.0))
     assert not (tmp_path / "new").exists()
     train(elsewhere)
@@ -193,7 +193,7 @@ def test_a_folder_that_another_run_was_faster_to_take(again: tuple[Path, Path, T
         other.open({})
     other.close()
     elsewhere = replace(one_of(config), resume=str(run / "seed-42" / "last"), output_dir=str(run / "seed-43"))
-    with pytest.raises(ConfigError, match=r"seed-43 holds another run than --resume .*seed-42/last; name a new folder"):
+    with pytest.raises(ConfigError, match=r"seed-43 holds another run than resume=.*seed-42/last; name a new folder"):
         train(elsewhere)
 
 
