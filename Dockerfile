@@ -12,7 +12,7 @@ RUN python -m build --wheel --outdir /wheels
 
 FROM python:3.12-slim
 ARG TORCH_INDEX=""
-# on CPUs with AMX the first call compiles a kernel
+# the first call compiles a kernel for the CPU
 RUN apt-get update && apt-get install --yes --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
 COPY constraints.txt /wheels/
 RUN if [ -n "$TORCH_INDEX" ]; then pip install --no-cache-dir -c /wheels/constraints.txt --index-url "$TORCH_INDEX" torch; fi

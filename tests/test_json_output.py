@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -34,6 +35,8 @@ def place(tmp_path_factory, tiny_bert):
         ("similarity a b --model model", "score"),
         ("index search i man", "hits"),
         ("index info i", "count"),
+        ("dedup i --threshold 0.5", "keep"),
+        ("cluster i --clusters 2", "members"),
         ("evaluate --model model --tasks pairs.tsv", "tasks"),
         ("compare model model --data pairs.tsv --resamples 100", "verdict"),
         (
@@ -49,6 +52,22 @@ def test_stdout_is_json_alone(place, command, key, capsys, monkeypatch):
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert rows
     assert all(key in row for row in rows)
+
+
+def test_groups_are_printed_for_readers_too(place, capsys, monkeypatch):
+    monkeypatch.chdir(place)
+    assert main(["dedup", "i", "--threshold", "0.5", "--format", "text"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("0: ")
+    found = map(int, re.findall(r"(\d+)\s+\(1\.0000\)", out))
+    assert sorted(found) == list(range(1, 16)), "numbers are no words of the model: the texts are one to it"
+    assert max(map(len, out.splitlines())) <= 80
+    assert main(["cluster", "i", "--clusters", "2", "--format", "text"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    sizes = [int(line.removesuffix(" texts")) for line in lines if not line.startswith("  ")]
+    assert (len(sizes), sum(sizes)) == (2, 16)
+    assert any(line.startswith("  a man walks ") for line in lines)
+    assert max(map(len, lines)) <= 80
 
 
 def test_inspected_data_holds_what_the_table_says(place, capsys, monkeypatch):

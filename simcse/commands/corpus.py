@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 import shutil
 import sys
+import textwrap
 from typing import Literal
 
 from simcse.commands.shared import Format, as_text, load_encoder, print_json, sources
 from simcse.display.hits import SCORE_DIGITS, pair_lines, scores_as_json
-from simcse.display.tables import bullet
+from simcse.display.tables import WIDTH, bullet
 from simcse.errors import ConfigError, DataError
 
 __all__ = ["cluster", "dedup", "inspect_data", "mine", "paraphrases"]
@@ -163,26 +164,31 @@ def paraphrases(
     print(f"{', '.join(files)}: {len(pairs)} pairs of {len(kept)} texts", file=sys.stderr)
 
 
-def dedup(index: str, *, threshold: float = 0.95, delete: bool = False) -> None:
+def dedup(index: str, *, threshold: float = 0.95, delete: bool = False, format: Format = "auto") -> None:
     """Find near-duplicates in an index.
 
-    Prints a line of JSON for each text that has any: {"keep": id, "duplicates": [{"id": ..., "score": ...}, ...]}.
-    The first text of a group is kept; each duplicate is at least as close to it as the threshold.
+    Prints a line for each text that has any; as JSON {"keep": id, "duplicates": [{"id": ..., "score": ...}, ...]}. The
+    first text of a group is kept; each duplicate is at least as close to it as the threshold.
 
     Args:
         index: folder of the index
         threshold: the least cosine of a duplicate
         delete: delete the duplicates from the index
+        format: text, or json; auto is text on a terminal, and json where output is piped
     """
     from simcse.display.progress import progress
     from simcse.search.index import SearchIndex
     from simcse.search.tools.duplicates import near_duplicates
 
     opened = SearchIndex.load(index)
-    total, gone = len(opened), []
+    total, gone, readable = len(opened), [], as_text(format)
     with progress(total, sys.stderr.isatty(), "comparing") as advance:
         for kept, duplicates in near_duplicates(opened, threshold, advance=advance):
-            print_json({"keep": kept, "duplicates": scores_as_json(duplicates)})
+            if readable:
+                near = ", ".join(f"{key} ({score:.4f})" for key, score in duplicates)
+                print(textwrap.fill(f"{kept}: {near}", WIDTH, subsequent_indent="  "))
+            else:
+                print_json({"keep": kept, "duplicates": scores_as_json(duplicates)})
             gone += [key for key, _ in duplicates]
     if delete and gone:
         opened.delete(gone)
@@ -199,11 +205,12 @@ def cluster(
     seed: int = 0,
     threshold: float = 0.75,
     min_size: int = 10,
+    format: Format = "auto",
 ) -> None:
     """Group the texts of an index.
 
-    Prints a line of JSON for each cluster, the largest first: {"cluster": 0, "size": ..., "examples": [...],
-    "members": [{"id": ..., "score": ...}, ...]}, members closest to the centre first.
+    Prints size and examples of each cluster, the largest first; as JSON {"cluster": 0, "size": ..., "examples": [...],
+    "members": [{"id": ..., "score": ...}, ...]} a line, members closest to the centre first.
 
     Args:
         index: folder of the index
@@ -214,6 +221,7 @@ def cluster(
         seed: of the start of kmeans
         threshold: the least cosine of a member with the centre of a community
         min_size: the fewest members of a community
+        format: text, or json; auto is text on a terminal, and json where output is piped
     """
     from simcse.display.progress import progress
     from simcse.search.index import SearchIndex
@@ -230,8 +238,12 @@ def cluster(
     else:
         with progress(2 * len(opened), shown, "comparing", "rows") as advance:
             groups = grouping.communities(opened, threshold, min_size=min_size, advance=advance)
+    readable = as_text(format)
     for number, group in enumerate(groups):
         members = scores_as_json(group.members)
-        print_json({"cluster": number, "size": len(members), "examples": group.examples, "members": members})
+        if readable:
+            print(f"{len(members)} texts", *(textwrap.shorten(text, WIDTH - 2) for text in group.examples), sep="\n  ")
+        else:
+            print_json({"cluster": number, "size": len(members), "examples": group.examples, "members": members})
     inside = sum(len(group.members) for group in groups)
     print(f"{index}: {len(groups)} clusters of {inside} among {len(opened)} texts", file=sys.stderr)
