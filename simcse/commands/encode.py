@@ -71,7 +71,7 @@ def encode(
     if engine == "ray":
         for name, value in {"id_column": id_column, "truncate_dim": truncate_dim, "quantize": quantize}.items():
             if value not in (None, "none"):
-                raise ConfigError(f"{name} {value}: engine ray keeps all columns and float32; leave it out")
+                raise ConfigError(f"{name}={value}: engine ray keeps all columns and float32; leave it out")
         from simcse.encoder.bulk.ray import encode_parquet
 
         done = encode_parquet(
