@@ -89,11 +89,15 @@ OTHER_NAMES = {
 # and those without a counterpart -> what to do instead; or what differs in ours
 NOTES = {
     "bf16": "as --precision bf16",
+    "cache_dir": "the environment's HF_HOME says where models of the hub are kept: leave it out",
+    "config_name": "the configuration is that of the checkpoint: leave it out",
     "dataloader_num_workers": "batches are prepared by a thread: leave it out",
+    "dataset_config_name": "as --data.train NAME:CONFIG",
     "do_eval": "the run is evaluated where --data.dev is given: leave it out",
     "do_mlm": "there is no MLM loss: leave it out",
     "do_train": "this command trains: leave it out",
     "eval_strategy": "--eval_every is the number of steps between evaluations: leave it out",
+    "eval_transfer": "simcse evaluate --tasks transfer does it afterwards: leave it out",
     "evaluation_strategy": "--eval_every is the number of steps between evaluations: leave it out",
     "fp16": "as --precision fp16",
     "gradient_accumulation_steps": "accumulating adds no negatives: --batch_size is the whole batch, and "
@@ -102,8 +106,10 @@ NOTES = {
     "local_rank": "several processes are started by --processes N, or torchrun: leave it out",
     "lr_scheduler_type": "the rate decays linearly: leave it out",
     "metric_for_best_model": "best/ is chosen by Spearman on --data.dev: leave it out",
+    "mlm_probability": "there is no MLM loss: leave it out",
     "mlm_weight": "there is no MLM loss: leave it out",
     "mlp_only_train": "whose value train means that",
+    "model_type": "it is read from the checkpoint, and nothing is trained from scratch: leave it out",
     "overwrite_cache": "there is no cache to overwrite: leave it out",
     "overwrite_output_dir": "a run is never overwritten: name another --output_dir, or go on by --resume auto",
     "pad_to_max_length": "nothing is padded: leave it out",
@@ -113,7 +119,9 @@ NOTES = {
     "save_total_limit": "last/ and best/ are kept: leave it out",
     "scale": "1 / scale",
     "trust_remote_code": "code of a checkpoint is never run: leave it out",
+    "use_auth_token": "the environment's HF_TOKEN is used for the hub: leave it out",
     "use_fast_tokenizer": "tokenizers are fast: leave it out",
+    "validation_split_percentage": "--data.dev names a file to evaluate on: leave it out",
     "warmup_steps": "a share of all steps",
 }
 

@@ -74,3 +74,26 @@ def test_every_public_name_has_an_example() -> None:
     for name in simcse.__all__:
         assert re.search(rf"\b{name}\b", code), f"no example of {name}"
         assert re.search(rf"^\.\. auto\w+:: simcse\.{name}$", page.read_text(encoding="utf-8"), flags=re.M), name
+
+
+def test_each_option_of_the_original_is_answered() -> None:
+    """Typed at our command it is accepted, or the error says what there is instead, as the page's table does."""
+    from simcse import ConfigError
+    from simcse.commands.train import build_parser
+
+    page = (ROOT / "docs" / "from-simcse.md").read_text(encoding="utf-8")
+    table = page[page.index("## Training") : page.index("## Evaluation")]
+    parser, same = build_parser(), set()
+    rows = re.findall(r"^\| (`--.*?) \| (.*?) ?\|", table, flags=re.M)
+    assert len(rows) >= 35
+    for theirs, ours in rows:
+        for option in re.findall(r"--\w+", theirs):
+            answer = ""
+            try:
+                parser.parse_args([option, "1"])
+                same.add(option)
+            except ConfigError as error:
+                answer = str(error)
+            named = [name[2:] for name in re.findall(r"--[\w.]+", ours)]
+            assert option in same or any(name in answer for name in named) or "leave it out" in answer, answer
+    assert same == {"--hard_negative_weight", "--output_dir", "--max_steps", "--seed"}
