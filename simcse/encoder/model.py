@@ -268,6 +268,7 @@ class SentenceEncoder(nn.Module):
         was_training = self.training
         if was_training or self.backbone.training:
             self.eval()
+            release(self.backbone)  # a fused optimizer's step changes weights and not their versions
         try:
             backend = prepared_backend(self.backbone, self.backend, partial(calibration_batch, self.tokenize()))
             vectors, cut = inference.encode(
@@ -276,7 +277,7 @@ class SentenceEncoder(nn.Module):
             )  # fmt: skip
         finally:
             if was_training:
-                super().train()
+                self.train()
         self.truncated += cut
         if cut and not self._warned_truncated:
             self._warned_truncated = True

@@ -71,7 +71,8 @@ def prepared_backend(backbone: nn.Module, backend: str, calibration: Callable[[]
     """What computes token states for `encode`, with weights prepared once until one changes.
 
     A change is seen by a weight's storage address and version counter: an optimizer step, `load_state_dict` and `to`
-    are, a write in place through `.data` is not, which autograd does not see either.
+    are, a write in place through `.data` is not, which autograd does not see either, nor is the step of an optimizer
+    with `fused=True`: in training mode `encode` prepares them anew, in evaluation mode `encoder.train().eval()` does.
 
     Args:
         backbone: a Hugging Face encoder.

@@ -70,7 +70,7 @@ def test_one_that_cannot_compute_the_model_is_an_error(tiny_bert: Path, monkeypa
     with pytest.raises(ConfigError, match=r"^backend is native, but the weights are not bfloat16 on the CPU; "):
         load(tiny_bert, backend="native")
     monkeypatch.setattr("simcse.encoder.backends.native.instruction_sets.cpu_flags", frozenset)
-    with pytest.raises(ConfigError, match=r"^backend is native, but this CPU has none of the instruction sets amx; "):
+    with pytest.raises(ConfigError, match=r"^backend is native, but this CPU has none of the instruction sets amx, "):
         load(tiny_bert, backend="native", dtype="bf16")
     backbone = load(tiny_bert).backbone
     backbone.encoder.layer[0].register_forward_hook(lambda module, inputs, output: output)
@@ -171,6 +171,22 @@ def test_changed_weights_are_seen(tiny_bert: Path, sentences: list[str]) -> None
     np.testing.assert_allclose(encoder.encode(many), first, atol=1e-6)
     half = encoder.to(torch.bfloat16).encode(many)
     assert 0 < np.abs(half - first).max() < 0.05
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("trained", ["encoder", "backbone"])
+def test_steps_of_a_fused_optimizer_are_seen(tiny_bert: Path, sentences: list[str], dtype: str, trained: str) -> None:
+    """They change weights and not their versions; evaluated in the middle of training, in training mode."""
+    encoder = SentenceEncoder.from_pretrained(tiny_bert, device="cpu", dtype=dtype)
+    optimizer = torch.optim.AdamW(encoder.parameters(), lr=0.02, fused=True)
+    batch = TokenBatch.from_lists(encoder.tokenize()(sentences)[0])
+    encoder.train(trained == "encoder")
+    for _ in range(3):
+        encoder.backbone.train()
+        encoder(batch).pow(3).sum().backward()
+        optimizer.step()
+        expected = copy.deepcopy(encoder).eval().encode(sentences)
+        np.testing.assert_array_equal(encoder.encode(sentences), expected)
 
 
 def test_weights_made_in_inference_mode_have_no_version(tiny_bert: Path, sentences: list[str]) -> None:
