@@ -23,6 +23,20 @@ def test_plot_draws_what_it_has_files_for(folder: Path, tmp_path: Path, monkeypa
     assert drawn == ["cosines", "heat", "learning", "map", "scatter", "spectrum", "trajectory"]
 
 
+def test_plot_of_a_run_without_evaluations(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("SIMCSE_DATA", raising=False)
+    run = tmp_path / "run"
+    run.mkdir()
+    lines = (folder / "one" / "log.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (run / "log.jsonl").write_text("".join(line for line in lines if '"dev"' not in line), encoding="utf-8")
+    assert simcse("plot", run, "--output", tmp_path / "plots", "--formats", "svg") == 0
+    assert [path.name for path in (tmp_path / "plots").iterdir()] == ["learning.svg"]
+    assert simcse("plot", run, "--kinds", "trajectory", "--output", tmp_path / "plots") == 2
+    assert "--kinds trajectory needs a run with 2 evaluations" in capsys.readouterr().err
+
+
 def test_plot_names_what_is_missing(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

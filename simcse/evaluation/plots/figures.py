@@ -13,7 +13,7 @@ from simcse.data.readers import read_texts
 from simcse.errors import ConfigError, did_you_mean
 from simcse.evaluation.geometry import Geometry, evaluate_geometry
 from simcse.evaluation.pairs import evaluate_pairs
-from simcse.evaluation.plots.runs import learning_curves, read_run, trajectory
+from simcse.evaluation.plots.runs import has_trajectory, learning_curves, read_run, trajectory
 from simcse.evaluation.plots.spaces import Place, alignment_uniformity, cosine_distributions, spectra
 from simcse.evaluation.plots.texts import corpus_map, similarity_heat_map
 from simcse.evaluation.sts import evaluate_sts, load_task
@@ -26,13 +26,17 @@ __all__ = ["NEEDS", "Drawer", "Sources", "choose"]
 
 NEEDS = {
     "learning": "runs",
-    "trajectory": "runs",
+    "trajectory": "evaluations",
     "scatter": "pairs",
     "cosines": "pairs",
     "spectrum": "pairs",
     "heat": "--sentences",
     "map": "--corpus",
 }
+NO_RUNS = "run folders of simcse train, with a log.jsonl"
+NO_EVALUATIONS = (
+    "a run with 2 evaluations of alignment and uniformity: train with --data.dev and, as in the paper, --eval_every 10"
+)
 NO_PAIRS = "--data FILE of (a, b, score), or --data_dir (or SIMCSE_DATA)"
 
 
@@ -53,6 +57,8 @@ class Sources:
             return all(
                 (Path(run) / "log.jsonl").is_file() or any(Path(run).glob("seed-*/log.jsonl")) for run in self.runs
             )
+        if need == "evaluations":
+            return self.has("runs") and any(has_trajectory(read_run(run)) for run in self.runs)
         if need == "pairs":
             return self.data is not None or self.data_dir is not None
         return getattr(self, need.removeprefix("--")) is not None
@@ -68,7 +74,7 @@ def choose(kinds: Sequence[str], sources: Sources) -> list[str]:
         if kind not in NEEDS:
             raise ConfigError(f"--kinds: found {kind!r}, expected one of {', '.join(NEEDS)}{did_you_mean(kind, NEEDS)}")
         if not sources.has(NEEDS[kind]):
-            need = {"runs": "run folders of simcse train, with a log.jsonl", "pairs": NO_PAIRS}.get(
+            need = {"runs": NO_RUNS, "evaluations": NO_EVALUATIONS, "pairs": NO_PAIRS}.get(
                 NEEDS[kind], f"{NEEDS[kind]} FILE"
             )
             raise ConfigError(f"--kinds {kind} needs {need}")
@@ -105,7 +111,7 @@ class Drawer:
                 yield kind, self._of_runs(kind)
 
     def _of_runs(self, kind: str) -> Figure:
-        if NEEDS[kind] == "runs":
+        if NEEDS[kind] in ("runs", "evaluations"):
             logs = [read_run(run, name) for run, name in self._names.items()]
             return learning_curves(logs) if kind == "learning" else trajectory(logs)
         spaces = {self._names[run]: space for run, space in self._spaces().items()}

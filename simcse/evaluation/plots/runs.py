@@ -15,7 +15,7 @@ from simcse.evaluation.plots.style import COLOURS, MARKERS, SCORES, label_points
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Log", "Run", "learning_curves", "read_run", "trajectory"]
+__all__ = ["Log", "Run", "has_trajectory", "learning_curves", "read_run", "trajectory"]
 
 UNITS = {"spearman": "Spearman × 100", "mrr@10": "MRR@10 × 100"}
 
@@ -121,18 +121,13 @@ def learning_curves(runs: Sequence[Run]) -> Figure:
 def trajectory(runs: Sequence[Run]) -> Figure:
     """Alignment against uniformity at each evaluation, a curve a run, coloured by the score; lower is better for both.
 
-    Raises:
-        DataError: no run was evaluated more than once with alignment and uniformity.
+    Args:
+        runs: of which one at least `has_trajectory`.
     """
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
     paths = [(run.name, *_path(log)) for run in runs for log in run.logs if len(_path(log)[0]) > 1]
-    if not paths:
-        raise DataError(
-            f"{', '.join(run.name for run in runs)}: fewer than 2 evaluations with alignment and uniformity; "
-            "train with --data.dev and, as in the paper, --eval_every 10"
-        )
     every = [score for *_, scores in paths for score in scores]
     norm = Normalize(min(every), max(every))
     figure, axis = new_figure(5.6, 4.0)
@@ -149,6 +144,11 @@ def trajectory(runs: Sequence[Run]) -> Figure:
     passed = [point for _, x, y, _ in paths for point in zip(x, y, strict=True)]
     label_points(axis, list(ends.values()), list(ends), avoid=passed)
     return figure
+
+
+def has_trajectory(run: Run) -> bool:
+    """Whether a run was evaluated more than once with alignment and uniformity."""
+    return any(len(_path(log)[0]) > 1 for log in run.logs)
 
 
 def _path(log: Log) -> tuple[list[float], list[float], list[float]]:
