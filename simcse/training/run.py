@@ -155,7 +155,8 @@ def make_report(config: TrainConfig, trainer: Trainer) -> dict[str, Any]:
             "selection": f"best of every {config.eval_every} steps, by {trainer.evaluator.primary_metric} on dev"
         }
         report |= {"before": trainer.run.first_evaluation(), "best_step": trainer.best.get("step")}
-    if not (config.data.test or isinstance(trainer.evaluator, PairEvaluator)):
+    measurable = trainer.run.best.is_dir()  # not so where last/ alone was copied here, and nothing was left to train
+    if not measurable or not (config.data.test or isinstance(trainer.evaluator, PairEvaluator)):
         return report
     encode = CachedEncoder(SentenceEncoder.from_pretrained(trainer.run.best, dtype="fp32").encode)
     pairs: dict[str, Sequence[ScoredPairs]] = {}
