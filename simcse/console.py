@@ -254,7 +254,8 @@ def separated(values: Sequence[str]) -> list[str]:
 def _short_type_error(message: str) -> str:
     """What a value is and should be, from the list of everything that was tried."""
     if found := re.search(r"Subtypes: \[(.*?)\] Errors: .* Given value: (.*)", message):
-        types = [re.sub(r"<class '(\w+)'>", r"\1", kind) for kind in found[1].split(", ")]
+        kinds = re.sub(r"typing\.Literal\[(.*?)\]", r"\1", found[1]).split(", ")
+        types = [re.sub(r"<class '(\w+)'>", r"\1", kind).strip("'") for kind in kinds]
         return f"found {found[2]!r}, expected {' or '.join('null' if kind == 'NoneType' else kind for kind in types)}"
     if found := re.search(r"Expected a typing.Literal\[(.*)\]. Got value: (.*)", message):
         choices = [choice.strip("'\"") for choice in found[1].split(", ")]

@@ -32,6 +32,7 @@ def training_parser() -> Parser:
         ("--per_device_train_batch_size 64", "here it is --batch_size, the rows of all devices together"),
         ("--gradient_accumulation_steps 2", "; accumulating adds no negatives: --batch_size is the whole batch"),
         ("--temp 1 --pooler_type cls", "--temp; here it is --temperature; unknown option --pooler_type; here it "),
+        ("--model.pooling avg", "--model.pooling: found 'avg', expected cls or mean or last_token or "),
         ("--data x", "--data: is a group of options, expected one of --data.train, --data.columns"),
     ],
 )

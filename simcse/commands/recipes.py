@@ -7,6 +7,8 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
+import yaml
+
 import simcse
 from simcse.commands.shared import Format, as_text, print_json
 from simcse.errors import ConfigError, did_you_mean
@@ -38,13 +40,28 @@ def with_recipe_files(arguments: Sequence[str]) -> list[str]:
 
 
 def file_of(name: str) -> Path | str:
-    if Path(name).is_file() or not name:
+    if not name:
+        return name
+    if Path(name).is_file():
+        check_yaml(name)
         return name
     files = recipe_files()
     if name in files:
         return files[name]
     hint = did_you_mean(Path(name).stem, files)
     raise ConfigError(f"--config {name}: no such file, and no recipe; recipes are {', '.join(files)}{hint}")
+
+
+def check_yaml(name: str) -> None:
+    """Raise a ConfigError that names the line if a file is no YAML."""
+    try:
+        yaml.safe_load(Path(name).read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"--config {name}: is not UTF-8 ({error}); convert it") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"--config {name}{line}: no YAML ({getattr(error, 'problem', error)}); correct it") from error
 
 
 def recipes(*, format: Format = "text") -> None:

@@ -55,3 +55,21 @@ def test_an_unknown_recipe_is_an_error_that_lists_them(
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: --config {name}: no such file, and no recipe; recipes are minilm-ct, ")
     assert line.endswith("did you mean 'minilm-unsup'?")
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"optim: [\n", "line 2: no YAML (expected the node content"),
+        (b"# \xe9\n", ": is not UTF-8 ("),
+    ],
+)
+def test_a_config_that_is_no_yaml(
+    content: bytes, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_bytes(content)
+    assert main(["train", "--config", str(file)]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: --config {file}")
+    assert told in line
