@@ -14,17 +14,6 @@ from simcse.search.tools import clusters as grouping
 from simcse.search.tools.clusters import cluster, communities
 
 
-@pytest.fixture
-def at(storage):
-    """Makes an index of unit vectors at these angles, whose texts are the angles."""
-
-    def encode(texts):
-        angles = np.radians([float(text) if text.lstrip("-").isdigit() else len(text) for text in texts])
-        return np.stack([np.cos(angles), np.sin(angles)], axis=1)
-
-    return lambda *degrees, **options: storage.build([str(d) for d in degrees], encode, **options)
-
-
 def test_clusters_that_are_apart_are_found(at):
     index = at(0, 1, 2, 3, 120, 121, 122, 240, 241, 300)
     index.delete([9])

@@ -10,17 +10,6 @@ from simcse.search.tools.clusters import cluster
 from simcse.search.tools.duplicates import near_duplicates
 
 
-@pytest.fixture
-def at(storage):
-    """Makes an index of unit vectors at these angles, whose texts are the angles."""
-
-    def encode(texts):
-        angles = np.radians([float(text) if text.lstrip("-").isdigit() else len(text) for text in texts])
-        return np.stack([np.cos(angles), np.sin(angles)], axis=1)
-
-    return lambda *degrees, **options: storage.build([str(d) for d in degrees], encode, **options)
-
-
 def test_duplicates_are_close_to_what_is_kept_and_chains_do_not_collapse(at):
     """cos 10 degrees is .985, cos 20 is .940: of 0, 10, 20, 30 the first has 10, then 20 has 30; 90 is alone."""
     done: list[int] = []
