@@ -64,7 +64,7 @@ def encode(
             found = pooled(batch).float()  # (S, d)
             return (F.normalize(found, dim=-1) if normalize else found).cpu().numpy()
 
-    if len(texts) == 1:  # planning would cost a tenth of what the one does
+    if len(texts) == 1:  # nothing to sort or cut, and planning is felt in so short a call
         rows, cut = tokenize(texts)
         left_out = (tokenize.left_out,) if tokenize.left_out else ()
         vectors = vectors_of(TokenBatch.from_lists(rows, backend.device, left_out))
