@@ -14,6 +14,7 @@ from simcse.errors import ConfigError, DataError
 
 __all__ = ["encode", "similarity"]
 
+Rows = Iterator[tuple[int | str | None, str]]
 PAIRS_AT_ONCE = 4096
 
 
@@ -68,42 +69,25 @@ def encode(
             fail on the way
         workers: encoders at work at the same time, with engine ray
     """
+    loading: dict[str, Any] = {"pooling": pooling, "max_length": max_length, "truncate_dim": truncate_dim}
+    prompts = {"prompt": prompt, "prompt_name": prompt_name, "role": role}
     if engine == "ray":
-        for name, value in {"id_column": id_column, "truncate_dim": truncate_dim, "quantize": quantize}.items():
+        for name, value in {"id_column": id_column, "quantize": quantize}.items():
             if value not in (None, "none"):
                 raise ConfigError(f"{name}={value}: engine ray keeps all columns and float32; leave it out")
         from simcse.encoder.bulk.ray import encode_parquet
 
         done = encode_parquet(
-            sources(inputs), output, model, workers=workers, column=column, prompt=prompt, prompt_name=prompt_name,
-            role=role, pooling=pooling, max_length=max_length, normalize=normalize, device=device, dtype=dtype,
+            sources(inputs), output, model, workers=workers, column=column, normalize=normalize, device=device,
+            dtype=dtype, **prompts, **loading,
         )  # fmt: skip
         print(f"{output}: {done} rows with vectors", file=sys.stderr)
         return
-    from simcse.data.readers import read_identified
-    from simcse.files import check_writable
-    from simcse.search.tools.build import count_rows
-
-    if output == "-" and sys.stdout.isatty():
-        raise ConfigError("--output: an array is nothing to read; name a file, such as vectors.npy, or pipe it on")
-    if output != "-":
-        from simcse.encoder.bulk.tables import check_format
-
-        check_format(Path(output))
-        check_writable(output)
-    files = sources(inputs)
-    stream = itertools.chain(*[read_identified(file, column=column, id_column=id_column) for file in files])
-    head = list(itertools.islice(stream, 1))
-    if not head:
-        raise DataError(f"{', '.join(files)}: found no text, expected at least one")
-    rows: Iterator[tuple[int | str | None, str]] = itertools.chain(head, stream)
-    total = None if "-" in files else count_rows(files)
-    encoder = load_encoder(model, device, dtype, pooling=pooling, max_length=max_length)
-    if truncate_dim is not None and not 1 <= truncate_dim <= encoder.dimension:
-        raise ConfigError(f"truncate_dim: found {truncate_dim}, expected 1 to {encoder.dimension}, all of {model}'s")
-    encoder.truncate_dim = truncate_dim or encoder.truncate_dim
+    _check_output(output)
+    rows, total = _rows(sources(inputs), column, id_column)
+    encoder = load_encoder(model, device, dtype, **loading)
     encoding: dict[str, Any] = {"normalize": normalize, "batch_size": batch_size, "show_progress": sys.stderr.isatty()}
-    encoding["prompt"] = encoder.resolve_prompt(prompt, prompt_name, role)
+    encoding["prompt"] = encoder.resolve_prompt(**prompts)
     if output == "-":
         from simcse.encoder.bulk.npy import write_array
         from simcse.vectors import quantize as quantized
@@ -116,8 +100,33 @@ def encode(
         ids = (key for key, _ in beside)
     count = encoder.encode_to(
         output, (text for _, text in rows), ids=ids, quantize=quantize, resume=resume, total=total, **encoding
-    )  # fmt: skip
+    )
     print(f"{output}: {count} vectors of dimension {encoder.dimension}{_kind(quantize)}", file=sys.stderr)
+
+
+def _check_output(output: str) -> None:
+    """Refuse an output that cannot be written, before anything is read or loaded."""
+    if output == "-":
+        if sys.stdout.isatty():
+            raise ConfigError("output: an array is nothing to read; name a file, such as vectors.npy, or pipe it on")
+        return
+    from simcse.encoder.bulk.tables import check_format
+    from simcse.files import check_writable
+
+    check_format(Path(output))
+    check_writable(output)
+
+
+def _rows(files: list[str], column: str | None, id_column: str | None) -> tuple[Rows, int | None]:
+    """(id, text) of each row of files, at least one, and about how many there are, where that can be told."""
+    from simcse.data.readers import read_identified
+    from simcse.search.tools.build import count_rows
+
+    stream = itertools.chain(*[read_identified(file, column=column, id_column=id_column) for file in files])
+    head = list(itertools.islice(stream, 1))
+    if not head:
+        raise DataError(f"{', '.join(files)}: found no text, expected at least one")
+    return itertools.chain(head, stream), None if "-" in files else count_rows(files)
 
 
 def _kind(quantize: str) -> str:

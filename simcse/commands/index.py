@@ -29,6 +29,7 @@ def build(
     memory_mib: int | None = None,
     sample_queries: str | None = None,
     vectors: list[str] | None = None,
+    truncate_dim: int | None = None,
     overwrite: bool = False,
     device: str = "auto",
     dtype: str = "auto",
@@ -56,6 +57,8 @@ def build(
             which are easier to find than answers to questions
         vectors: files of the texts' vectors, where --model has encoded them already, in place of encoding them: npy,
             npz, parquet, or a flat index of faiss; a row for each row of FILES, in their order
+        truncate_dim: the first so many dimensions are kept, for a model that was trained for it (Matryoshka); the index
+            remembers it
         overwrite: replace an index that is there already, when the new one is done
         device: auto, cpu, cuda, cuda:1, ...
         dtype: precision: auto (bf16 where the device computes in it, else fp32), fp32, bf16, fp16, int8 (AMX, VNNI)
@@ -68,7 +71,7 @@ def build(
     check_output(output, overwrite)
     check_files(files, **columns)
     asked = None if sample_queries is None else _asked(sample_queries)
-    rows, encoder = count_rows(files), load_encoder(model, device, dtype)
+    rows, encoder = count_rows(files), load_encoder(model, device, dtype, truncate_dim=truncate_dim)
     with progress(rows, sys.stderr.isatty(), "indexing") as advance:
         index = build_from_files(
             files, output, encoder, kind=kind, target_recall=target_recall, overwrite=overwrite, advance=advance,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from simcse.commands.shared import load_encoder
+from simcse.commands.shared import encoder_of_index, load_encoder
 from simcse.errors import ConfigError
 
 __all__ = ["serve"]
@@ -86,8 +86,11 @@ def serve(
         from simcse.serving.app import create_app
         from simcse.serving.threads import use_threads
 
-        encoder = load_encoder(model or SearchIndex.load(str(index)).info["encoder"], device, dtype)
-        opened = None if index is None else SearchIndex.load(index, encoder)
+        if index is None:
+            encoder, opened = load_encoder(str(model), device, dtype), None
+        else:
+            encoder = encoder_of_index(index, model, device, dtype)
+            opened = SearchIndex.load(index, encoder)
         count = use_threads(threads)
         if opened is not None:
             opened.threads = count

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from simcse.encoder.model import SentenceEncoder
     from simcse.search.index import Hit, SearchIndex
 
-__all__ = ["Format", "as_text", "load_encoder", "open_index", "print_hits", "print_json", "sources"]
+__all__ = ["Format", "as_text", "encoder_of_index", "load_encoder", "open_index", "print_hits", "print_json", "sources"]
 
 Format = Literal["auto", "text", "json"]
 
@@ -58,12 +58,19 @@ def print_json(values: Any) -> None:
     print(json.dumps(values, ensure_ascii=False))
 
 
-def open_index(folder: str, model: str | None, device: str, dtype: str) -> SearchIndex:
-    """The index in a folder with the encoder that `--model` names, by default the one in its manifest."""
+def encoder_of_index(folder: str, model: str | None, device: str, dtype: str) -> SentenceEncoder:
+    """The encoder that `--model` names, by default the one in the index's manifest; its vectors are cut as there."""
     from simcse.search.index import SearchIndex
 
-    name = SearchIndex.load(folder).info["encoder"]
-    return SearchIndex.load(folder, load_encoder(model or name, device, dtype))
+    facts = SearchIndex.load(folder).info
+    return load_encoder(model or facts["encoder"], device, dtype, truncate_dim=facts.get("truncate_dim"))
+
+
+def open_index(folder: str, model: str | None, device: str, dtype: str) -> SearchIndex:
+    """The index in a folder with its encoder."""
+    from simcse.search.index import SearchIndex
+
+    return SearchIndex.load(folder, encoder_of_index(folder, model, device, dtype))
 
 
 def print_hits(query: str, hits: list[Hit], readable: bool, headed: bool) -> None:

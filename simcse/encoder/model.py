@@ -27,7 +27,7 @@ from simcse.encoder.other_names import knows_other_names
 from simcse.encoder.pooling import check_pooling, pool
 from simcse.encoder.projection import Projection, check_truncate_dim, read_head
 from simcse.encoder.prompts import check_prompts, choose_prompt, with_role
-from simcse.encoder.saving import digest, pooler_weights, verified, write_settings
+from simcse.encoder.saving import digest, verified, write_checkpoint
 from simcse.encoder.traits import choose_pooling
 from simcse.errors import ConfigError, DataError
 from simcse.files import replaced_folder
@@ -114,6 +114,7 @@ class SentenceEncoder(nn.Module):
         pooling: str | None = None,
         projection: Literal["none", "pooler"] | None = None,
         max_length: int | None = None,
+        truncate_dim: int | None = None,
         dropout: float | None = None,
         device: str | torch.device = "auto",
         dtype: str | torch.dtype = "auto",
@@ -128,6 +129,8 @@ class SentenceEncoder(nn.Module):
             projection: "none" drops a stored head; "pooler" takes `pooler.dense`, where converted checkpoints of the
                 original SimCSE keep theirs. Default: what the folder says.
             max_length: tokens kept of each text; default what the folder says, else all that the backbone accepts.
+            truncate_dim: how many dimensions of a vector are kept, of an encoder that was trained for it (Matryoshka);
+                what is left is normalised. Default what the folder says, else all.
             dropout: rate put in place of every dropout rate of the backbone.
             device: "auto" is the accelerator, if there is one.
             dtype: "auto" | "fp32" | "bf16" | "fp16" | "int8", or as torch names them; auto is bf16 where the device
@@ -160,11 +163,13 @@ class SentenceEncoder(nn.Module):
             prompts=layout.prompts,
             default_prompt_name=layout.default_prompt_name,
             include_prompt=layout.include_prompt,
-            truncate_dim=layout.truncate_dim,
+            truncate_dim=layout.truncate_dim if truncate_dim is None else truncate_dim,
             backend="int8" if dtype == "int8" and backend == "auto" else backend,
         )
         if head is not None:
             head.check_width(encoder.width, folder)
+        if truncate_dim is not None and encoder.dimension < truncate_dim:
+            raise ConfigError(f"truncate_dim is {truncate_dim}, expected 1 to {encoder.dimension}, all of {name}'s")
         ours = layout.folder if layout.digests else None
         encoder.max_length = choose_length(
             max_length, layout.max_length, tokenizer, encoder.backbone_limit, str(name), ours
@@ -387,14 +392,4 @@ class SentenceEncoder(nn.Module):
 
     def write(self, new: Path) -> None:
         """Write the files of `save_pretrained` into an empty folder."""
-        config: Any = self.backbone.config
-        with quiet_transformers():
-            pooler = pooler_weights(self.backbone, self.projection if self.pooling == "cls" else None)
-            self.backbone.save_pretrained(new, state_dict=self.backbone.state_dict() | pooler)
-            self.tokenizer.save_pretrained(new)
-            write_settings(
-                new, pooling=self.pooling, projection=self.projection, width=self.width,
-                layers=config.num_hidden_layers, max_length=self.max_length, prompts=self.prompts,
-                default_prompt_name=self.default_prompt_name, include_prompt=self.include_prompt,
-                truncate_dim=self.truncate_dim,
-            )  # fmt: skip
+        write_checkpoint(new, self)

@@ -49,7 +49,7 @@ INSTEAD = {
     "precision": "the vectors are float32, simcse.vectors.quantize makes int8 and binary of them; dtype of "
     "from_pretrained says how they are computed",
     "token": "the environment's HF_TOKEN is used for the hub",
-    "truncate_dim": "encoder.truncate_dim = ... cuts the vectors",
+    "truncate_dim": "truncate_dim of from_pretrained, or encoder.truncate_dim = ..., cuts the vectors",
     "trust_remote_code": "code of a checkpoint is never run",
     "use_auth_token": "the environment's HF_TOKEN is used for the hub",
 }

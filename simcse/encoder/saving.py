@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from stat import S_IMODE
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import save_file
@@ -17,14 +17,17 @@ from transformers import PreTrainedModel
 
 from simcse.encoder.formats import SETTINGS
 from simcse.encoder.json_files import read_object, within, write_json
-from simcse.encoder.loading import new_backbone, takes_pooler
+from simcse.encoder.loading import new_backbone, quiet_transformers, takes_pooler
 from simcse.encoder.pooling import POOLINGS
 from simcse.encoder.projection import Projection
 from simcse.encoder.prompts import prompts_by_role
 from simcse.errors import ModelError
 from simcse.files import sha256_of
 
-__all__ = ["add_digests", "digest", "pooler_weights", "verified", "write_settings"]
+if TYPE_CHECKING:
+    from simcse.encoder.model import SentenceEncoder
+
+__all__ = ["add_digests", "digest", "verified", "write_checkpoint"]
 
 ST_PREFIX = "sentence_transformers.models."
 # files that sentence-transformers or the hub read and this package does not: a digest would forbid to change them
@@ -53,33 +56,23 @@ def pooler_weights(backbone: PreTrainedModel, head: Projection | None) -> dict[s
     return {key: torch.zeros(shape, dtype=backbone.dtype) for key, shape in shapes.items()}
 
 
-def write_settings(
-    folder: Path,
-    *,
-    pooling: str,
-    projection: Projection | None,
-    width: int,
-    layers: int,
-    max_length: int,
-    prompts: Mapping[str, str],
-    default_prompt_name: str | None,
-    include_prompt: bool,
-    truncate_dim: int | None,
-) -> None:
-    """Write `simcse.json`, and the files that make `SentenceTransformer(folder)` give the same vectors.
+def write_checkpoint(folder: Path, encoder: SentenceEncoder) -> None:
+    """Write backbone, tokenizer and settings into an empty folder."""
+    backbone = encoder.backbone
+    with quiet_transformers():
+        pooler = pooler_weights(backbone, encoder.projection if encoder.pooling == "cls" else None)
+        backbone.save_pretrained(folder, state_dict=backbone.state_dict() | pooler)
+        encoder.tokenizer.save_pretrained(folder)
+    write_settings(folder, encoder)
 
-    Args:
-        folder: where backbone and tokenizer already lie.
-        pooling: a key of `POOLINGS`; the two-layer means become a WeightedLayerPooling module.
-        projection: the head, if it belongs to the encoder.
-        width: D of the token states.
-        layers: transformer layers of the backbone.
-        max_length: tokens kept of each text.
-        prompts: texts to put before those to encode, by name.
-        default_prompt_name: which of them is put there unasked.
-        include_prompt: whether a prompt's tokens count in the pooling.
-        truncate_dim: how many dimensions of a vector are kept; None for all.
+
+def write_settings(folder: Path, encoder: SentenceEncoder) -> None:
+    """Write `simcse.json`, and the files that make `SentenceTransformer(folder)` give the same vectors, to where
+    backbone and tokenizer already lie. The two-layer means become a WeightedLayerPooling module.
     """
+    pooling, projection, width = encoder.pooling, encoder.projection, encoder.width
+    config: Any = encoder.backbone.config
+    layers = config.num_hidden_layers
     modules: list[tuple[str, str]] = [("", "Transformer")]
     settings: dict[str, Any]
     used = [layer % (layers + 1) for layer in POOLINGS[pooling].layers]
@@ -93,7 +86,7 @@ def write_settings(
     modules.append((f"{len(modules)}_Pooling", "Pooling"))
     mode = {"cls": "cls_token", "last_token": "lasttoken"}.get(pooling, "mean_tokens")
     flags = {f"pooling_mode_{name}": name == mode for name in ("cls_token", "mean_tokens", "lasttoken")}
-    flags["include_prompt"] = include_prompt
+    flags["include_prompt"] = encoder.include_prompt
     _write_module(folder / modules[-1][0], {"word_embedding_dimension": width, **flags})
     if projection is not None:
         activation = type(projection.activation)
@@ -110,16 +103,16 @@ def write_settings(
         {"idx": i, "name": str(i), "path": path, "type": ST_PREFIX + kind} for i, (path, kind) in enumerate(modules)
     ]
     write_json(folder / "modules.json", entries)
-    write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_length, "do_lower_case": False})
-    shared = {"prompts": dict(prompts), "default_prompt_name": default_prompt_name, "truncate_dim": truncate_dim}
-    named = {"prompts": prompts_by_role(prompts, default_prompt_name)}
+    write_json(folder / "sentence_bert_config.json", {"max_seq_length": encoder.max_length, "do_lower_case": False})
+    shared = {name: getattr(encoder, name) for name in ("prompts", "default_prompt_name", "truncate_dim")}
+    named = {"prompts": prompts_by_role(encoder.prompts, encoder.default_prompt_name)}
     write_json(folder / "config_sentence_transformers.json", {"similarity_fn_name": "cosine"} | shared | named)
     places = [folder] if head is None else [folder, folder / head]
     files = sorted(file for place in places for file in place.iterdir() if file.is_file() and file.name not in NOT_OURS)
     for file in files:  # safetensors leaves weights that their owner alone can read
         file.chmod(S_IMODE((folder / "modules.json").stat().st_mode))
-    settings = {"format": 2, "pooling": pooling, "projection": head, "max_length": max_length, **shared}
-    settings["include_prompt"] = include_prompt
+    settings = {"format": 2, "pooling": pooling, "projection": head, "max_length": encoder.max_length, **shared}
+    settings["include_prompt"] = encoder.include_prompt
     settings["sha256"] = {file.relative_to(folder).as_posix(): sha256_of(file) for file in files}
     write_json(folder / SETTINGS, settings)
 

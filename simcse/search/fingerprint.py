@@ -9,7 +9,7 @@ a prompt of their own perhaps, is up to the one who searches.
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -34,30 +34,34 @@ class OtherEncoderError(SearchError):
 
 @dataclass(frozen=True)
 class Identity:
-    """What is remembered of an encoder: its name, fingerprint and prompt if it has one, unit vectors of the probe
-    sentences (3, d).
+    """What is remembered of an encoder: its name, unit vectors of the probe sentences (3, d), and where it has them its
+    fingerprint, its prompt, and the number of dimensions that its vectors were cut to.
     """
 
     name: str
     fingerprint: str | None
     probes: Matrix
     prompt: str | None = None
+    truncate_dim: int | None = None
 
     @classmethod
     def of(cls, encode: Encode) -> Identity:
         """Encode the probe sentences and look for a name and a fingerprint."""
-        fingerprint = getattr(encoder_behind(encode), "fingerprint", None)
+        encoder = encoder_behind(encode)
+        fingerprint, kept = getattr(encoder, "fingerprint", None), getattr(encoder, "truncate_dim", None)
         return cls(
             name=name_of(encode),
             fingerprint=fingerprint if isinstance(fingerprint, str) else None,
             probes=unit_vectors(encode, PROBES),
             prompt=prompt_of(encode),
+            truncate_dim=kept if isinstance(kept, int) else None,
         )
 
     @property
     def facts(self) -> dict[str, Any]:
         """What an index shows of its encoder."""
-        return {"encoder": self.name, "fingerprint": self.fingerprint, "prompt": self.prompt}
+        kept = {} if self.truncate_dim is None else {"truncate_dim": self.truncate_dim}
+        return {"encoder": self.name, "fingerprint": self.fingerprint, "prompt": self.prompt} | kept
 
     @property
     def dimension(self) -> int:
@@ -72,14 +76,14 @@ class Identity:
         """
         if other.dimension != self.dimension:
             raise SearchError(
-                f"{where}: built by {self.name} (dimension {self.dimension}), "
-                f"but {other.name} gives dimension {other.dimension}; load it with {self.name}, or build anew"
+                f"{where}: built by {self.name} (dimension {self.dimension}), but {other.name} gives dimension "
+                f"{other.dimension}; load it with {self.name}{_cut(self)}, or build anew"
             )
         if (cosine := self._cosine(other)) < SAME:
             raise SearchError(
                 f"{where}: built by {self.name}{_short(self)}, but {other.name}{_short(other)} gives "
                 f"other vectors (cosine {cosine:.3f} on a probe sentence, expected at least {SAME}); "
-                f"load it with {self.name}, or build anew"
+                f"load it with {self.name}{_cut(self)}, or build anew"
             )
 
     def check_follows(self, before: Identity, where: str) -> None:
@@ -104,14 +108,13 @@ class Identity:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for the manifest; the probe vectors as base64 of float16."""
-        probes = packed_units(self.probes)
-        return {"name": self.name, "fingerprint": self.fingerprint, "probes": probes, "prompt": self.prompt}
+        return asdict(self) | {"probes": packed_units(self.probes)}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Identity:
         """The inverse of `to_json`."""
         probes = unpacked_units(values["probes"], len(PROBES))
-        return cls(str(values["name"]), values["fingerprint"], probes, values.get("prompt"))
+        return cls(str(values["name"]), values["fingerprint"], probes, values.get("prompt"), values.get("truncate_dim"))
 
 
 def packed_units(vectors: Matrix) -> str:
@@ -132,6 +135,10 @@ def prompt_of(encode: Encode) -> str | None:
     options = options_of(encode)
     role = ROLES.get(getattr(method_of(encode), "__name__", ""))
     return str(resolve(options.get("prompt"), options.get("prompt_name"), role)) or None
+
+
+def _cut(identity: Identity) -> str:
+    return f" and truncate_dim={identity.truncate_dim}" if identity.truncate_dim is not None else ""
 
 
 def _short(identity: Identity) -> str:

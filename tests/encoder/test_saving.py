@@ -169,3 +169,21 @@ def test_truncate_dim_out_of_range(tiny_bert: Path, saved: Path) -> None:
     plain = load(tiny_bert)
     with pytest.raises(ConfigError, match="truncate_dim is 0, expected at least 1"):
         SentenceEncoder(plain.backbone, plain.tokenizer, truncate_dim=0)
+
+
+def test_truncate_dim_of_from_pretrained(tiny_bert: Path, tmp_path: Path, sentences: list[str]) -> None:
+    """As SentenceTransformer(truncate_dim=) cuts vectors; in place of what the folder says, and saved."""
+    folder = load(tiny_bert, pooling="mean").save_pretrained(tmp_path / "whole")
+    encoder = load(folder, truncate_dim=10)
+    peer = SentenceTransformer(str(folder), device="cpu", truncate_dim=10)
+    vectors = encoder.encode(sentences)
+    assert encoder.dimension == vectors.shape[1] == 10
+    np.testing.assert_allclose(vectors, unit(peer.encode(sentences)), atol=1e-5)
+    cut = encoder.save_pretrained(tmp_path / "cut")
+    assert load(cut).fingerprint == encoder.fingerprint != load(folder).fingerprint
+    assert load(cut, truncate_dim=20).dimension == 20
+    for kept in (0, -1, True, "8", 1.5):
+        with pytest.raises(ConfigError, match=r"truncate_dim is .*, expected at least 1"):
+            load(folder, truncate_dim=kept)
+    with pytest.raises(ConfigError, match=r"truncate_dim is 33, expected 1 to 32, all of .*whole"):
+        load(folder, truncate_dim=33)

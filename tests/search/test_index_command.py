@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from simcse import SearchError, SearchIndex, SentenceEncoder
 from simcse.cli import main
 from simcse.search.nearest import plan
 
@@ -98,3 +99,24 @@ def test_each_command_works_on_each_storage(durable, tiny_bert, tmp_path, capsys
     assert main(["index", "build", "--input", str(source), "--model", str(tiny_bert), "--output", place]) in (1, 2)
     assert f"{place.removeprefix('milvus:').partition('#')[0]}" in (told := capsys.readouterr().err)
     assert "exists; " in told
+
+
+def test_an_index_remembers_how_many_dimensions_are_kept(tmp_path, tiny_bert, capsys):
+    """So that search and add, which load the encoder by its name, cut its vectors, too."""
+    (tmp_path / "a.txt").write_text("rain falls\nsnow falls\n")
+    (tmp_path / "b.txt").write_text("a guitar\n")
+    index, command = str(tmp_path / "idx"), ["index", "build", str(tmp_path / "a.txt"), "--model", str(tiny_bert)]
+    assert main([*command, "--output", index, "--truncate_dim", "40"]) == 2
+    assert "error: --truncate_dim is 40, expected 1 to 32, all of" in capsys.readouterr().err
+    assert main([*command, "--output", index, "--truncate_dim", "8"]) == 0
+    assert "2 texts, dimension 8;" in capsys.readouterr().err
+    assert main(["index", "add", index, str(tmp_path / "b.txt")]) == 0
+    capsys.readouterr()
+    assert main(["index", "search", index, "a guitar", "--top_k", "1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["hits"][0] == {
+        "text": "a guitar", "score": 1.0, "id": 2, "metadata": {}
+    }  # fmt: skip
+    cut = SentenceEncoder.from_pretrained(tiny_bert, truncate_dim=8)
+    assert SearchIndex.load(index, cut).info["fingerprint"] == cut.fingerprint
+    with pytest.raises(SearchError, match=r"gives dimension 32; load it with .* and truncate_dim=8"):
+        SearchIndex.load(index, SentenceEncoder.from_pretrained(tiny_bert))

@@ -88,7 +88,7 @@ def encode_parquet(
         prompt_name: the same, by its name in the checkpoint.
         role: query or document, for the checkpoint's prompt of it.
         normalize: to unit length.
-        options: pooling, max_length, device, dtype of `SentenceEncoder.from_pretrained`.
+        options: pooling, max_length, truncate_dim, device, dtype of `SentenceEncoder.from_pretrained`.
 
     Returns:
         How many rows.

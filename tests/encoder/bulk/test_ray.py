@@ -34,6 +34,12 @@ def test_a_worker_adds_the_vectors_of_the_encoder(tiny_bert, sentences):
     np.testing.assert_allclose(vectors_of(done), expected, atol=1e-6)
 
 
+def test_a_worker_keeps_the_first_dimensions(tiny_bert, sentences):
+    done = EncodeRows(str(tiny_bert), "s", {"dtype": "fp32", "truncate_dim": 8}, {}, None)(pa.table({"s": sentences}))
+    expected = SentenceEncoder.from_pretrained(tiny_bert, dtype="fp32", truncate_dim=8).encode(sentences)
+    np.testing.assert_allclose(vectors_of(done), expected, atol=1e-6)
+
+
 def workers_of(process):
     """The processes below that hold an encoder."""
     with contextlib.suppress(psutil.NoSuchProcess):
