@@ -10,6 +10,7 @@ __all__ = ["check_length", "choose_length", "longest_input", "override_dropout",
 
 # parts of names of rates that do not act on token states: heads' own, and those at which whole layers are left out
 OTHER_RATES = ("classif", "summary", "qa_", "pooler", "head", "layerdrop", "drop_path")
+COUNT_FROM_PADDING = {"camembert", "data2vec-text", "longformer", "roberta", "xlm-roberta", "xlm-roberta-xl"}
 NO_LIMIT = 1_000_000  # tokens; what stands for a backbone that accepts any number, and a tokenizer that allows it
 
 
@@ -55,7 +56,9 @@ def usual_length(limit: int) -> int:
 
 def position_offset(config: PretrainedConfig) -> int:
     """Where positions begin: RoBERTa and its kin count from behind the padding index."""
-    is_roberta = config.model_type in {"roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "mpnet", "longformer"}
+    if config.model_type == "mpnet":  # whose padding index is 1, whatever its configuration says
+        return 2
+    is_roberta = config.model_type in COUNT_FROM_PADDING
     return int(config.pad_token_id) + 1 if is_roberta and config.pad_token_id is not None else 0
 
 

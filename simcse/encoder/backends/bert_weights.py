@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["BertWeights", "LayerWeights"]
-
-# post-norm encoders with absolute positions whose modules go by BERT's names
-KINDS = frozenset({"bert", "camembert", "roberta", "xlm-roberta"})
+__all__ = ["BertWeights", "LayerWeights", "why_not_bert"]
 
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """One transformer layer: attention, add and norm, feed-forward, add and norm."""
+    """One transformer layer: attention, add and norm, feed-forward, add and norm.
+
+    Attributes:
+        weight_dropout: on the attention weights.
+        attention_dropout: on what attention adds; None: there is none.
+        output_dropout: on what the feed-forward sublayer adds.
+    """
 
     query: nn.Linear
     key: nn.Linear
@@ -26,6 +30,14 @@ class LayerWeights:
     up: nn.Linear
     down: nn.Linear
     output_norm: nn.LayerNorm
+    weight_dropout: nn.Dropout
+    attention_dropout: nn.Dropout | None
+    output_dropout: nn.Dropout
+
+    @property
+    def linears(self) -> tuple[nn.Linear, ...]:
+        """All its linear maps."""
+        return self.query, self.key, self.value, self.attention_out, self.up, self.down
 
 
 @dataclass(frozen=True)
@@ -33,8 +45,11 @@ class BertWeights:
     """A backbone's modules by their roles.
 
     Attributes:
-        word, position, token_type: embedding tables; the token type is always 0.
+        word, position: embedding tables.
+        token_type: the third, whose first row each token gets; None: there is none (DistilBERT).
         norm: what follows the embeddings.
+        dropout: what follows the norm.
+        projection: from the width of the tables to that of the layers, where it is another one (ELECTRA).
         layers: the transformer layers.
         heads: attention heads of a layer.
         padding_index: positions count from behind it and skip padding tokens (RoBERTa); None: from 0 (BERT).
@@ -42,36 +57,35 @@ class BertWeights:
 
     word: nn.Embedding
     position: nn.Embedding
-    token_type: nn.Embedding
+    token_type: nn.Embedding | None
     norm: nn.LayerNorm
+    dropout: nn.Dropout
+    projection: nn.Linear | None
     layers: tuple[LayerWeights, ...]
     heads: int
     padding_index: int | None
 
     @classmethod
     def from_hf(cls, backbone: nn.Module) -> BertWeights | None:
-        """The weights, or None of a backbone of another kind, or an altered one: adapters, hooks, other activations."""
-        config: Any = backbone.config
-        if config.model_type not in KINDS or config.hidden_act != "gelu" or getattr(config, "is_decoder", False):
-            return None
-        if getattr(config, "position_embedding_type", "absolute") not in ("absolute", None):
-            return None
-        if any(is_hooked(module) for module in backbone.modules()):
-            return None
-        try:
-            embeddings: Any = backbone.embeddings
-            weights = cls(
-                word=embeddings.word_embeddings,
-                position=embeddings.position_embeddings,
-                token_type=embeddings.token_type_embeddings,
-                norm=embeddings.LayerNorm,
-                layers=tuple(layer_weights(layer) for layer in backbone.encoder.layer),  # type: ignore[union-attr]
-                heads=config.num_attention_heads,
-                padding_index=None if config.model_type == "bert" else int(config.pad_token_id),
-            )
-        except AttributeError:
-            return None
-        return weights if is_plain(weights) else None
+        """The weights, or None: `why_not_bert` says why."""
+        found = read(backbone)
+        return None if isinstance(found, str) else found
+
+    @property
+    def width(self) -> int:
+        """D of the token states."""
+        return self.layers[0].query.in_features
+
+    @property
+    def tables(self) -> tuple[nn.Embedding, ...]:
+        """The embedding tables that there are."""
+        return tuple(table for table in (self.word, self.position, self.token_type) if table is not None)
+
+    @property
+    def token_type_row(self) -> Tensor:
+        """(E,) what each token gets of the table of token types; zeros where there is none."""
+        word = self.word.weight
+        return word.new_zeros(word.shape[1]) if self.token_type is None else self.token_type.weight[0]
 
     def position_rows(self, ids: Tensor, starts: Tensor, segments: Tensor) -> Tensor:
         """(T,) rows of the position table for packed ids; starts (S,), segments (T,) as in `TokenBatch`."""
@@ -83,34 +97,139 @@ class BertWeights:
         return (count - before[segments]) * real + self.padding_index
 
 
+def why_not_bert(backbone: nn.Module) -> str | None:
+    """Why a backbone has no pass written out here; None if it has one."""
+    found = read(backbone)
+    return found if isinstance(found, str) else None
+
+
+def read(backbone: nn.Module) -> BertWeights | str:
+    """The weights; of another kind of backbone, or an altered one (adapters, hooks, other activations), why not."""
+    config: Any = backbone.config
+    kind = config.model_type
+    if kind not in KINDS:
+        return f"it has no pass for {kind}, only for {', '.join(KINDS)}"
+    if getattr(config, "is_decoder", False):
+        return f"this {kind} is a decoder"
+    if (activation := config.activation if kind == "distilbert" else config.hidden_act) != "gelu":
+        return f"the activation of this {kind} is {activation}, not gelu"
+    if (positions := getattr(config, "position_embedding_type", None) or "absolute") != "absolute":
+        return f"the positions of this {kind} are {positions}, not absolute"
+    for name, module in backbone.named_modules():
+        if is_hooked(module):
+            return f"this {kind} has a hook on {name or 'the whole'}"
+    try:
+        weights = KINDS[kind](backbone)
+    except AttributeError as error:
+        return f"this {kind} is not as transformers builds it ({error})"
+    for module, usual in parts(weights):
+        if type(module) is not usual:
+            return f"this {kind} has a {type(module).__name__} in place of a {usual.__name__}"
+        if not isinstance(module, nn.Dropout) and module.weight is None:
+            return f"this {kind} has a {usual.__name__} without weight"
+        if isinstance(module, nn.Linear) and module.bias is None:
+            return f"this {kind} has a Linear without bias"
+    return weights if weights.layers else f"this {kind} has no layers"
+
+
 def is_hooked(module: nn.Module) -> bool:
     """Whether it has hooks other than those of transformers, which stay once hidden states were asked for."""
     hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
     return not all(hook.__module__.startswith("transformers.") for hook in hooks)
 
 
-def layer_weights(layer: Any) -> LayerWeights:
+def parts(weights: BertWeights) -> Iterator[tuple[nn.Module, type[nn.Module]]]:
+    """Each module, and exactly which of torch's it is in a fresh backbone."""
+    for table in weights.tables:
+        yield table, nn.Embedding
+    yield from ((weights.norm, nn.LayerNorm), (weights.dropout, nn.Dropout))
+    if weights.projection is not None:
+        yield weights.projection, nn.Linear
+    for layer in weights.layers:
+        yield from ((linear, nn.Linear) for linear in layer.linears)
+        yield from ((norm, nn.LayerNorm) for norm in (layer.attention_norm, layer.output_norm))
+        dropouts = (layer.weight_dropout, layer.attention_dropout, layer.output_dropout)
+        yield from ((dropout, nn.Dropout) for dropout in dropouts if dropout is not None)
+
+
+def bert(backbone: Any) -> BertWeights:
+    """Of BERT's module names."""
+    table = backbone.embeddings
+    if getattr(table, "task_type_embeddings", None) is not None:
+        raise AttributeError("it has task_type_embeddings")
+    return BertWeights(
+        word=table.word_embeddings,
+        position=table.position_embeddings,
+        token_type=table.token_type_embeddings,
+        norm=table.LayerNorm,
+        dropout=table.dropout,
+        projection=getattr(backbone, "embeddings_project", None),
+        layers=tuple(bert_layer(layer) for layer in backbone.encoder.layer),
+        heads=backbone.config.num_attention_heads,
+        padding_index=getattr(table, "padding_idx", None),
+    )
+
+
+def bert_layer(layer: Any) -> LayerWeights:
     """One layer of BERT's module names."""
-    attention, output = layer.attention, layer.output
+    own, out, output = layer.attention.self, layer.attention.output, layer.output
     return LayerWeights(
-        query=attention.self.query,
-        key=attention.self.key,
-        value=attention.self.value,
-        attention_out=attention.output.dense,
-        attention_norm=attention.output.LayerNorm,
+        query=own.query,
+        key=own.key,
+        value=own.value,
+        attention_out=out.dense,
+        attention_norm=out.LayerNorm,
         up=layer.intermediate.dense,
         down=output.dense,
         output_norm=output.LayerNorm,
+        weight_dropout=own.dropout,
+        attention_dropout=out.dropout,
+        output_dropout=output.dropout,
     )
 
 
-def is_plain(weights: BertWeights) -> bool:
-    """Whether every module is exactly the torch module that it is in a fresh backbone."""
-    tables = (weights.word, weights.position, weights.token_type)
-    linears = [m for x in weights.layers for m in (x.query, x.key, x.value, x.attention_out, x.up, x.down)]
-    norms = [weights.norm, *(m for x in weights.layers for m in (x.attention_norm, x.output_norm))]
-    return (
-        all(type(module) is nn.Embedding for module in tables)
-        and all(type(module) is nn.Linear and module.bias is not None for module in linears)
-        and all(type(module) is nn.LayerNorm and module.weight is not None for module in norms)
+def distilbert(backbone: Any) -> BertWeights:
+    """Of DistilBERT's module names."""
+    table = backbone.embeddings
+    return BertWeights(
+        word=table.word_embeddings,
+        position=table.position_embeddings,
+        token_type=None,
+        norm=table.LayerNorm,
+        dropout=table.dropout,
+        projection=None,
+        layers=tuple(distilbert_layer(layer) for layer in backbone.transformer.layer),
+        heads=backbone.config.n_heads,
+        padding_index=None,
     )
+
+
+def distilbert_layer(layer: Any) -> LayerWeights:
+    """One layer of DistilBERT's module names."""
+    attention, feed_forward = layer.attention, layer.ffn
+    return LayerWeights(
+        query=attention.q_lin,
+        key=attention.k_lin,
+        value=attention.v_lin,
+        attention_out=attention.out_lin,
+        attention_norm=layer.sa_layer_norm,
+        up=feed_forward.lin1,
+        down=feed_forward.lin2,
+        output_norm=layer.output_layer_norm,
+        weight_dropout=attention.dropout,
+        attention_dropout=None,
+        output_dropout=feed_forward.dropout,
+    )
+
+
+# post-norm encoders with absolute positions
+KINDS: dict[str, Callable[[Any], BertWeights]] = {
+    "bert": bert,
+    "camembert": bert,
+    "data2vec-text": bert,
+    "distilbert": distilbert,
+    "electra": bert,
+    "ernie": bert,
+    "roberta": bert,
+    "xlm-roberta": bert,
+}

@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 from torch import Tensor, nn
 
 from simcse.encoder.backends.base import Backend, TokenStates
-from simcse.encoder.backends.bert_weights import BertWeights
+from simcse.encoder.backends.bert_weights import BertWeights, why_not_bert
 from simcse.encoder.backends.cpu_features import INT8_PRODUCTS, has_int8_products
 from simcse.encoder.backends.cpu_training.forward import training_states, trains_fused
 from simcse.encoder.backends.huggingface import HuggingFaceBackend, huggingface_states
@@ -47,14 +47,11 @@ def choose_backend(backbone: nn.Module, backend: str = "auto", option: str = "ba
     weights = BertWeights.from_hf(backbone)
     if backend == "huggingface" or (backend == "auto" and weights is None):
         return "huggingface"
-    config: Any = backbone.config
     device = next(backbone.parameters()).device
-    if weights is None or (backend == "int8" and device.type != "cpu"):
-        altered = ", or an altered one," if weights is None else ""
-        raise ConfigError(
-            f"{option} is {backend}: for BERT and RoBERTa encoders{' on the CPU' if backend == 'int8' else ''} only, "
-            f"not {config.model_type}{altered} on {device.type}; take {option} auto"
-        )
+    if weights is None:
+        raise ConfigError(f"{option} is {backend}, but {why_not_bert(backbone)}; take {option} auto")
+    if backend == "int8" and device.type != "cpu":
+        raise ConfigError(f"{option} is int8, which runs on the CPU alone, not on {device.type}; take {option} auto")
     if backend == "int8" and not has_int8_products():
         raise ConfigError(
             f"{option} is int8, but this CPU has none of {', '.join(sorted(INT8_PRODUCTS))}: sums of 8-bit products "

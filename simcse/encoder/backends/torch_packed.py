@@ -127,6 +127,8 @@ class TorchPackedBackend:
         self.device = weights.word.weight.device
         self.tokens_per_batch = tokens_per_batch(self.device)
         each = feed_forwards or [FeedForward(layer) for layer in weights.layers]
+        projection = weights.projection
+        self.projection = None if projection is None else product(projection.weight, projection.bias)
         self.layers = [
             PackedLayer(layer, weights.heads, feed_forward)
             for layer, feed_forward in zip(weights.layers, each, strict=True)
@@ -159,9 +161,11 @@ class TorchPackedBackend:
         ids = F.pad(batch.ids, (0, rounded_up(tokens) - tokens))
         rows = F.pad(weights.position_rows(batch.ids, batch.starts, batch.segments), (0, len(ids) - tokens))
         x = F.embedding(ids, weights.word.weight)
-        x += weights.token_type.weight[0]
+        if weights.token_type is not None:
+            x += weights.token_type.weight[0]
         x += F.embedding(rows, weights.position.weight)
-        return norm(weights.norm, x)
+        x = norm(weights.norm, x)
+        return x if self.projection is None else self.projection(x)
 
 
 def product(weight: Tensor, bias: Tensor) -> Product:

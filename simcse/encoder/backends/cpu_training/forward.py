@@ -59,32 +59,35 @@ def training_states(backbone: Any, batch: TokenBatch, layers: Sequence[int], *, 
     dtype, last = compute_dtype(weights.word.weight), len(weights.layers)
     wanted = [layer % (last + 1) for layer in layers]
     with torch.autocast("cpu", enabled=False):  # types are chosen here, a cast for each weight and none for activations
-        hidden = embed(weights, backbone.embeddings.dropout, batch, dtype)  # (T', D)
+        hidden = embed(weights, batch, dtype)  # (T', D)
         states = [hidden]
         width = hidden.shape[1] // weights.heads
-        rate = active(backbone.encoder.layer[0].attention.self.dropout)
+        rate = active(weights.layers[0].weight_dropout)
         layout = attention_layout(batch, len(hidden), weights.heads, width, rate, dtype)
-        for number, (layer, module) in enumerate(zip(weights.layers, backbone.encoder.layer, strict=True), 1):
+        for number, layer in enumerate(weights.layers, 1):
             query_tokens = None
             if cls_only and number == last:
                 query_tokens = batch.starts
                 layout = attention_layout(batch, len(hidden), weights.heads, width, rate, dtype, first=True)
             if number <= max(wanted):
-                hidden = layer_forward(layer, module, hidden, layout, query_tokens)  # (T', D) or (S, D)
+                hidden = layer_forward(layer, hidden, layout, query_tokens)  # (T', D) or (S, D)
                 states.append(hidden)
     return [states[layer] if cls_only and layer == last else states[layer][: len(batch.ids)] for layer in wanted]
 
 
-def embed(weights: BertWeights, dropout: nn.Dropout, batch: TokenBatch, dtype: torch.dtype) -> Tensor:
-    """(T', D) output of the embedding layer; zeros behind the last of the T tokens."""
+def embed(weights: BertWeights, batch: TokenBatch, dtype: torch.dtype) -> Tensor:
+    """(T', D) output of the embedding layer; rows behind the last of the T tokens belong to no sequence."""
     rows = weights.position_rows(batch.ids, batch.starts, batch.segments)
     total = look_up(weights.word, batch.ids) + look_up(weights.position, rows)  # (T, D)
-    total = total + weights.token_type.weight[0]
-    norm = weights.norm
+    if weights.token_type is not None:
+        total = total + weights.token_type.weight[0]
+    norm, projection = weights.norm, weights.projection
     hidden = F.layer_norm(total, norm.normalized_shape, norm.weight, norm.bias, norm.eps).to(dtype)
     hidden = F.pad(hidden, (0, 0, 0, rounded_up(len(hidden)) - len(hidden)))  # (T', D)
-    keep = keep_mask(hidden.shape, active(dropout), dtype)
-    return hidden if keep is None else hidden * keep.mul_(keep_scale(active(dropout)))
+    rate = active(weights.dropout)
+    keep = keep_mask(hidden.shape, rate, dtype)
+    hidden = hidden if keep is None else hidden * keep.mul_(keep_scale(rate))
+    return hidden if projection is None else F.linear(hidden, projection.weight.to(dtype), projection.bias.to(dtype))
 
 
 def rounded_up(tokens: int) -> int:
@@ -97,21 +100,19 @@ def rounded_up(tokens: int) -> int:
     return -(-tokens // step) * step
 
 
-def layer_forward(
-    layer: LayerWeights, module: Any, hidden: Tensor, layout: AttentionLayout, query_tokens: Tensor | None
-) -> Tensor:
-    """One transformer layer; `module` knows the rates of dropout, which may be switched off part by part."""
+def layer_forward(layer: LayerWeights, hidden: Tensor, layout: AttentionLayout, query_tokens: Tensor | None) -> Tensor:
+    """One transformer layer; dropout may be switched off part by part."""
     linears = (layer.query, layer.key, layer.value, layer.attention_out)
     weights = [tensor for part in (*linears, layer.attention_norm) for tensor in (part.weight, part.bias)]
-    rate = active(module.attention.output.dropout)
+    rate = active(layer.attention_dropout)
     hidden = AttentionSublayer.apply(  # type: ignore[no-untyped-call]
         hidden, *weights, layer.attention_norm.eps, rate, layout, query_tokens
     )
     weights = [tensor for part in (layer.up, layer.down, layer.output_norm) for tensor in (part.weight, part.bias)]
-    rate = active(module.output.dropout)
+    rate = active(layer.output_dropout)
     return FeedForwardSublayer.apply(hidden, *weights, layer.output_norm.eps, rate)  # type: ignore[no-any-return, no-untyped-call]
 
 
-def active(dropout: nn.Dropout) -> float:
+def active(dropout: nn.Dropout | None) -> float:
     """The rate at which it drops now."""
-    return dropout.p if dropout.training else 0.0
+    return dropout.p if dropout is not None and dropout.training else 0.0

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from simcse.encoder.backends.bert_weights import BertWeights, LayerWeights
 from simcse.encoder.backends.int8 import QuantizedFeedForward
@@ -25,6 +26,7 @@ from simcse.encoder.backends.native.binding import (
     load_kernel,
 )
 from simcse.encoder.backends.native.instruction_sets import INSTRUCTION_SETS, InstructionSet, best_instruction_set
+from simcse.encoder.backends.torch_packed import product, rounded_up
 from simcse.tokens.batch import TokenBatch
 
 __all__ = ["NativeBackend", "unfit"]
@@ -62,9 +64,11 @@ class NativeBackend:
             width=weights.word.embedding_dim,
             word=self.keep(weights.word.weight),
             position=self.keep(weights.position.weight),
-            token_type=self.floats(weights.token_type.weight[0]),
+            token_type=self.floats(weights.token_type_row),
             norm=self.norm(weights.norm),
         )
+        projection = weights.projection
+        self.projection = None if projection is None else product(projection.weight, projection.bias)
         each: Sequence[QuantizedFeedForward | None] = feed_forwards or [None] * len(weights.layers)
         self.layers = [self.layer(*pair, weights.heads) for pair in zip(weights.layers, each, strict=True)]
 
@@ -80,7 +84,7 @@ class NativeBackend:
         states = [self.embed(batch)]
         for layer in self.layers:
             alone = cls_only and layer is self.layers[-1]
-            out = states[0].new_empty(len(batch) if alone else len(batch.ids), self.table.width)
+            out = states[0].new_empty(len(batch) if alone else len(batch.ids), self.weights.width)
             self.library.run_layer(
                 ctypes.byref(layer), states[-1].data_ptr(), out.data_ptr(), sizes.ctypes.data, len(sizes),
                 batch.longest, alone, scratch.data_ptr(),
@@ -99,12 +103,14 @@ class NativeBackend:
             least, most = torch.aminmax(rows)
             if least < 0 or most >= table.num_embeddings:
                 raise IndexError(f"rows {int(least)} to {int(most)} of a table of {table.num_embeddings}")
-        out = self.weights.word.weight.new_empty(len(ids), self.table.width)
+        out = self.weights.word.weight.new_empty(len(ids), self.table.width)  # (T, E)
         sums = torch.empty(self.table.width, dtype=torch.float32)
         self.library.embed(
             ctypes.byref(self.table), ids.data_ptr(), places.data_ptr(), len(ids), out.data_ptr(), sums.data_ptr()
         )
-        return out
+        if self.projection is None:
+            return out
+        return self.projection(F.pad(out, (0, 0, 0, rounded_up(len(ids)) - len(ids))))[: len(ids)]  # (T, D)
 
     def layer(self, layer: LayerWeights, quantized: QuantizedFeedForward | None, heads: int) -> LayerFields:
         """One layer as the kernel reads it."""
@@ -162,23 +168,20 @@ def unfit(weights: BertWeights, *, int8: bool = False) -> str | None:
         weights: of the backbone.
         int8: whether the feed-forward sublayers are quantized.
     """
-    tables = [weights.word.weight, weights.position.weight, weights.token_type.weight]
-    norms = [weights.norm, *(norm for layer in weights.layers for norm in (layer.attention_norm, layer.output_norm))]
-    linears = [
-        linear
-        for layer in weights.layers
-        for linear in (layer.query, layer.key, layer.value, layer.attention_out, layer.up, layer.down)
-    ]
-    every = [*tables, *(weight for module in (*norms, *linears) for weight in module.parameters())]
+    tables = [table.weight for table in weights.tables]
+    norms = [norm for layer in weights.layers for norm in (layer.attention_norm, layer.output_norm)]
+    linears = [linear for layer in weights.layers for linear in layer.linears]
+    every = [*tables, *(weight for module in (weights.norm, *norms, *linears) for weight in module.parameters())]
     if any(weight.device.type != "cpu" or weight.dtype != torch.bfloat16 for weight in every):
         return "the weights are not bfloat16 on the CPU"
     if best_instruction_set() is None:
         return f"this CPU has none of the instruction sets {', '.join(one.name for one in INSTRUCTION_SETS)}"
     if not widths_fit(weights, 2 * MULTIPLE if int8 else MULTIPLE):
         return f"the width of a head or of a layer is no multiple of {2 * MULTIPLE if int8 else MULTIPLE}"
-    width = weights.word.embedding_dim
+    width, wide = weights.word.embedding_dim, weights.width
+    shaped = [(weights.norm, width), *((norm, wide) for norm in norms)]
     if any(table.shape[1] != width for table in tables) or any(
-        norm.normalized_shape != (width,) or norm.bias is None for norm in norms
+        norm.normalized_shape != (size,) or norm.bias is None for norm, size in shaped
     ):
         return "an embedding table or a LayerNorm is not of the usual shape"
     return None if load_kernel() is not None else "there is no compiled kernel; the log says why"
@@ -186,13 +189,14 @@ def unfit(weights: BertWeights, *, int8: bool = False) -> str | None:
 
 def widths_fit(weights: BertWeights, multiple: int) -> bool:
     """Whether the kernel's blocks divide the layers, whose products are of the usual shapes."""
-    width = weights.word.embedding_dim
-    if width % multiple or width % weights.heads or width // weights.heads % MULTIPLE:
+    width = weights.width
+    if any(size % MULTIPLE for size in (weights.word.embedding_dim, width // weights.heads)):
+        return False
+    if width % multiple or width % weights.heads:
         return False
     for layer in weights.layers:
         inner = layer.up.out_features
-        linears = (layer.query, layer.key, layer.value, layer.attention_out, layer.up, layer.down)
         shapes = [(width, width)] * 4 + [(inner, width), (width, inner)]
-        if inner % multiple or [tuple(linear.weight.shape) for linear in linears] != shapes:
+        if inner % multiple or [tuple(linear.weight.shape) for linear in layer.linears] != shapes:
             return False
     return True
