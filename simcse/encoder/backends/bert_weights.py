@@ -50,6 +50,7 @@ class BertWeights:
         norm: what follows the embeddings.
         dropout: what follows the norm.
         projection: from the width of the tables to that of the layers, where it is another one (ELECTRA).
+        relative: biases of the attention scores by the distance of two tokens, shared by all layers (MPNet); None.
         layers: the transformer layers.
         heads: attention heads of a layer.
         padding_index: positions count from behind it and skip padding tokens (RoBERTa); None: from 0 (BERT).
@@ -61,6 +62,7 @@ class BertWeights:
     norm: nn.LayerNorm
     dropout: nn.Dropout
     projection: nn.Linear | None
+    relative: nn.Embedding | None
     layers: tuple[LayerWeights, ...]
     heads: int
     padding_index: int | None
@@ -140,7 +142,7 @@ def is_hooked(module: nn.Module) -> bool:
 
 def parts(weights: BertWeights) -> Iterator[tuple[nn.Module, type[nn.Module]]]:
     """Each module, and exactly which of torch's it is in a fresh backbone."""
-    for table in weights.tables:
+    for table in (*weights.tables, *([] if weights.relative is None else [weights.relative])):
         yield table, nn.Embedding
     yield from ((weights.norm, nn.LayerNorm), (weights.dropout, nn.Dropout))
     if weights.projection is not None:
@@ -164,6 +166,7 @@ def bert(backbone: Any) -> BertWeights:
         norm=table.LayerNorm,
         dropout=table.dropout,
         projection=getattr(backbone, "embeddings_project", None),
+        relative=None,
         layers=tuple(bert_layer(layer) for layer in backbone.encoder.layer),
         heads=backbone.config.num_attention_heads,
         padding_index=getattr(table, "padding_idx", None),
@@ -198,6 +201,7 @@ def distilbert(backbone: Any) -> BertWeights:
         norm=table.LayerNorm,
         dropout=table.dropout,
         projection=None,
+        relative=None,
         layers=tuple(distilbert_layer(layer) for layer in backbone.transformer.layer),
         heads=backbone.config.n_heads,
         padding_index=None,
@@ -222,7 +226,42 @@ def distilbert_layer(layer: Any) -> LayerWeights:
     )
 
 
-# post-norm encoders with absolute positions
+def mpnet(backbone: Any) -> BertWeights:
+    """Of MPNet's module names."""
+    table = backbone.embeddings
+    return BertWeights(
+        word=table.word_embeddings,
+        position=table.position_embeddings,
+        token_type=None,
+        norm=table.LayerNorm,
+        dropout=table.dropout,
+        projection=None,
+        relative=backbone.encoder.relative_attention_bias,
+        layers=tuple(mpnet_layer(layer) for layer in backbone.encoder.layer),
+        heads=backbone.config.num_attention_heads,
+        padding_index=table.padding_idx,
+    )
+
+
+def mpnet_layer(layer: Any) -> LayerWeights:
+    """One layer of MPNet's module names."""
+    attention, own, output = layer.attention, layer.attention.attn, layer.output
+    return LayerWeights(
+        query=own.q,
+        key=own.k,
+        value=own.v,
+        attention_out=own.o,
+        attention_norm=attention.LayerNorm,
+        up=layer.intermediate.dense,
+        down=output.dense,
+        output_norm=output.LayerNorm,
+        weight_dropout=own.dropout,
+        attention_dropout=attention.dropout,
+        output_dropout=output.dropout,
+    )
+
+
+# post-norm encoders with absolute positions, MPNet's with relative ones beside them
 KINDS: dict[str, Callable[[Any], BertWeights]] = {
     "bert": bert,
     "camembert": bert,
@@ -230,6 +269,7 @@ KINDS: dict[str, Callable[[Any], BertWeights]] = {
     "distilbert": distilbert,
     "electra": bert,
     "ernie": bert,
+    "mpnet": mpnet,
     "roberta": bert,
     "xlm-roberta": bert,
 }

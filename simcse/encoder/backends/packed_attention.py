@@ -1,10 +1,11 @@
 """Attention over packed sequences without padding tokens and without gradients.
 
 A softmax is exp, sum, divide; torch's own is slow on the CPU for rows whose length is no multiple of the vector width,
-which most sentences are, and so is its fused attention. Here the exponential is one flat pass,
-and the sums fall out of the product with the values, to which columns of ones are joined. Without subtracting the row's
-maximum a sum could leave the range of the type: `denominators_finite` tells, and the caller then computes the stable
-(max-shifted) softmax. Sequences beyond `LONG` always take the stable one: there the fused attention is the faster one.
+which most sentences are, and so is its fused attention. Here the exponential is one flat pass, and the sums fall out of
+the product with the values, to which columns of ones are joined. A bias of the scores is a factor behind the
+exponential, made once a batch for all layers. Without subtracting the row's maximum a sum could leave the range of the
+type: `denominators_finite` tells, and the caller then computes the stable (max-shifted) softmax. Sequences beyond
+`LONG` always take the stable one: there the fused attention is the faster one.
 
 Work goes in chunks of some hundred tokens, all in the same few buffers, which keeps memory small. Their sides are
 rounded up: matrix products of odd sizes are slow, and oneDNN compiles and keeps a kernel for each new size. What
@@ -20,6 +21,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from simcse.encoder.backends.relative_bias import bias_matrix
 
 __all__ = ["PackedAttention"]
 
@@ -48,9 +51,10 @@ class ChunkedAttention:
     Args:
         group: the sequences.
         like: any tensor of the dtype and device to compute in.
+        bias: of the scores, as `relative_bias` keeps it.
     """
 
-    def __init__(self, group: LengthGroup, like: Tensor) -> None:
+    def __init__(self, group: LengthGroup, like: Tensor, bias: Tensor | None) -> None:
         n, self.length, heads, self.width = group.shape
         rounded = up_to(self.length, ROUND_LENGTH)
         most = max(1, CHUNK // rounded)
@@ -59,7 +63,11 @@ class ChunkedAttention:
         self.queries_keys = like.new_zeros(2, count, heads, rounded, self.width)
         self.values = like.new_zeros(count, heads, rounded, self.width + ONES)
         self.values[:, :, : self.length, self.width :] = 1
-        self.weights = like.new_empty(count * heads, rounded, rounded)
+        self.weights = like.new_empty(count, heads, rounded, rounded)
+        self.factors: Tensor | None = None  # (H, L, L)
+        if bias is not None:
+            each = bias_matrix(bias, self.length, self.length).float().exp().to(like.dtype)
+            self.factors = F.pad(each, (0, rounded - self.length) * 2)
         self.total = torch.empty_like(self.values)
 
     def chunk(self, group: LengthGroup, first: int, last: int) -> LengthGroup:
@@ -73,14 +81,17 @@ class ChunkedAttention:
         length, width = self.length, self.width
         query, key = self.queries_keys.flatten(1, 2)  # (N * H, L, d)
         key, values, total = key.transpose(1, 2), self.values.flatten(0, 1), self.total.flatten(0, 1)
+        weights = self.weights.flatten(0, 1)  # (N * H, L, L)
         reciprocals = []
         for rows, shape in self.chunks:
             n, _, heads, _ = shape
             parts = qkv[rows].view(n, length, 3, heads, width).permute(2, 0, 3, 1, 4)  # (3, n, H, l, d)
             self.queries_keys[:, :n, :, :length].copy_(parts[:2])
             self.values[:n, :, :length, :width].copy_(parts[2])
-            torch.bmm(query, key, out=self.weights).exp_()  # (N * H, L, L)
-            torch.bmm(self.weights, values, out=total)  # (N * H, L, d + ONES)
+            torch.bmm(query, key, out=weights).exp_()
+            if self.factors is not None:
+                self.weights.mul_(self.factors)
+            torch.bmm(weights, values, out=total)  # (N * H, L, d + ONES)
             sums = self.total[:n, :, :length].transpose(1, 2)  # (n, l, H, d + ONES)
             reciprocal = sums[..., width : width + 1].reciprocal()  # (n, l, H, 1)
             torch.mul(sums[..., :width], reciprocal, out=out[rows].view(shape))
@@ -95,11 +106,14 @@ class PackedAttention:
         lengths: S sequence lengths, which add up to T.
         heads: H.
         like: any tensor of the dtype and device to compute in, (..., D).
+        bias: of the scores, as `relative_bias` keeps it.
         stable: compute the stable softmax throughout.
     """
 
-    def __init__(self, lengths: Sequence[int], heads: int, like: Tensor, *, stable: bool = False) -> None:
-        self.tokens = sum(lengths)
+    def __init__(
+        self, lengths: Sequence[int], heads: int, like: Tensor, *, bias: Tensor | None = None, stable: bool = False
+    ) -> None:
+        self.tokens, self._bias = sum(lengths), bias
         self._reciprocals: list[Tensor] = []
         self._stable: list[LengthGroup] = []
         self._chunked: list[ChunkedAttention] = []
@@ -111,7 +125,7 @@ class PackedAttention:
             if stable or length > LONG:
                 self._stable.append(group)
             else:
-                self._chunked.append(ChunkedAttention(group, like))
+                self._chunked.append(ChunkedAttention(group, like, bias))
 
     def __call__(self, qkv: Tensor, out: Tensor) -> None:
         """Fill `out` (T, D) from (T, 3 * D) scaled queries, keys and values; rows behind T are left alone."""
@@ -120,7 +134,8 @@ class PackedAttention:
         for rows, shape in self._stable:
             n, length, heads, width = shape
             q, k, v = qkv[rows].view(n, length, 3, heads, width).permute(2, 0, 3, 1, 4)  # (n, H, L, d)
-            attended = F.scaled_dot_product_attention(q, k, v, scale=1.0)
+            mask = None if self._bias is None else bias_matrix(self._bias, length, length)  # (H, L, L)
+            attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
             out[rows].view(shape).copy_(attended.transpose(1, 2))
 
     def denominators_finite(self) -> bool:

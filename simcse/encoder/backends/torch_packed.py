@@ -18,6 +18,7 @@ from simcse.encoder.backends.base import tokens_per_batch
 from simcse.encoder.backends.bert_weights import BertWeights, LayerWeights
 from simcse.encoder.backends.cpu_features import cpu_flags
 from simcse.encoder.backends.packed_attention import PackedAttention
+from simcse.encoder.backends.relative_bias import bias_by_distance
 from simcse.tokens.batch import TokenBatch
 
 __all__ = ["FeedForward", "TorchPackedBackend"]
@@ -129,6 +130,8 @@ class TorchPackedBackend:
         each = feed_forwards or [FeedForward(layer) for layer in weights.layers]
         projection = weights.projection
         self.projection = None if projection is None else product(projection.weight, projection.bias)
+        relative = weights.relative
+        self.bias = None if relative is None else bias_by_distance(relative, weights.position.num_embeddings)
         self.layers = [
             PackedLayer(layer, weights.heads, feed_forward)
             for layer, feed_forward in zip(weights.layers, each, strict=True)
@@ -145,7 +148,7 @@ class TorchPackedBackend:
     def states(self, embedded: Tensor, batch: TokenBatch, cls_only: bool) -> list[Tensor]:
         """States of all layers; with `cls_only` the last are those of first tokens alone."""
         for stable in (False, True):
-            attend = PackedAttention(batch.lengths, self.weights.heads, embedded, stable=stable)
+            attend = PackedAttention(batch.lengths, self.weights.heads, embedded, bias=self.bias, stable=stable)
             states = [embedded]
             for layer in self.layers[: -1 if cls_only else None]:
                 states.append(layer(states[-1], attend))

@@ -38,6 +38,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "electra": ("Electra", SHAPE | {"embedding_size": 32}),
     "electra of one width": ("Electra", SHAPE | {"embedding_size": 64}),
     "ernie": ("Ernie", SHAPE | {"pad_token_id": 0}),
+    "mpnet": ("MPNet", SHAPE),
     "roberta": ("Roberta", SHAPE | {"pad_token_id": 1}),
     "xlm-roberta": ("XLMRoberta", SHAPE | {"pad_token_id": 1}),
     "xlm-roberta that pads with 3": ("XLMRoberta", SHAPE | {"pad_token_id": 3}),

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from simcse.encoder.backends.cpu_training.dropout import keep_mask, keep_scale
+from simcse.encoder.backends.relative_bias import bias_matrix, distance_columns
 from simcse.tokens.batch import TokenBatch
 
 __all__ = ["AttentionLayout", "Saved", "attend", "attend_backward", "attention_layout", "rows_and_zero"]
@@ -167,13 +168,17 @@ def scatter_index(rows: Tensor, real: Tensor, size: int) -> Tensor:
     return back
 
 
-def attend(layout: AttentionLayout, query: Tensor, key_value: Tensor) -> tuple[Tensor, tuple[Tensor, ...], list[Saved]]:
+def attend(
+    layout: AttentionLayout, query: Tensor, key_value: Tensor, relative: Tensor | None = None
+) -> tuple[Tensor, tuple[Tensor, ...], list[Saved]]:
     """Softmax attention with dropout on its weights.
 
     Args:
         layout: the layout.
         query: (N, D), 1 / sqrt(d) already in it.
         key_value: (T, 2 D), keys then values; the scale of dropout is already in the values.
+        relative: (H, 2 * span - 1) bias of the scores, as `relative_bias` keeps it, where each query has the place that
+            it has in its group.
 
     Returns:
         (N, D) context; gathered queries, keys and values; and what each group saved.
@@ -187,6 +192,9 @@ def attend(layout: AttentionLayout, query: Tensor, key_value: Tensor) -> tuple[T
         q, k, v = pick(group, queries, keys, values)
         scores = k.transpose(1, 2)  # (G, d, Lk)
         scores = torch.bmm(q, scores) if group.bias is None else torch.baddbmm(group.bias, q, scores)  # (G, Lq, Lk)
+        if relative is not None:
+            per_head = bias_matrix(relative, *scores.shape[1:]).to(scores.dtype)  # (H, Lq, Lk)
+            scores.view(-1, *per_head.shape).add_(per_head)
         weights = torch.softmax(scores, -1)
         keep = keep_mask(weights.shape, layout.rate, weights.dtype)
         dropped = weights if keep is None else weights * keep
@@ -197,9 +205,16 @@ def attend(layout: AttentionLayout, query: Tensor, key_value: Tensor) -> tuple[T
 
 
 def attend_backward(
-    layout: AttentionLayout, context_grad: Tensor, gathered: tuple[Tensor, ...], saved: list[Saved]
+    layout: AttentionLayout,
+    context_grad: Tensor,
+    gathered: tuple[Tensor, ...],
+    saved: list[Saved],
+    relative_grad: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of query (N, D) and key_value (T, 2 D), from that of the context: (N + 1, D), its last row zeros."""
+    """Gradients of query (N, D) and key_value (T, 2 D), from that of the context: (N + 1, D), its last row zeros.
+
+    That of the relative bias is added to `relative_grad` (H, 2 * span - 1).
+    """
     width = layout.width
     grads = context_grad.view(-1, width).index_select(0, layout.context_rows)  # (Rq, d)
     query_grad, key_value_grad = rows_and_zero(grads), rows_and_zero(grads, len(layout.key_rows))
@@ -212,6 +227,8 @@ def attend_backward(
         if keep is not None:
             grad.mul_(keep)
         grad = torch._softmax_backward_data(grad, weights, -1, weights.dtype)
+        if relative_grad is not None:
+            add_by_distance(relative_grad, grad)
         torch.bmm(grad, k, out=query_grad[group.queries].view(group.query_shape))
         torch.bmm(grad.transpose(1, 2), q, out=key_grad[group.keys].view(group.key_shape))
     tokens = len(context_grad) - 1
@@ -219,6 +236,14 @@ def attend_backward(
         query_grad.index_select(0, layout.query_back).view(tokens, -1),  # (N, D)
         key_value_grad.index_select(0, layout.key_back).view(-1, 2 * context_grad.shape[1]),  # (T, 2 D)
     )
+
+
+def add_by_distance(total: Tensor, grad: Tensor) -> None:
+    """Add gradients of scores, (G, Lq, Lk), to those of the bias by distance (H, 2 * span - 1)."""
+    heads, (_, queries, keys) = len(total), grad.shape
+    columns = distance_columns((total.shape[1] + 1) // 2, queries, keys, grad.device)
+    per_head = grad.view(-1, heads, queries * keys).sum(0, dtype=total.dtype)
+    total.index_add_(1, columns.flatten(), per_head)
 
 
 def rows_and_zero(like: Tensor, rows: int | None = None) -> Tensor:

@@ -18,6 +18,7 @@ from simcse.encoder.backends.cpu_training.attention import AttentionLayout, atte
 from simcse.encoder.backends.cpu_training.dropout import keep_mask, keep_scale
 from simcse.encoder.backends.cpu_training.embedding import look_up
 from simcse.encoder.backends.cpu_training.sublayers import AttentionSublayer, FeedForwardSublayer
+from simcse.encoder.backends.relative_bias import bias_by_distance
 from simcse.tokens.batch import TokenBatch
 
 __all__ = ["training_states", "trains_fused"]
@@ -61,6 +62,7 @@ def training_states(backbone: Any, batch: TokenBatch, layers: Sequence[int], *, 
     with torch.autocast("cpu", enabled=False):  # types are chosen here, a cast for each weight and none for activations
         hidden = embed(weights, batch, dtype)  # (T', D)
         states = [hidden]
+        relative = None if weights.relative is None else bias_by_distance(weights.relative, batch.longest)
         width = hidden.shape[1] // weights.heads
         rate = active(weights.layers[0].weight_dropout)
         layout = attention_layout(batch, len(hidden), weights.heads, width, rate, dtype)
@@ -70,7 +72,7 @@ def training_states(backbone: Any, batch: TokenBatch, layers: Sequence[int], *, 
                 query_tokens = batch.starts
                 layout = attention_layout(batch, len(hidden), weights.heads, width, rate, dtype, first=True)
             if number <= max(wanted):
-                hidden = layer_forward(layer, hidden, layout, query_tokens)  # (T', D) or (S, D)
+                hidden = layer_forward(layer, hidden, layout, query_tokens, relative)  # (T', D) or (S, D)
                 states.append(hidden)
     return [states[layer] if cls_only and layer == last else states[layer][: len(batch.ids)] for layer in wanted]
 
@@ -100,13 +102,19 @@ def rounded_up(tokens: int) -> int:
     return -(-tokens // step) * step
 
 
-def layer_forward(layer: LayerWeights, hidden: Tensor, layout: AttentionLayout, query_tokens: Tensor | None) -> Tensor:
+def layer_forward(
+    layer: LayerWeights,
+    hidden: Tensor,
+    layout: AttentionLayout,
+    query_tokens: Tensor | None,
+    relative: Tensor | None,
+) -> Tensor:
     """One transformer layer; dropout may be switched off part by part."""
     linears = (layer.query, layer.key, layer.value, layer.attention_out)
     weights = [tensor for part in (*linears, layer.attention_norm) for tensor in (part.weight, part.bias)]
     rate = active(layer.attention_dropout)
     hidden = AttentionSublayer.apply(  # type: ignore[no-untyped-call]
-        hidden, *weights, layer.attention_norm.eps, rate, layout, query_tokens
+        hidden, *weights, relative, layer.attention_norm.eps, rate, layout, query_tokens
     )
     weights = [tensor for part in (layer.up, layer.down, layer.output_norm) for tensor in (part.weight, part.bias)]
     rate = active(layer.output_dropout)

@@ -29,26 +29,29 @@ class AttentionSublayer(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, wq: Tensor, bq: Tensor, wk: Tensor, bk: Tensor, wv: Tensor, bv: Tensor, wo: Tensor,
-        bo: Tensor, gamma: Tensor, beta: Tensor, eps: float, rate: float, layout: AttentionLayout,
-        query_tokens: Tensor | None,
+        bo: Tensor, gamma: Tensor, beta: Tensor, relative: Tensor | None, eps: float, rate: float,
+        layout: AttentionLayout, query_tokens: Tensor | None,
     ) -> Tensor:  # fmt: skip
-        """(N, D). `rate` is of dropout on the sublayer's output; `query_tokens` (N,), None: all."""
+        """(N, D). `relative` is as in `attend`; `rate` of dropout on the sublayer's output; `query_tokens` (N,), None:
+        all, else the first of each sequence.
+        """
         ctx.scales = ((layout.width**-0.5,), (1.0, layout.scale), (keep_scale(rate),))
         w_query, b_query = cast(x.dtype, ctx.scales[0], [wq], [bq])
         w_key, b_key = cast(x.dtype, ctx.scales[1], [wk, wv], [bk, bv])
         w_out, b_out = cast(x.dtype, ctx.scales[2], [wo], [bo])
         own = x if query_tokens is None else x.index_select(0, query_tokens)  # (N, D)
         query, key_value = F.linear(own, w_query, b_query), F.linear(x, w_key, b_key)  # (N, D), (T, 2 D)
-        context, gathered, ctx.attention = attend(layout, query, key_value)
+        context, gathered, ctx.attention = attend(layout, query, key_value, relative)
         out, *ctx.norm = add_norm(own, F.linear(context, w_out, b_out), gamma, beta, eps, rate)
         ctx.layout, ctx.query_tokens, ctx.master = layout, query_tokens, wq.dtype
+        ctx.relative = None if relative is None else (relative.shape, relative.dtype)
         ctx.save_for_backward(x, own, context, *gathered, w_query, w_key, w_out, gamma, beta)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Gradients:
-        """Gradients of x and of the ten weights."""
+        """Gradients of x, of the ten weights and of the relative bias."""
         x, own, context, *gathered, w_query, w_key, w_out, gamma, beta = ctx.saved_tensors
         need = ctx.needs_input_grad
         to_query, to_key, to_out = ctx.scales
@@ -56,7 +59,10 @@ class AttentionSublayer(torch.autograd.Function):
         of_out = weight_grads(ctx.master, to_out, grad, context, need[7:9])
         context_grad = rows_and_zero(grad)  # padding reads the zeros
         torch.mm(grad, w_out, out=context_grad[:-1])
-        query_grad, key_grad = attend_backward(ctx.layout, context_grad, tuple(gathered), ctx.attention)
+        relative_grad = None
+        if ctx.relative is not None and need[11]:
+            relative_grad = grad.new_zeros(ctx.relative[0], dtype=ctx.relative[1])
+        query_grad, key_grad = attend_backward(ctx.layout, context_grad, tuple(gathered), ctx.attention, relative_grad)
         of_query = weight_grads(ctx.master, to_query, query_grad, own, need[1:3])
         of_key = weight_grads(ctx.master, to_key, key_grad, x, need[3:7])
         x_grad = None
@@ -66,7 +72,7 @@ class AttentionSublayer(torch.autograd.Function):
                 x_grad = total.addmm_(key_grad, w_key)  # (T, D)
             else:
                 x_grad = torch.mm(key_grad, w_key).index_add_(0, ctx.query_tokens, total)  # (T, D)
-        return x_grad, *of_query, *of_key, *of_out, *of_norm, None, None, None, None
+        return x_grad, *of_query, *of_key, *of_out, *of_norm, relative_grad, None, None, None, None
 
 
 class FeedForwardSublayer(torch.autograd.Function):

@@ -174,6 +174,8 @@ def unfit(weights: BertWeights, *, int8: bool = False) -> str | None:
     every = [*tables, *(weight for module in (weights.norm, *norms, *linears) for weight in module.parameters())]
     if any(weight.device.type != "cpu" or weight.dtype != torch.bfloat16 for weight in every):
         return "the weights are not bfloat16 on the CPU"
+    if weights.relative is not None:
+        return "the kernel has no relative position bias"
     if best_instruction_set() is None:
         return f"this CPU has none of the instruction sets {', '.join(one.name for one in INSTRUCTION_SETS)}"
     if not widths_fit(weights, 2 * MULTIPLE if int8 else MULTIPLE):

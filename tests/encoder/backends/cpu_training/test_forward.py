@@ -184,11 +184,12 @@ def test_gradients_by_finite_differences() -> None:
     for first in (False, True):
         layout = attention_layout(batch, 9, 2, 4, 0.2, torch.float64, first=first)
 
-        def attention(*tensors: Tensor, layout: Any = layout, queries: Any = batch.starts if first else None) -> Tensor:
+        def attention(*tensors: Any, layout: Any = layout, queries: Any = batch.starts if first else None) -> Tensor:
             torch.manual_seed(5)
             return AttentionSublayer.apply(*tensors, 1e-5, 0.2, layout, queries)  # type: ignore[no-any-return]
 
-        assert torch.autograd.gradcheck(attention, (x, *weights), fast_mode=True)
+        for relative in (None, torch.randn(2, 2 * 5 - 1, dtype=torch.float64, requires_grad=True)):
+            assert torch.autograd.gradcheck(attention, (x, *weights, relative), fast_mode=True)
 
     def feed_forward(*tensors: Tensor) -> Tensor:
         torch.manual_seed(5)
