@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from simcse.cli import build_parser
-from simcse.console import NOTES, OTHER_NAMES, Parser, in_options, separated
+from simcse.console import Parser, in_options, separated
 from simcse.errors import ConfigError
+from simcse.option_names import NOTES, OTHER_NAMES
 from simcse.training.config import TrainConfig
 
 

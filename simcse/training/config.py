@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from simcse.errors import ConfigError, did_you_mean, shown
+from simcse.errors import ConfigError, did_you_mean
+from simcse.training.fields import checked_fields, part_of
 
 __all__ = ["DataConfig", "ModelConfig", "OptimConfig", "TrainConfig"]
 
 ROLES = ("text", "query", "document")  # of training texts
 
-T = TypeVar("T")
 
-
+@checked_fields
 @dataclass
 class ModelConfig:
     """The encoder."""
@@ -50,6 +49,7 @@ class ModelConfig:
     """EMA decay of that average at each step, in [0, 1) (ESimCSE, section 3.2)."""
 
 
+@checked_fields
 @dataclass
 class DataConfig:
     """The files."""
@@ -89,6 +89,7 @@ class DataConfig:
     """Leave equal texts out of the denominator, found by a hash of the text: they are no negatives of each other."""
 
 
+@checked_fields
 @dataclass
 class OptimConfig:
     """AdamW with linear decay to 0."""
@@ -106,6 +107,7 @@ class OptimConfig:
     """Share of all steps over which the rate rises from 0, in [0, 1) (paper: none)."""
 
 
+@checked_fields
 @dataclass
 class TrainConfig:
     """Train a sentence encoder by contrastive learning."""
@@ -227,23 +229,6 @@ class TrainConfig:
     def as_dict(self) -> dict[str, Any]:
         """Nested plain values, as `config.yaml` holds them."""
         return dataclasses.asdict(self)
-
-
-def part_of(kind: type[T], name: str, value: Any) -> T:
-    """A part of the config, given as such or as a mapping of its fields.
-
-    Raises:
-        ConfigError: neither, or a field that it does not have.
-    """
-    if isinstance(value, kind):
-        return value
-    if not isinstance(value, Mapping):
-        raise ConfigError(f"{name}: found {shown(value)}, expected {kind.__name__}(...) or a dict of its fields")
-    known = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
-    for field_name in value:
-        if field_name not in known:
-            raise ConfigError(f"{name}: no field {field_name!r}{did_you_mean(str(field_name), known)}")
-    return kind(**value)
 
 
 def at_least(name: str, value: float, low: float) -> None:

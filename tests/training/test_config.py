@@ -43,7 +43,7 @@ def test_options_that_do_not_go_together() -> None:
 def test_a_part_may_be_a_dict_and_is_checked() -> None:
     config = TrainConfig(data={"train": "t.txt"}, optim={"lr": 1e-4})  # type: ignore[arg-type]
     assert (config.data, config.optim.lr) == (DataConfig(train="t.txt"), 1e-4)
-    with pytest.raises(ConfigError, match="optim: no field 'learning_rate'"):
+    with pytest.raises(ConfigError, match="OptimConfig has no field learning_rate=1; here it is lr="):
         TrainConfig(optim={"learning_rate": 1})  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"optim: found 3, expected OptimConfig\(...\) or a dict of its fields"):
         TrainConfig(optim=3)  # type: ignore[arg-type]
