@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from simcse.encoder.backends.relative_bias import bias_matrix
+from simcse.encoder.backends.relative_bias import bias_matrix, window_bias
 
 __all__ = ["PackedAttention"]
 
@@ -107,13 +107,23 @@ class PackedAttention:
         heads: H.
         like: any tensor of the dtype and device to compute in, (..., D).
         bias: of the scores, as `relative_bias` keeps it.
+        window: how far a token sees to either side, in place of a bias; default all of its sequence.
         stable: compute the stable softmax throughout.
     """
 
     def __init__(
-        self, lengths: Sequence[int], heads: int, like: Tensor, *, bias: Tensor | None = None, stable: bool = False
+        self,
+        lengths: Sequence[int],
+        heads: int,
+        like: Tensor,
+        *,
+        bias: Tensor | None = None,
+        window: int | None = None,
+        stable: bool = False,
     ) -> None:
-        self.tokens, self._bias = sum(lengths), bias
+        self.tokens, self._bias, self._window = sum(lengths), bias, window
+        if window is not None and window < LONG:
+            bias = window_bias(window, LONG, like)
         self._reciprocals: list[Tensor] = []
         self._stable: list[LengthGroup] = []
         self._chunked: list[ChunkedAttention] = []
@@ -125,7 +135,8 @@ class PackedAttention:
             if stable or length > LONG:
                 self._stable.append(group)
             else:
-                self._chunked.append(ChunkedAttention(group, like, bias))
+                sees_all = window is not None and length <= window + 1
+                self._chunked.append(ChunkedAttention(group, like, None if sees_all else bias))
 
     def __call__(self, qkv: Tensor, out: Tensor) -> None:
         """Fill `out` (T, D) from (T, 3 * D) scaled queries, keys and values; rows behind T are left alone."""
@@ -134,8 +145,11 @@ class PackedAttention:
         for rows, shape in self._stable:
             n, length, heads, width = shape
             q, k, v = qkv[rows].view(n, length, 3, heads, width).permute(2, 0, 3, 1, 4)  # (n, H, L, d)
-            mask = None if self._bias is None else bias_matrix(self._bias, length, length)  # (H, L, L)
-            attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
+            if self._window is not None:
+                attended = windowed_attention(q, k, v, self._window)
+            else:
+                mask = None if self._bias is None else bias_matrix(self._bias, length, length)  # (H, L, L)
+                attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
             out[rows].view(shape).copy_(attended.transpose(1, 2))
 
     def denominators_finite(self) -> bool:
@@ -144,6 +158,19 @@ class PackedAttention:
             return True
         least, most = torch.aminmax(torch.cat(self._reciprocals))
         return bool((least > RANGE[0]) & (most < RANGE[1]))  # a comparison with NaN is false: out of range too
+
+
+def windowed_attention(query: Tensor, key: Tensor, value: Tensor, window: int) -> Tensor:
+    """Attention of (n, H, L, d) scaled queries to keys at most `window` tokens away: linear in L, stable."""
+    length, rows, out = query.shape[2], 2 * window + 1, torch.empty_like(query)
+    places = torch.arange(length, device=query.device)
+    for first in range(0, length, rows):
+        own, near = slice(first, first + rows), slice(max(0, first - window), first + rows + window)
+        mask = (places[own, None] - places[near]).abs() <= window
+        out[:, :, own] = F.scaled_dot_product_attention(
+            query[:, :, own], key[:, :, near], value[:, :, near], attn_mask=mask, scale=1.0
+        )
+    return out
 
 
 def up_to(number: int, step: int) -> int:

@@ -16,6 +16,7 @@ from simcse.encoder.backends.cpu_features import INT8_PRODUCTS, has_int8_product
 from simcse.encoder.backends.cpu_training.forward import training_states, trains_fused
 from simcse.encoder.backends.huggingface import HuggingFaceBackend, huggingface_states
 from simcse.encoder.backends.int8 import OnednnFeedForward, calibrate, quantize
+from simcse.encoder.backends.modernbert import ModernBertBackend, ModernBertWeights, why_not_modernbert
 from simcse.encoder.backends.native.backend import NativeBackend, unfit
 from simcse.encoder.backends.onnx import OnnxBackend, unfit_for_onnx
 from simcse.encoder.backends.torch_packed import TorchPackedBackend
@@ -45,11 +46,15 @@ def choose_backend(backbone: nn.Module, backend: str = "auto", option: str = "ba
             raise ConfigError(f"{option} is onnx, but {reason}")
         return backend
     weights = BertWeights.from_hf(backbone)
+    if weights is None and backend in ("auto", "torch") and ModernBertWeights.from_hf(backbone) is not None:
+        return "torch"
     if backend == "huggingface" or (backend == "auto" and weights is None):
         return "huggingface"
     device = next(backbone.parameters()).device
     if weights is None:
-        raise ConfigError(f"{option} is {backend}, but {why_not_bert(backbone)}; take {option} auto")
+        modern = backend == "torch" and backbone.config.model_type == "modernbert"  # type: ignore[union-attr]
+        reason = why_not_modernbert(backbone) if modern else why_not_bert(backbone)
+        raise ConfigError(f"{option} is {backend}, but {reason}; take {option} auto")
     if backend == "int8" and device.type != "cpu":
         raise ConfigError(f"{option} is int8, which runs on the CPU alone, not on {device.type}; take {option} auto")
     if backend == "int8" and not has_int8_products():
@@ -100,6 +105,8 @@ def prepare(backbone: nn.Module, chosen: str, calibration: Callable[[], TokenBat
     """A backend with the weights as they are now."""
     if chosen == "onnx":
         return OnnxBackend(backbone)
+    if (modern := ModernBertWeights.from_hf(backbone)) is not None:
+        return ModernBertBackend(modern)
     weights = BertWeights.from_hf(backbone)
     assert weights is not None, "choose_backend says huggingface then"
     if chosen == "native":

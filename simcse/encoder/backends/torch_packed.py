@@ -29,7 +29,7 @@ PACKED_ROWS = 512  # what oneDNN packs weights for: some dozens of short texts
 class Product:
     """x (T, in) -> (T, out): a linear map, then gelu or a sum."""
 
-    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self.weight, self.bias = weight, bias
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ class Product:
 class OnednnProduct(Product):
     """The same with a weight in oneDNN's own order, and what follows fused in."""
 
-    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__(torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), PACKED_ROWS), bias)
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -171,9 +171,9 @@ class TorchPackedBackend:
         return x if self.projection is None else self.projection(x)
 
 
-def product(weight: Tensor, bias: Tensor) -> Product:
+def product(weight: Tensor, bias: Tensor | None) -> Product:
     """By oneDNN where it is the faster one, else by torch."""
-    weight, bias = weight.detach(), bias.detach()
+    weight, bias = weight.detach(), None if bias is None else bias.detach()
     by_onednn = weight.device.type == "cpu" and onednn_is_faster(weight.dtype)
     return (OnednnProduct if by_onednn else Product)(weight, bias)
 
