@@ -49,12 +49,13 @@ def export(
     if missing := [package for package in NEEDED.get(format, ()) if find_spec(package) is None]:
         raise ConfigError(f"--format {format}: {missing[0]} is not installed: pip install 'simcse-kit[{format}]'")
     from simcse.display.progress import waiting
+    from simcse.encoder.device import DTYPES
     from simcse.encoder.model import SentenceEncoder
     from simcse.files import replaced_folder
 
     encoder = SentenceEncoder.from_pretrained(
-        model, pooling=pooling, projection=projection, max_length=max_length, device="cpu", dtype=dtype
-    )
+        model, pooling=pooling, projection=projection, max_length=max_length, device="cpu", dtype="fp32"
+    ).to(DTYPES[dtype])  # to be written: what is slow to compute in here may be stored
     worst = None
     with replaced_folder(folder) as new, waiting(f"writing {output}"):
         encoder.write(new)

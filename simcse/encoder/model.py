@@ -18,9 +18,9 @@ from simcse.encoder.backbone import check_length, choose_length, longest_input, 
 from simcse.encoder.backends.allocator import prefer_large_pages
 from simcse.encoder.backends.base import TokenStates
 from simcse.encoder.backends.int8 import calibration_batch
-from simcse.encoder.backends.select import choose_backend, prepared_backend, release, training_pass
+from simcse.encoder.backends.select import choose_backend, choose_dtype, prepared_backend, release, training_pass
 from simcse.encoder.bulk import npy
-from simcse.encoder.device import pick_device, pick_dtype
+from simcse.encoder.device import pick_device
 from simcse.encoder.formats import read_layout, resolve
 from simcse.encoder.loading import load_backbone, load_tokenizer, quiet_transformers
 from simcse.encoder.other_names import knows_other_names
@@ -175,7 +175,7 @@ class SentenceEncoder(nn.Module):
             max_length, layout.max_length, tokenizer, encoder.backbone_limit, str(name), ours
         )
         dtype_here = "fp32" if backend == "onnx" and dtype == "auto" else dtype
-        encoder = encoder.to(place, pick_dtype(dtype_here, place)).eval()
+        encoder = encoder.to(place, choose_dtype(backbone, dtype_here, place, encoder.backend)).eval()
         choose_backend(backbone, encoder.backend, "dtype" if dtype == "int8" and backend == "auto" else "backend")
         return encoder
 

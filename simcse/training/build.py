@@ -19,7 +19,8 @@ from simcse.data.fetch import check_fetched
 from simcse.data.pairs import read_scored_pairs
 from simcse.data.readers import read_texts, read_training
 from simcse.encoder.backends.allocator import keep_freed_memory
-from simcse.encoder.device import has_native_bf16, pick_device
+from simcse.encoder.backends.select import bf16_pays
+from simcse.encoder.device import pick_device
 from simcse.encoder.model import SentenceEncoder
 from simcse.errors import ConfigError, DataError, did_you_mean
 from simcse.evaluation.evaluators import Evaluator, RetrievalEvaluator, ScoredPairsEvaluator
@@ -68,7 +69,7 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
     on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
     device, precision = pick_device("cpu" if on_cpu else "auto"), config.precision
     if precision == "auto":
-        precision = "bf16" if has_native_bf16(device) else "fp32"
+        precision = "bf16" if bf16_pays(device) else "fp32"
     AcceleratorState._reset_state()  # a second run in this process may ask for another precision
     accelerator = Accelerator(
         cpu=device.type == "cpu",  # without an accelerator torchrun's processes do not find each other by default

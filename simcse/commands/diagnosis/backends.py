@@ -91,8 +91,7 @@ def backend(precision: str, model: nn.Module, batch: TokenBatch, expected: Tenso
 
     from simcse.encoder.backends.bert_weights import BertWeights
     from simcse.encoder.backends.native.backend import unfit
-    from simcse.encoder.backends.select import choose_backend
-    from simcse.encoder.device import has_native_bf16
+    from simcse.encoder.backends.select import choose_backend, slower_than_fp32
 
     device = next(model.parameters()).device
     topic = precision if device.type == "cpu" else f"{precision} on {device.type}"
@@ -104,6 +103,8 @@ def backend(precision: str, model: nn.Module, batch: TokenBatch, expected: Tenso
     weights = BertWeights.from_hf(model)
     assert weights is not None, "it is a BERT"
     reason = unfit(weights, int8=precision == "int8")
+    if reason is None and chosen == "torch":
+        reason = slower_than_fp32(model, "native")
     how = "native, compiled for this CPU" if reason is None else f"{chosen.replace('int8', 'torch')}, as {reason}"
     cosine = float(cosine_similarity(pooled(model, asked, batch), expected).min())
     if not cosine >= AGREEMENT[precision]:
@@ -111,8 +112,8 @@ def backend(precision: str, model: nn.Module, batch: TokenBatch, expected: Tenso
             topic, f"{how}: cosine {cosine:.4f} with the reference, expected {AGREEMENT[precision]} at least",
             "take --device cpu --dtype fp32, and report what this command prints", broken=True,
         )  # fmt: skip
-    slow = precision == "bf16" and not has_native_bf16(device)
-    advice = "emulated here, slower than fp32: leave --dtype auto" if slow else None
+    slow = slower_than_fp32(model, chosen) if device.type == "cpu" else None
+    advice = f"leave --dtype auto: {slow}" if slow else None
     return Finding(topic, f"{how}; cosine with the reference {cosine:.4f}", advice)
 
 

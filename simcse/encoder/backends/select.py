@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor, nn
 
 from simcse.encoder.backends.base import Backend, TokenStates
@@ -19,13 +21,27 @@ from simcse.encoder.backends.int8 import OnednnFeedForward, calibrate, quantize
 from simcse.encoder.backends.modernbert import ModernBertBackend, ModernBertWeights, why_not_modernbert
 from simcse.encoder.backends.native.backend import NativeBackend, unfit
 from simcse.encoder.backends.onnx import OnnxBackend, unfit_for_onnx
+from simcse.encoder.backends.probe import Shape, probe, probe_batch, shape_of, stand_in
 from simcse.encoder.backends.torch_packed import TorchPackedBackend
+from simcse.encoder.device import has_native_bf16, pick_dtype
 from simcse.errors import ConfigError
 from simcse.tokens.batch import TokenBatch
 
-__all__ = ["BACKENDS", "choose_backend", "prepared_backend", "release", "training_pass"]
+__all__ = [
+    "BACKENDS",
+    "bf16_pays",
+    "choose_backend",
+    "choose_dtype",
+    "prepared_backend",
+    "release",
+    "slower_than_fp32",
+    "training_pass",
+]
+
+logger = logging.getLogger(__name__)
 
 BACKENDS = ("auto", "huggingface", "torch", "native", "int8", "onnx")
+BASE = Shape(width=768, inner=3072, heads=12)  # BERT-base's
 
 
 def choose_backend(backbone: nn.Module, backend: str = "auto", option: str = "backend") -> str:
@@ -37,7 +53,7 @@ def choose_backend(backbone: nn.Module, backend: str = "auto", option: str = "ba
         option: that asked for it; shown in errors.
 
     Raises:
-        ConfigError: an unknown backend, or one that cannot compute this backbone on this device.
+        ConfigError: an unknown backend, or one that cannot compute this backbone on this device, or slower than fp32.
     """
     if backend not in BACKENDS:
         raise ConfigError(f"{option} {backend!r:.40} is not one of {', '.join(BACKENDS)}")
@@ -64,9 +80,81 @@ def choose_backend(backbone: nn.Module, backend: str = "auto", option: str = "ba
         )
     if backend == "native" and (reason := unfit(weights)) is not None:
         raise ConfigError(f"{option} is native, but {reason}; take {option} auto")
-    if backend == "auto":
-        return "torch" if unfit(weights) is not None else "native"
-    return backend
+    if backend == "auto" and unfit(weights) is not None:
+        return "torch"
+    chosen = "native" if backend == "auto" else backend
+    if chosen in ("native", "int8") and (reason := slower_than_fp32(backbone, chosen)) is not None:
+        if backend != "auto":
+            raise ConfigError(f"{option} is {backend}, but {reason}; take {option} auto")
+        logger.info("the native kernel is left out, as %s", reason)
+        return "torch"
+    return chosen
+
+
+def choose_dtype(
+    backbone: nn.Module, dtype: str | torch.dtype, device: torch.device, backend: str = "auto"
+) -> torch.dtype:
+    """The precision to encode in: as `pick_dtype`, but on a CPU none in which a layer is slower than in fp32.
+
+    Args:
+        backbone: a Hugging Face encoder with its weights in float32.
+        dtype: what was asked for.
+        device: to encode on.
+        backend: to encode by.
+
+    Raises:
+        ConfigError: an unknown name, or that of a precision that is slower than fp32 here.
+    """
+    picked, shape = pick_dtype(dtype, device), shape_of(backbone.config)
+    timed = backend in ("auto", "huggingface", "torch") or (backend == "int8" and has_int8_products())
+    if device.type != "cpu" or picked not in (torch.bfloat16, torch.float16) or shape is None or not timed:
+        return picked
+    chosen = choose_backend(backbone) if backend == "auto" else backend
+    weights = BertWeights.from_hf(backbone)
+    if backend == "auto" and weights is not None and weights.relative is None:  # native, which takes bf16 alone?
+        chosen = choose_backend(stand_in(shape, picked))
+    reason = None if chosen == "native" else slower_than_fp32(backbone, chosen, picked)  # native was timed just now
+    if reason is None:
+        return picked
+    if dtype not in ("auto", "int8"):
+        raise ConfigError(f"dtype is {str(dtype).removeprefix('torch.')}, but {reason}; take dtype auto")
+    logger.info("dtype %s computes in fp32, as %s", dtype, reason)
+    return torch.float32
+
+
+def slower_than_fp32(backbone: nn.Module, chosen: str, dtype: torch.dtype | None = None) -> str | None:
+    """Why not to take a backend on this CPU: a layer of the backbone's shape takes longer by it than in fp32.
+
+    Args:
+        backbone: a Hugging Face encoder.
+        chosen: a backend that can compute it; never `auto`.
+        dtype: of its weights, if they were in it; default what they are in.
+
+    Returns:
+        The reason; None if it takes no longer, or if the layers are too small to tell.
+    """
+    dtype, shape = dtype or next(backbone.parameters()).dtype, shape_of(backbone.config)
+    if shape is None or (dtype == torch.float32 and chosen != "int8"):
+        return None
+    ways = [
+        partial(prepare, chosen=way, calibration=partial(probe_batch, shape))
+        for way in (chosen, "huggingface" if chosen == "huggingface" else "torch")
+    ]
+    verdict = probe(chosen, shape, dtype, *ways)
+    if not verdict.slower:
+        return None
+    what = f"by {chosen} in {str(dtype).removeprefix('torch.')}"
+    return (
+        f"on this CPU a layer of width {shape.width} takes {1000 * verdict.seconds:.3g} ms {what}, and "
+        f"{1000 * verdict.fp32_seconds:.3g} ms in fp32"
+    )
+
+
+def bf16_pays(device: torch.device) -> bool:
+    """Whether to train in bf16 on a device: it computes in it, and on a CPU torch's layers are not slower in it."""
+    if not has_native_bf16(device) or device.type != "cpu":
+        return has_native_bf16(device)
+    return slower_than_fp32(stand_in(BASE, torch.bfloat16), "torch") is None
 
 
 def prepared_backend(backbone: nn.Module, backend: str, calibration: Callable[[], TokenBatch]) -> Backend:
@@ -92,8 +180,8 @@ def prepared_backend(backbone: nn.Module, backend: str, calibration: Callable[[]
         if found is not None and found.asked == backend and found.is_current():  # another thread prepared it
             return found.backend
         chosen = choose_backend(backbone, backend)
-        if chosen == "huggingface":  # nothing to prepare, and a value that holds its key would live for ever
-            return HuggingFaceBackend(backbone)
+        if chosen == "huggingface":  # a value that holds its key would live for ever
+            return prepare(backbone, chosen, calibration)
         modules = list(backbone.modules())
         parts = [(one._parameters, one._modules, one._forward_hooks, one._forward_pre_hooks) for one in modules]
         state, aliases = weights_state(parts), [weight.detach() for weight in backbone.parameters()]
@@ -105,6 +193,8 @@ def prepare(backbone: nn.Module, chosen: str, calibration: Callable[[], TokenBat
     """A backend with the weights as they are now."""
     if chosen == "onnx":
         return OnnxBackend(backbone)
+    if chosen == "huggingface":
+        return HuggingFaceBackend(backbone)
     if (modern := ModernBertWeights.from_hf(backbone)) is not None:
         return ModernBertBackend(modern)
     weights = BertWeights.from_hf(backbone)

@@ -72,7 +72,7 @@ def test_padding_tokens_inside_a_text(tiny_bert: Path) -> None:
 
 def test_minilm_in_bf16_is_close_for_each_sentence(minilm: Path, sentences: list[str]) -> None:
     exact = load(minilm).encode(sentences)
-    fast = load(minilm, "bf16").encode(sentences)
+    fast = load(minilm).to(torch.bfloat16).encode(sentences)  # where bf16 is slow, it is refused by name
     assert (exact * fast).sum(axis=1).min() >= 0.9998
 
 

@@ -19,12 +19,13 @@ import tempfile
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 from simcse.errors import ConfigError
 from simcse.files import replaced_file
 
-__all__ = ["cache_folder", "compiled", "compiler"]
+__all__ = ["cache_folder", "compiled", "compiler", "user_folder"]
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +53,9 @@ def compiled(sources: Sequence[Path], options: Sequence[str]) -> Path | None:
     stem = f"{sources[0].stem}-{key}"
     try:
         with _compiling:
+            own = user_folder()
+            if own is not None and (library := kept(own, stem)) is not None:  # it may lie there read-only
+                return library
             folder = cache_folder()
             return kept(folder, stem) or keep(folder, stem, run(command, sources[0]))
     except ConfigError as error:
@@ -70,12 +74,12 @@ def compiler() -> str | None:
 def kept(folder: Path, stem: str) -> Path | None:
     """The library of an earlier process: a plain file of the user's, writable by no one else, whole. Others go."""
     for path in folder.glob(f"{stem}-*.so"):
-        with suppress(FileNotFoundError):  # another process removed it
+        with suppress(OSError):  # another process removed it, or the folder is read-only
             found = path.lstat()
             private = found.st_uid == os.geteuid() and not others_write(found)
             if private and stat.S_ISREG(found.st_mode) and path == library_path(folder, stem, path.read_bytes()):
                 return path
-            logger.warning("%s is damaged, a link, or writable by others: removed", path)
+            logger.warning("%s is damaged, a link, or writable by others: not loaded", path)
             path.unlink()
     return None
 
@@ -103,7 +107,17 @@ def run(command: Sequence[str], source: Path) -> bytes:
 
 
 def cache_folder() -> Path:
-    """Where libraries lie: the user's cache folder, or, where that cannot be written, one of this process.
+    """Where a library is put: the user's cache folder, or, where that cannot be written, one of this process.
+
+    Raises:
+        ConfigError: others can write there, or put another folder in its place.
+    """
+    folder = user_folder()
+    return folder if folder is not None and os.access(folder, os.W_OK) else process_folder()
+
+
+def user_folder() -> Path | None:
+    """The user's cache folder, which may be read-only; None where there is none and none can be made.
 
     Raises:
         ConfigError: others can write there, or put another folder in its place.
@@ -114,8 +128,17 @@ def cache_folder() -> Path:
         folder = parent.resolve() / "simcse"
         folder.mkdir(PRIVATE, exist_ok=True)
         check_private(folder)
-        if os.access(folder, os.W_OK):
-            return folder
+        return folder
+    return None
+
+
+@cache
+def process_folder() -> Path:
+    """A temporary folder that lives as long as this process.
+
+    Raises:
+        ConfigError: as `user_folder`.
+    """
     folder = Path(tempfile.mkdtemp(prefix="simcse-")).resolve()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     check_private(folder)
@@ -145,8 +168,8 @@ def check_private(folder: Path) -> None:
                 f"{parent} can be written by others than user {os.geteuid()} (owner {above.st_uid}, mode "
                 f"{stat.S_IMODE(above.st_mode):o}), so no library is loaded from {folder}; chmod go-w it, or {remedy}"
             )
-    if stat.S_IMODE(found.st_mode) != PRIVATE:
-        folder.chmod(PRIVATE)
+    if stat.S_IMODE(found.st_mode) & ~PRIVATE:  # the user himself may have made it read-only
+        folder.chmod(stat.S_IMODE(found.st_mode) & PRIVATE)
 
 
 def others_write(found: os.stat_result) -> bool:
