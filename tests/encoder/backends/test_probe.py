@@ -313,3 +313,9 @@ def test_one_text_pays_for_no_probe(minilm: Path, monkeypatch: pytest.MonkeyPatc
 def test_training_asks_too(slower: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     slow(monkeypatch, "torch bfloat16" if slower else "torch float32")
     assert bf16_pays(CPU) is not slower
+
+
+def test_an_unknown_backend_is_named_before_anything_is_timed(minilm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(select, "probe", lambda *arguments: pytest.fail("nothing to time"))
+    with pytest.raises(ConfigError, match=r"^backend 'cuda' is not one of"):
+        load(minilm, dtype="bf16", backend="cuda")
