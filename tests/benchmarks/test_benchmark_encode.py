@@ -2,37 +2,86 @@
 
 from __future__ import annotations
 
-import sys
+import json
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 
+Script = Callable[[str], ModuleType]
+
 
 def test_out_are_the_slow_and_the_impossible(
-    tiny_bert: Path, sentences: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    script: Script,
+    tiny_bert: Path,
+    sentences: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
-    import encode
+    encode, harness, peers, sheet = (script(name) for name in ("encode", "harness", "peers", "sheet"))
+    kit = peers.Kit(str(tiny_bert), str(tiny_bert), tmp_path, tuple(sentences))
+    half = len(sentences) // 2
+    parts = [sentences[:half], sentences[half:]]
+    contestants = [
+        harness.Apart("ours", harness.answer, (peers.Ours, kit, "fp32"), 300),
+        harness.Apart("impossible", harness.answer, (peers.Ours, kit, "fp99"), 300),
+        harness.Apart("slow", harness.answer, (peers.Ours, kit, "fp32"), 0.01),
+        harness.Apart("missing", harness.answer, (missing, kit), 300, "a-package"),
+        harness.Apart("dying", harness.answer, (dying, kit), 300),
+    ]
+    page = sheet.Sheet("encode", ("torch",), {"sentences": len(sentences)}, tmp_path / "results")
+    done, notes, peak = encode.race(page, contestants, parts, lambda: {"fp32": 1e9})
+    encode.report(page, done, notes, peak, encode.work(str(tiny_bert), parts))
+    page.keep()
 
-    try:
-        monkeypatch.setattr(encode, "gemm_rate", lambda dtype: 1e9)
-        contestants = [
-            encode.Apart("ours", "simcse", str(tiny_bert), "fp32", 300),
-            encode.Apart("impossible", "simcse", str(tiny_bert), "fp99", 300),
-            encode.Apart("slow", "simcse", str(tiny_bert), "fp32", 0.01),
-        ]
-        seconds, vectors, _ = encode.race(contestants, sentences, 2)
-    finally:
-        for name in ("encode", "machine"):
-            sys.modules.pop(name, None)
+    assert list(done) == ["ours"]
+    assert np.concatenate([vectors for _, vectors in done["ours"]]).shape == (len(sentences), 32)
+    out = page.found["out"]
+    assert out["slow"] == "cut off: needs more than 0.01 s; --limit sets how many it has"
+    assert out["impossible"].startswith("left out: dtype 'fp99' is not one of")
+    assert out["missing"] == "skipped: not_a_module_at_all is not installed; pip install a-package"
+    assert out["dying"] == "left out: its process died, exit code 3"
     lines = capsys.readouterr().out.splitlines()
-    # the slow one may have loaded before anyone waits for it, and is cut off later then
-    assert "slow: cut off: needs more than 0.01 s; --limit sets how many it has" in lines
-    others = [line for line in lines if not line.startswith("slow")]
-    assert [line.split(":")[0] for line in others] == ["ours", "impossible", "ours", "ours"]
-    assert others[1].startswith("impossible: left out: dtype 'fp99' is not one of")
-    assert others[3].endswith("sentences/s (part 2 of 2)")
-    assert list(seconds) == ["ours"]
-    assert vectors["ours"].shape == (len(sentences), 32)
-    assert np.isfinite(vectors["ours"]).all()
+    assert [line.split(":")[0].strip() for line in lines[2:8]] == [
+        "ours", "impossible", "slow", "missing", "dying", "ours",
+    ]  # fmt: skip
+    assert lines[8].startswith("  ours: ")
+    assert lines[8].endswith(" sentences/s (part 2 of 2)")
+
+    (file,) = (tmp_path / "results").glob("*/encode.json")
+    kept = json.loads(file.read_text())
+    (row,) = kept["rows"]
+    assert (row["name"], row["note"], row["x ours"]) == ("ours", "torch", 1)
+    assert row["least cosine"] == pytest.approx(1, abs=1e-5)
+    assert row["sentences/s"] > 0
+    assert kept["machine"]["cores"] >= 1
+    assert kept["versions"].keys() == {"Python", "torch"}
+
+
+def missing(kit: object) -> None:
+    import not_a_module_at_all  # noqa: F401
+
+
+def dying(kit: object) -> None:
+    import os
+
+    os._exit(3)
+
+
+@pytest.mark.parametrize(
+    ("package", "form", "least"),
+    [("onnx_runtime", "fp32", 0.9999), ("onnx_runtime", "dynamic", 0.8), ("onnx_runtime", "static", 0.8),
+     ("openvino", "fp32", 0.9999)],
+)  # fmt: skip
+def test_peers_give_the_same_vectors(
+    script: Script, tiny_bert: Path, sentences: list[str], tmp_path: Path, package: str, form: str, least: float
+) -> None:
+    pytest.importorskip({"onnx_runtime": "onnxruntime", "openvino": "openvino"}[package])
+    peers = script("peers")
+    kit = peers.Kit(str(tiny_bert), str(tiny_bert), tmp_path, tuple(sentences))
+    ours = peers.Ours(kit, "fp32")(sentences)
+    theirs = getattr(peers, package)(kit, form)(sentences)
+    assert theirs.shape == ours.shape
+    assert (ours * theirs).sum(1).min() > least
