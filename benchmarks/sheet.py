@@ -83,7 +83,7 @@ class Sheet:
 
 def shown(value: float) -> str:
     """A number as people read it: four digits that count, thousands with commas."""
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.4g}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def rounded(value: float) -> float:
