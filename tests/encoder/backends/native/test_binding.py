@@ -15,6 +15,7 @@ import torch
 from simcse import SentenceEncoder
 from simcse.encoder.backends.int8 import CALIBRATION
 from simcse.encoder.backends.native import binding, instruction_sets
+from simcse.encoder.backends.native import compile as compiling
 from simcse.encoder.backends.native.binding import STRUCTS, build, load_kernel, struct_sizes
 from simcse.encoder.backends.native.instruction_sets import AMX, INSTRUCTION_SETS, InstructionSet
 
@@ -30,18 +31,65 @@ def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     load_kernel.cache_clear()
 
 
-@pytest.mark.parametrize("compiler", ["no-such-compiler", "false"])
+OLD_COMPILER = """#!/bin/sh
+echo "c++: error: unrecognized command-line option '-mavx512bf16'; did you mean '-mavx512ifma'?" >&2
+exit 1
+"""
+
+
+@pytest.mark.parametrize("compiler", ["no-such-compiler", "false", "old"])
 def test_without_a_compiler_torch_does_the_work(
-    compiler: str, fresh: Path, minilm: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+    compiler: str, fresh: Path, tmp_path: Path, minilm: Path, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    """None, one that fails, or one that does not know the instruction sets."""
+    if compiler == "old":
+        (tmp_path / "c++").write_text(OLD_COMPILER, encoding="utf-8")
+        (tmp_path / "c++").chmod(0o700)
+        compiler = str(tmp_path / "c++")
     monkeypatch.setenv("CXX", compiler)
     monkeypatch.setattr(instruction_sets, "cpu_flags", lambda: AMX.flags)
+    texts = list(CALIBRATION)
+    expected = SentenceEncoder.from_pretrained(minilm, device="cpu", dtype="fp32", backend="torch").to(torch.bfloat16)
     with caplog.at_level(logging.INFO, "simcse"):
         encoder = SentenceEncoder.from_pretrained(minilm, device="cpu", dtype="fp32").to(torch.bfloat16)
-        vectors = encoder.encode(["a", "b"] * 100)
-    assert vectors.shape == (200, 384)
-    assert f"{compiler} cannot compile layer.cpp: encoding by torch alone" in caplog.text
-    assert not list(fresh.iterdir())
+        for _ in range(2):
+            encoder.train().eval()  # prepared weights are forgotten
+            np.testing.assert_array_equal(encoder.encode(texts), expected.encode(texts))
+    (line,) = [record.getMessage() for record in caplog.records if "torch alone" in record.getMessage()]
+    assert line.startswith(f"{compiler} cannot compile layer.cpp: encoding by torch alone (")
+    if "c++" in compiler:
+        assert line.endswith("did you mean '-mavx512ifma'?)")
+    assert not list(fresh.glob("*.so"))
+
+
+@needs_compiler
+def test_a_cache_that_moves_to_another_processor(
+    fresh: Path, minilm: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A virtual machine that was moved, or a folder shared by machines: each loads what its own instructions allow."""
+    texts = list(CALIBRATION)
+    built = {one.name: build(one) for one in INSTRUCTION_SETS}
+    assert len({path.name for path in built.values() if path is not None}) == len(INSTRUCTION_SETS)
+    loaded: list[str] = []
+    real = binding.build
+    monkeypatch.setattr(binding, "build", lambda one: loaded.append(one.name) or real(one))
+    monkeypatch.setattr(instruction_sets, "cpu_flags", frozenset)
+    load_kernel.cache_clear()
+    encoder = SentenceEncoder.from_pretrained(minilm, device="cpu", dtype="fp32").to(torch.bfloat16)
+    by_torch = SentenceEncoder.from_pretrained(minilm, device="cpu", dtype="fp32", backend="torch").to(torch.bfloat16)
+    np.testing.assert_array_equal(encoder.encode(texts), by_torch.encode(texts))
+    assert repr(encoder).endswith("backend torch)")
+    assert not loaded
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(fresh.parent))
+    here = instruction_sets.best_instruction_set()
+    if here is not None:  # back on this one, nothing is compiled anew
+        monkeypatch.setattr(compiling, "run", lambda *arguments: pytest.fail("compiled"))
+        load_kernel.cache_clear()
+        assert load_kernel() is not None
+        encoder.train().eval()
+        assert (encoder.encode(texts) * by_torch.encode(texts)).sum(1).min() > 0.999
 
 
 def test_a_library_that_the_system_cannot_load(

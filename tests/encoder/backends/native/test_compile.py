@@ -8,6 +8,8 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -76,6 +78,14 @@ def test_another_source_is_another_library(folder: Path, source: Path) -> None:
     source.write_text(SOURCE.replace("41", "40"), encoding="utf-8")
     second = built(source)
     assert [ctypes.CDLL(str(path)).answer() for path in (first, second)] == [42, 41]
+
+
+@needs_compiler
+def test_other_options_are_another_library(folder: Path, source: Path) -> None:
+    """As for another instruction set."""
+    other = compiled([source], (*OPTIONS, "-O1"))
+    assert other is not None
+    assert other != built(source)
 
 
 @needs_compiler
@@ -195,6 +205,51 @@ def test_a_cache_folder_that_cannot_be_written(folder: Path) -> None:
     assert found.is_dir()
     assert found.stat().st_mode & 0o777 == 0o700
     assert found.parent != folder.parent
+
+
+@needs_compiler
+@as_root
+def test_a_folder_that_is_read_only(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a user whom modes bind: a library that lies there is loaded, else one is compiled for the process."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as place:  # pytest's own folders are root's alone
+        parent = Path(place)
+        parent.chmod(0o755)
+        own = Path(shutil.copy(source, parent / "answer.cpp"))
+        own.chmod(0o644)
+        cache = parent / "cache"
+        cache.mkdir()
+        os.chown(cache, NOBODY, NOBODY)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+        assert as_nobody(lambda: built(own)) == "42"
+        (library,) = (cache / "simcse").iterdir()
+        (cache / "simcse").chmod(0o500)
+        with monkeypatch.context() as patch:
+            patch.setattr(compiling, "run", lambda *arguments: b"compiled anew")
+            assert as_nobody(lambda: built(own)) == "42"
+        library.unlink()
+        assert as_nobody(lambda: built(own)) == "42"
+        assert not list((cache / "simcse").iterdir())
+
+
+NOBODY = 65534
+
+
+def as_nobody(path: Callable[[], Path]) -> str:
+    """What a library answers to a process of that user; "" if it fails."""
+    reader, writer = os.pipe()
+    if child := os.fork():
+        os.close(writer)
+        os.waitpid(child, 0)
+        with os.fdopen(reader) as answers:
+            return answers.read()
+    try:
+        compiling.process_folder.cache_clear()  # root's
+        os.setgroups([])
+        os.setgid(NOBODY)
+        os.setuid(NOBODY)
+        os.write(writer, str(ctypes.CDLL(str(path())).answer()).encode())
+    finally:
+        os._exit(0)
 
 
 @needs_compiler
