@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from simcse.encoder.backends.base import Backend, TokenStates
 from simcse.encoder.backends.bert_weights import BertWeights, why_not_bert
 from simcse.encoder.backends.cpu_features import INT8_PRODUCTS, has_int8_products
-from simcse.encoder.backends.cpu_training.forward import training_states, trains_fused
+from simcse.encoder.backends.cpu_training.forward import training_states, why_not_fused
 from simcse.encoder.backends.huggingface import HuggingFaceBackend, huggingface_states
 from simcse.encoder.backends.int8 import OnednnFeedForward, calibrate, quantize
 from simcse.encoder.backends.modernbert import ModernBertBackend, ModernBertWeights, why_not_modernbert
@@ -217,7 +217,7 @@ def training_pass(backbone: nn.Module, backend: str = "auto") -> TokenStates:
         backbone: a Hugging Face encoder.
         backend: `huggingface` forces the backbone's own; all others take the fastest that there is.
     """
-    if backend != "huggingface" and trains_fused(backbone):
+    if backend != "huggingface" and why_not_fused(backbone) is None:
         return partial(training_states, backbone)
     return partial(huggingface_states, backbone)
 

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import transformers
+from kinds import build as build_kind
 from torch import Tensor, nn
 
+from simcse import ConfigError
 from simcse.encoder.backbone import NO_LIMIT, longest_input
 from simcse.encoder.backends.bert_weights import KINDS, BertWeights, why_not_bert
 from simcse.encoder.backends.cpu_features import has_int8_products
-from simcse.encoder.backends.cpu_training.forward import training_states, trains_fused
+from simcse.encoder.backends.cpu_training.forward import training_states, why_not_fused
 from simcse.encoder.backends.huggingface import huggingface_states
 from simcse.encoder.backends.native.backend import unfit
-from simcse.encoder.backends.select import prepared_backend
+from simcse.encoder.backends.select import choose_backend, prepared_backend
 from simcse.encoder.backends.torch_packed import TorchPackedBackend
 from simcse.encoder.pooling import POOLINGS, pool
 from simcse.tokens.batch import TokenBatch
 
+ROOT = Path(__file__).parents[3]
 WORDS = 300
 SHAPE = {
     "vocab_size": WORDS, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128,
@@ -73,6 +77,27 @@ def name(request: pytest.FixtureRequest) -> str:
 
 def test_every_kind_is_tried() -> None:
     assert {build(name).config.model_type for name in MODELS} == set(KINDS)
+
+
+def runs(backbone: Any, backend: str) -> str:
+    """What the table says of a backend; where this machine lacks what it needs, by the weights alone."""
+    try:
+        choose_backend(backbone, backend)
+    except ConfigError as error:
+        lacks = "this CPU" in str(error) or "no compiled kernel" in str(error)
+        return "yes" if lacks else "no"
+    return "yes"
+
+
+def test_the_table_of_the_page(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "checkpoints.md").read_text(encoding="utf-8").partition("| architecture |")[2]
+    rows = [[cell.strip(" `") for cell in line.split("|")[1:-1]] for line in page.splitlines() if line[:2] == "| "]
+    assert [row[1] for row in rows] == [*sorted({*KINDS, "modernbert"}), ""]
+    for name, kind, *said in rows:
+        model = build_kind(tmp_path, kind or "albert") if kind in ("modernbert", "") else build(kind)
+        backbone = model.to(torch.bfloat16)
+        trains = "no" if why_not_fused(backbone) else "yes"
+        assert [*(runs(backbone, backend) for backend in ("torch", "native", "int8")), trains] == said, name
 
 
 @pytest.mark.parametrize("cls_only", [False, True])
@@ -145,7 +170,7 @@ def states_and_gradients(
 @pytest.mark.parametrize("cls_only", [False, True])
 def test_training_has_the_gradients_of_its_own_forward(name: str, cls_only: bool) -> None:
     backbone = build(name).train()
-    assert trains_fused(backbone)
+    assert why_not_fused(backbone) is None
     batch = batch_of([3, 12, 40, 7, 1, 60, 12], lowest=5)
     states, gradients = states_and_gradients(backbone, training_states, batch, cls_only=cls_only)
     expected, own = states_and_gradients(backbone, huggingface_states, batch, cls_only=cls_only)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from simcse.encoder.backends.bert_weights import BertWeights, LayerWeights
+from simcse.encoder.backends.bert_weights import BertWeights, LayerWeights, why_not_bert
 from simcse.encoder.backends.cpu_training.attention import AttentionLayout, attention_layout
 from simcse.encoder.backends.cpu_training.dropout import keep_mask, keep_scale
 from simcse.encoder.backends.cpu_training.embedding import look_up
@@ -21,17 +21,19 @@ from simcse.encoder.backends.cpu_training.sublayers import AttentionSublayer, Fe
 from simcse.encoder.backends.relative_bias import bias_by_distance
 from simcse.tokens.batch import TokenBatch
 
-__all__ = ["training_states", "trains_fused"]
+__all__ = ["training_states", "why_not_fused"]
 
 
-def trains_fused(backbone: nn.Module) -> bool:
-    """Whether `training_states` computes what the backbone's own forward would: its kind, its weights, its state."""
+def why_not_fused(backbone: nn.Module) -> str | None:
+    """Why `training_states` cannot compute what the backbone's own forward would; None if it can."""
     weight = next(backbone.parameters())
-    if weight.device.type != "cpu" or compute_dtype(weight) not in (torch.float32, torch.bfloat16):
-        return False
+    if weight.device.type != "cpu":
+        return f"the weights are on {weight.device.type}, not on the CPU"
+    if (dtype := compute_dtype(weight)) not in (torch.float32, torch.bfloat16):
+        return f"it computes in {str(dtype).removeprefix('torch.')}, not in float32 or bfloat16"
     if any(getattr(module, "gradient_checkpointing", False) for module in backbone.modules()):
-        return False
-    return BertWeights.from_hf(backbone) is not None
+        return "gradient checkpointing is on"
+    return why_not_bert(backbone)
 
 
 def compute_dtype(weight: Tensor) -> torch.dtype:
@@ -47,7 +49,7 @@ def training_states(backbone: Any, batch: TokenBatch, layers: Sequence[int], *, 
     state of the generator gives the same states.
 
     Args:
-        backbone: one for which `trains_fused` holds.
+        backbone: one for which `why_not_fused` finds nothing.
         batch: S sequences, T tokens.
         layers: which states.
         cls_only: the last layer's states are needed for first tokens alone; most of that layer is then left out.
@@ -56,7 +58,7 @@ def training_states(backbone: Any, batch: TokenBatch, layers: Sequence[int], *, 
         (T, D) each; for the last layer with `cls_only`, (S, D).
     """
     weights = BertWeights.from_hf(backbone)
-    assert weights is not None, "ask trains_fused first"
+    assert weights is not None, "ask why_not_fused first"
     dtype, last = compute_dtype(weights.word.weight), len(weights.layers)
     wanted = [layer % (last + 1) for layer in layers]
     with torch.autocast("cpu", enabled=False):  # types are chosen here, a cast for each weight and none for activations

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from simcse.encoder.backends.cpu_training import attention as attention_module
 from simcse.encoder.backends.cpu_training.attention import attention_layout
 from simcse.encoder.backends.cpu_training.dropout import keep_mask, keep_scale
-from simcse.encoder.backends.cpu_training.forward import rounded_up, training_states, trains_fused
+from simcse.encoder.backends.cpu_training.forward import rounded_up, training_states, why_not_fused
 from simcse.encoder.backends.cpu_training.sublayers import AttentionSublayer, FeedForwardSublayer
 from simcse.encoder.backends.huggingface import huggingface_states
 from simcse.encoder.backends.select import training_pass
@@ -65,7 +65,7 @@ def test_without_dropout_it_is_the_own_forward(
     model: str, lengths: tuple[int, ...], views: int, request: pytest.FixtureRequest
 ) -> None:
     backbone = load(request.getfixturevalue(model))
-    assert trains_fused(backbone)
+    assert why_not_fused(backbone) is None
     batch = batch_of(*lengths, views=views)
     states, grads = pass_through(backbone, training_states, batch, EVERY_LAYER)
     expected, expected_grads = pass_through(backbone, huggingface_states, batch, EVERY_LAYER)
@@ -329,14 +329,15 @@ def test_dropout_switched_off_in_parts(tiny_bert: Path) -> None:
 def test_others_take_their_own_forward(tiny_bert: Path) -> None:
     backbone = load(tiny_bert)
     backbone.encoder.layer[0].attention.self.query = nn.Sequential(backbone.encoder.layer[0].attention.self.query)
-    assert not trains_fused(backbone)
+    assert why_not_fused(backbone) == "this bert has a Sequential in place of a Linear"
     backbone = load(tiny_bert)
     backbone.encoder.layer[0].gradient_checkpointing = True  # what enabling checkpoints sets, in every version
-    assert not trains_fused(backbone)
+    assert why_not_fused(backbone) == "gradient checkpointing is on"
     backbone = load(tiny_bert)
     with torch.autocast("cpu", torch.float16):
-        assert not trains_fused(backbone)
-    assert trains_fused(backbone)
+        assert why_not_fused(backbone) == "it computes in float16, not in float32 or bfloat16"
+    assert why_not_fused(backbone) is None
+    assert why_not_fused(backbone.to("meta")) == "the weights are on meta, not on the CPU"
 
 
 @settings(max_examples=25, deadline=None)
