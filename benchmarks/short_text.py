@@ -79,7 +79,7 @@ def each_in_turn(encode: Callable[[str], np.ndarray]) -> Callable[[], np.ndarray
 def prepared_beforehand(encoder: SentenceEncoder) -> tuple[dict[str, Callable[[str], np.ndarray]], str]:
     """What cannot be left out of a call, and the backend that it uses."""
     tokenize = encoder.tokenize(prompt=encoder.resolve_prompt())
-    backend = prepared_backend(encoder.backbone, encoder.backend, lambda: calibration_batch(tokenize))
+    backend = prepared_backend(encoder.backbone, encoder.asked_backend, lambda: calibration_batch(tokenize))
 
     @torch.inference_mode()
     def encode(text: str) -> np.ndarray:

@@ -20,6 +20,7 @@ from simcse.commands import (
     evaluate,
     export,
     index,
+    info,
     mcp,
     plot,
     postprocess,
@@ -105,6 +106,7 @@ COMMANDS: dict[str, Command | Program | tuple[str, dict[str, Command]]] = {
     "compare": Command(compare.compare, {"a": None, "b": None}, ("tasks",)),
     "plot": Command(plot.plot, {"runs": "+"}, ("kinds", "formats")),
     "postprocess": Command(postprocess.postprocess, {"input": None}),
+    "info": Command(info.info, {"model": None}),
     "doctor": Command(doctor.doctor, {}),
     "completion": Command(completion, {"shell": None}),
 }

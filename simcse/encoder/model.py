@@ -58,12 +58,13 @@ class SentenceEncoder(nn.Module):
         default_prompt_name: the prompt that is put there unless `encode` is given another.
         include_prompt: whether a prompt's tokens count in the pooling.
         truncate_dim: how many dimensions of a vector are kept; default all.
-        backend: what computes token states in `encode`, as in `from_pretrained`.
+        backend: what to ask for to compute token states in `encode`, as in `from_pretrained`.
 
     Raises:
         ConfigError: an argument is out of range, or a name stands in place of the backbone.
 
     Attributes:
+        asked_backend: the backend that was asked for, `auto` perhaps; `backend` is the one that runs.
         truncated: texts that were cut at `max_length` so far.
     """
 
@@ -101,7 +102,7 @@ class SentenceEncoder(nn.Module):
         self.default_prompt_name = default_prompt_name
         self.include_prompt = include_prompt
         self.truncate_dim = check_truncate_dim(truncate_dim)
-        self.backend = backend
+        self.asked_backend = backend
         self.truncated = 0
         self._warned_truncated = False
 
@@ -170,18 +171,16 @@ class SentenceEncoder(nn.Module):
             head.check_width(encoder.width, folder)
         if truncate_dim is not None and encoder.dimension < truncate_dim:
             raise ConfigError(f"truncate_dim is {truncate_dim}, expected 1 to {encoder.dimension}, all of {name}'s")
-        ours = layout.folder if layout.digests else None
-        encoder.max_length = choose_length(
-            max_length, layout.max_length, tokenizer, encoder.backbone_limit, str(name), ours
-        )
+        limit, ours = encoder.backbone_limit, layout.folder if layout.digests else None
+        encoder.max_length = choose_length(max_length, layout.max_length, tokenizer, limit, str(name), ours)
         dtype_here = "fp32" if backend == "onnx" and dtype == "auto" else dtype
-        encoder = encoder.to(place, choose_dtype(backbone, dtype_here, place, encoder.backend)).eval()
-        choose_backend(backbone, encoder.backend, "dtype" if dtype == "int8" and backend == "auto" else "backend")
+        encoder = encoder.to(place, choose_dtype(backbone, dtype_here, place, encoder.asked_backend)).eval()
+        choose_backend(backbone, encoder.asked_backend, "dtype" if dtype == "int8" and backend == "auto" else "backend")
         return encoder
 
     def forward(self, batch: TokenBatch) -> Tensor:
         """S token sequences -> (S, d) vectors, not normalised, with gradients."""
-        return self.pooled(training_pass(self.backbone, self.backend), inference.checked_batch(batch))
+        return self.pooled(training_pass(self.backbone, self.asked_backend), inference.checked_batch(batch))
 
     def pooled(self, states: TokenStates, batch: TokenBatch) -> Tensor:
         """S token sequences -> (S, d) vectors, not normalised; `states` is what computes token states."""
@@ -275,7 +274,7 @@ class SentenceEncoder(nn.Module):
             self.eval()
             release(self.backbone)  # a fused optimizer's step changes weights and not their versions
         try:
-            backend = prepared_backend(self.backbone, self.backend, partial(calibration_batch, self.tokenize()))
+            backend = prepared_backend(self.backbone, self.asked_backend, partial(calibration_batch, self.tokenize()))
             vectors, cut = inference.encode(
                 texts, tokenize, backend, partial(self.pooled, backend), name=self.name, dimension=self.dimension,
                 normalize=normalize, batch_size=batch_size, show_progress=show,
@@ -318,9 +317,9 @@ class SentenceEncoder(nn.Module):
 
     def __repr__(self) -> str:
         try:
-            backend = choose_backend(self.backbone, self.backend)
+            backend = self.backend
         except ConfigError:
-            backend = f"{self.backend}, which cannot compute it here"
+            backend = f"{self.asked_backend}, which cannot compute it here"
         return (
             f"SentenceEncoder({self.name!r}, dimension {self.dimension}, pooling {self.pooling}, max_length "
             f"{self.max_length}, {str(self.dtype).removeprefix('torch.')} on {self.device}, backend {backend})"
@@ -373,6 +372,11 @@ class SentenceEncoder(nn.Module):
     def dtype(self) -> torch.dtype:
         """Of the weights."""
         return next(self.parameters()).dtype
+
+    @property
+    def backend(self) -> str:
+        """What computes token states in `encode` now, never `auto`; raises as `choose_backend`."""
+        return choose_backend(self.backbone, self.asked_backend)
 
     @property
     def fingerprint(self) -> str:

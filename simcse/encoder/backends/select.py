@@ -36,6 +36,7 @@ __all__ = [
     "release",
     "slower_than_fp32",
     "training_pass",
+    "why_not",
 ]
 
 logger = logging.getLogger(__name__)
@@ -57,38 +58,44 @@ def choose_backend(backbone: nn.Module, backend: str = "auto", option: str = "ba
     """
     if backend not in BACKENDS:
         raise ConfigError(f"{option} {backend!r:.40} is not one of {', '.join(BACKENDS)}")
-    if backend == "onnx":
-        if (reason := unfit_for_onnx(backbone)) is not None:
-            raise ConfigError(f"{option} is onnx, but {reason}")
-        return backend
-    weights = BertWeights.from_hf(backbone)
-    if weights is None and backend in ("auto", "torch") and ModernBertWeights.from_hf(backbone) is not None:
-        return "torch"
-    if backend == "huggingface" or (backend == "auto" and weights is None):
+    if backend == "auto":
+        for name in ("native", "torch"):  # int8 changes vectors, and onnx needs a graph: only if they are asked for
+            if (reason := why_not(backbone, name)) is None:
+                return name
+            logger.info("the backend %s is left out, as %s", name, reason)
         return "huggingface"
-    device = next(backbone.parameters()).device
+    if (reason := why_not(backbone, backend)) is not None:
+        raise ConfigError(f"{option} is {backend}, but {reason}{'' if backend == 'onnx' else f'; take {option} auto'}")
+    return backend
+
+
+def why_not(backbone: nn.Module, backend: str) -> str | None:
+    """Why a backend cannot compute a backbone where it lies now, or is slower than fp32 there; None if it can.
+
+    Args:
+        backbone: a Hugging Face encoder.
+        backend: one of `BACKENDS`, but not `auto`.
+    """
+    config: Any = backbone.config
+    if backend == "huggingface":
+        return None
+    if backend == "onnx":
+        return unfit_for_onnx(backbone)
+    if backend == "torch" and config.model_type == "modernbert":
+        return why_not_modernbert(backbone)
+    weights = BertWeights.from_hf(backbone)
     if weights is None:
-        modern = backend == "torch" and backbone.config.model_type == "modernbert"  # type: ignore[union-attr]
-        reason = why_not_modernbert(backbone) if modern else why_not_bert(backbone)
-        raise ConfigError(f"{option} is {backend}, but {reason}; take {option} auto")
+        return why_not_bert(backbone)
+    if backend == "torch":
+        return None
+    device = next(backbone.parameters()).device
     if backend == "int8" and device.type != "cpu":
-        raise ConfigError(f"{option} is int8, which runs on the CPU alone, not on {device.type}; take {option} auto")
+        return f"integers are multiplied on the CPU alone, not on {device.type}"
     if backend == "int8" and not has_int8_products():
-        raise ConfigError(
-            f"{option} is int8, but this CPU has none of {', '.join(sorted(INT8_PRODUCTS))}: sums of 8-bit products "
-            f"overflow; take {option} auto"
-        )
+        return f"this CPU has none of {', '.join(sorted(INT8_PRODUCTS))}: sums of 8-bit products overflow"
     if backend == "native" and (reason := unfit(weights)) is not None:
-        raise ConfigError(f"{option} is native, but {reason}; take {option} auto")
-    if backend == "auto" and unfit(weights) is not None:
-        return "torch"
-    chosen = "native" if backend == "auto" else backend
-    if chosen in ("native", "int8") and (reason := slower_than_fp32(backbone, chosen)) is not None:
-        if backend != "auto":
-            raise ConfigError(f"{option} is {backend}, but {reason}; take {option} auto")
-        logger.info("the native kernel is left out, as %s", reason)
-        return "torch"
-    return chosen
+        return reason
+    return slower_than_fp32(backbone, backend)
 
 
 def choose_dtype(

@@ -232,7 +232,7 @@ def test_a_slow_kernel_is_replaced_and_refused(
         encoder = load(minilm)
     assert repr(encoder).endswith("bfloat16 on cpu, backend torch)")
     np.testing.assert_array_equal(encoder.encode(sentences), expected)
-    assert "the native kernel is left out, as on this CPU a layer of width 384 takes " in caplog.text
+    assert "the backend native is left out, as on this CPU a layer of width 384 takes " in caplog.text
     with pytest.raises(
         ConfigError,
         match=r"^backend is native, but on this CPU a layer .* ms by native in bfloat16, and .* ms in fp32; "

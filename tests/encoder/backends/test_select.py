@@ -30,7 +30,7 @@ def load(folder: Path, **options: str) -> SentenceEncoder:
 
 def prepared(encoder: SentenceEncoder) -> Backend:
     calibration = TokenBatch.from_lists([[2, 9, 11, 3]])
-    return prepared_backend(encoder.backbone, encoder.backend, lambda: calibration)
+    return prepared_backend(encoder.backbone, encoder.asked_backend, lambda: calibration)
 
 
 def missing(backend: str) -> str | None:
@@ -84,10 +84,13 @@ def test_the_name_of_an_encoder_says_what_computes(tiny_bert: Path) -> None:
     text = repr(load(tiny_bert, backend="huggingface"))
     assert text.startswith(f"SentenceEncoder({str(tiny_bert)!r}, dimension 32, pooling mean, max_length 64, ")
     assert text.endswith("float32 on cpu, backend huggingface)")
-    assert repr(load(tiny_bert)).endswith("backend torch)")
     encoder = load(tiny_bert)
-    encoder.backend = "native"  # of weights in fp32
+    assert repr(encoder).endswith("backend torch)")
+    assert (encoder.asked_backend, encoder.backend) == ("auto", "torch")
+    encoder.asked_backend = "native"  # of weights in fp32
     assert repr(encoder).endswith("backend native, which cannot compute it here)")
+    with pytest.raises(ConfigError, match="backend is native, but the weights are not"):
+        encoder.backend  # noqa: B018
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
@@ -98,7 +101,7 @@ def test_weights_are_prepared_once(tiny_bert: Path, sentences: list[str], dtype:
     assert prepared(encoder) is backend
     np.testing.assert_array_equal(encoder.encode(sentences), first)
     assert prepared(encoder.to("cpu")) is backend
-    encoder.backend = "huggingface"
+    encoder.asked_backend = "huggingface"
     assert prepared(encoder).name == "huggingface"
 
 
