@@ -26,7 +26,7 @@ from sheet import FOLDER, Sheet
 from simcse import ConfigError, SentenceEncoder
 from simcse.encoder.backends.bert_weights import BertWeights
 from simcse.encoder.backends.cpu_features import cpu_flags
-from simcse.encoder.backends.int8 import OnednnFeedForward, calibrate, calibration_batch, quantize
+from simcse.encoder.backends.int8 import OnednnFeedForward, calibrate, calibration_batch
 from simcse.encoder.backends.native.backend import NativeBackend
 from simcse.encoder.backends.native.instruction_sets import INSTRUCTION_SETS, InstructionSet
 from simcse.encoder.backends.torch_packed import TorchPackedBackend
@@ -106,7 +106,7 @@ def contestants(model: str, instructions: InstructionSet) -> dict[str, Any]:
         weights, [OnednnFeedForward(one.up, one.down, seen) for one, seen in pairs]
     )
     found["kernel bf16"] = NativeBackend(weights, instructions=instructions)
-    found["kernel int8"] = NativeBackend(weights, quantize(weights.layers, ranges), instructions)
+    found["kernel int8"] = NativeBackend(weights, ranges, instructions)
     return found
 
 

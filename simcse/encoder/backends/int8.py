@@ -1,11 +1,13 @@
-"""The feed-forward sublayers in 8-bit integers, for encoding on CPUs that multiply them faster (AMX, VNNI).
+"""A layer's linear maps in 8-bit integers, for encoding on CPUs that multiply them faster (AMX, VNNI).
 
-Two thirds of a layer's products are here; attention and its products stay as they are, where integers gained nothing.
-Scales are fixed once on sentences of our own, so that a vector never depends on the texts encoded beside it. Channels
-of the input with large values would cost the others their precision: half of their size moves over into the weights
-(SmoothQuant, arXiv 2211.10438, alpha 0.5), whose scales are one an output channel. The native kernel gives each row of
-the input a scale of its own instead of one to all. For oneDNN the input is unsigned, with 128 for 0: VNNI multiplies
-unsigned by signed numbers, and where there is no AMX oneDNN takes its slow reference path for signed by signed.
+The native kernel takes all four, and gives each row of an input a scale of its own, so a vector never depends on the
+texts encoded beside it; attention's own products stay as they are. Channels of an input with large values would cost the
+others their precision: half of their size moves over into the weights (SmoothQuant, arXiv 2211.10438, alpha 0.5), whose
+scales are one an output channel. How large channels are is seen once, on sentences of our own.
+
+For weights that the kernel does not take, oneDNN multiplies the feed-forward sublayers, two thirds of a layer, with
+scales fixed on the same sentences. Its input is unsigned, with 128 for 0: VNNI multiplies unsigned by signed numbers, and
+where there is no AMX oneDNN takes its slow reference path for signed by signed.
 """
 
 from __future__ import annotations
@@ -16,22 +18,24 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from simcse.encoder.backends.bert_weights import BertWeights, LayerWeights
+from simcse.encoder.backends.bert_weights import BertWeights
 from simcse.encoder.backends.torch_packed import FeedForward, TorchPackedBackend
 from simcse.tokens.batch import TokenBatch
 
 __all__ = [
     "CALIBRATION",
     "ActivationRange",
+    "LEAST_GELU",
     "OnednnFeedForward",
-    "QuantizedFeedForward",
+    "QuantizedLinear",
     "calibrate",
     "calibration_batch",
-    "quantize",
+    "quantize_hidden_to_output",
+    "quantize_linear",
 ]
 
 PACKED_ROWS = 2048  # what oneDNN packs weights for
-LEAST_GELU = -0.17  # gelu goes no lower
+LEAST_GELU = -0.17  # gelu goes no lower: what 0 stands for in the inner width
 MARGIN = 1.1  # above the largest input seen
 MIDDLE = 128  # the unsigned input that stands for 0
 
@@ -71,32 +75,37 @@ def calibration_batch(tokenize: Callable[[Sequence[str]], tuple[list[list[int]],
 
 
 class ActivationRange(NamedTuple):
-    """Of one feed-forward sublayer: the largest |x| of each input channel (D,), and the largest gelu."""
+    """Of one layer: the largest |x| of each channel (D,) of its input and of its feed-forward's, and the largest gelu."""
 
     inputs: Tensor
+    feed_forward: Tensor
     gelu: float
 
 
 class CalibrationObserver:
     """A feed-forward sublayer that notes the range of its activations."""
 
-    range: ActivationRange
+    inputs: Tensor
+    gelu: float
 
     def __init__(self, feed_forward: FeedForward) -> None:
         self.feed_forward = feed_forward
 
     def __call__(self, x: Tensor) -> Tensor:
         """(T, D) -> (T, D)."""
-        self.range = ActivationRange(x.abs().amax(0).float(), float(self.feed_forward.up.gelu(x).max()))
+        self.inputs, self.gelu = x.abs().amax(0).float(), float(self.feed_forward.up.gelu(x).max())
         return self.feed_forward(x)
 
 
 @torch.no_grad()
 def calibrate(weights: BertWeights, calibration: TokenBatch) -> list[ActivationRange]:
-    """The range of each layer's feed-forward sublayer on a batch."""
+    """The range of each layer's activations on a batch."""
     observers = [CalibrationObserver(FeedForward(layer)) for layer in weights.layers]
-    TorchPackedBackend(weights, observers)(calibration, (-1,))
-    return [observer.range for observer in observers]
+    inputs = TorchPackedBackend(weights, observers)(calibration, range(len(observers)))
+    return [
+        ActivationRange(x.abs().amax(0).float(), observer.inputs, observer.gelu)
+        for x, observer in zip(inputs, observers, strict=True)
+    ]
 
 
 def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -105,59 +114,48 @@ def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
     return (weight / scales[:, None]).round().to(torch.int8), scales
 
 
-def smoothing_scales(weight: Tensor, seen: ActivationRange) -> Tensor:
-    """(D,) what to divide the input's channels by, and multiply those of `weight` (I, D) with."""
-    return (seen.inputs.clamp(min=1e-6) / weight.abs().amax(0).clamp(min=1e-6)).sqrt()
+def smoothing_scales(weight: Tensor, seen: Tensor) -> Tensor:
+    """(in,) what to divide the input's channels by, and multiply those of `weight` (out, in) with."""
+    return (seen.clamp(min=1e-6) / weight.abs().amax(0).clamp(min=1e-6)).sqrt()
 
 
-def gelu_scale(seen: ActivationRange) -> tuple[float, int]:
+def gelu_scale(largest: float) -> tuple[float, int]:
     """Scale and zero point of the gelu in 0..255."""
-    scale = (max(seen.gelu, 1e-3) - LEAST_GELU) / 255
+    scale = (max(largest, 1e-3) - LEAST_GELU) / 255
     return scale, round(-LEAST_GELU / scale)
 
 
-class QuantizedFeedForward(NamedTuple):
-    """A feed-forward sublayer for the native kernel, which scales each row of the input by itself.
+class QuantizedLinear(NamedTuple):
+    """A linear map for the native kernel, which scales each row of the input by itself.
 
     Attributes:
-        smoothing: (D,) on the input, before each row is rounded by a scale of its own.
-        up: (I, D) int8.
-        up_scales: (I,) of the rows of `up`.
-        hidden: scale and zero point; round(gelu * scale + zero) is in 0..255.
-        down: (D, I) int8.
-        down_scales: (D,) what 1 x 1 of hidden times `down` stands for.
-        down_bias: (D,) bias, less what the zero point adds.
+        weight: (out, in) int8.
+        bias: (out,).
+        scales: (out,) of the rows of `weight`.
+        smoothing: (in,) on the input, before each row is rounded; None for the inner width.
     """
 
-    smoothing: Tensor
-    up: Tensor
-    up_scales: Tensor
-    hidden: tuple[float, float]
-    down: Tensor
-    down_scales: Tensor
-    down_bias: Tensor
+    weight: Tensor
+    bias: Tensor
+    scales: Tensor
+    smoothing: Tensor | None
 
 
-@torch.no_grad()
-def quantize(layers: Sequence[LayerWeights], ranges: Sequence[ActivationRange]) -> list[QuantizedFeedForward]:
-    """The feed-forward sublayers of all layers for the native kernel."""
-    return [quantized(layer.up, layer.down, seen) for layer, seen in zip(layers, ranges, strict=True)]
+def quantize_linear(weight: Tensor, bias: Tensor, seen: Tensor | None = None) -> QuantizedLinear:
+    """A linear map (out, in) in integers; `seen` (in,) is the largest |x| of each channel, None where they are alike."""
+    weight = weight.float()
+    smooth = torch.ones(weight.shape[1]) if seen is None else smoothing_scales(weight, seen)
+    whole, scales = quantize_weight(weight * smooth)
+    return QuantizedLinear(whole, bias.float(), scales, 1 / smooth)
 
 
-def quantized(up: nn.Linear, down: nn.Linear, seen: ActivationRange) -> QuantizedFeedForward:
-    """One of them."""
-    smooth = smoothing_scales(up.weight.float(), seen)
-    whole_up, up_scales = quantize_weight(up.weight.float() * smooth)
-    whole_down, down_scales = quantize_weight(down.weight.float())
-    scale, zero = gelu_scale(seen)
-    down_scales = down_scales * scale
-    down_bias = down.bias.float() - zero * down_scales * whole_down.sum(1)
-    return QuantizedFeedForward(
-        1 / smooth, whole_up, up_scales, (1 / scale, float(zero)), whole_down, down_scales, down_bias
-    )
+def quantize_hidden_to_output(weight: Tensor, bias: Tensor) -> QuantizedLinear:
+    """The map (D, I) of the inner width, whose integers 0..255 begin at `LEAST_GELU`: the bias holds what that adds."""
+    whole, scales = quantize_weight(weight.float())
+    return QuantizedLinear(whole, bias.float() + LEAST_GELU * scales * whole.sum(1), scales, None)
 
 
-class QuantizedLinear:
+class OnednnLinear:
     """A linear map of 8-bit integers with weights in oneDNN's own order.
 
     Args:
@@ -196,13 +194,13 @@ class OnednnFeedForward:
     @torch.no_grad()
     def __init__(self, up: nn.Linear, down: nn.Linear, seen: ActivationRange) -> None:
         weight = up.weight.float()  # (I, D)
-        smooth = smoothing_scales(weight, seen)
-        scale = MARGIN * float((seen.inputs / smooth).max().clamp(min=1e-6)) / 127
+        smooth = smoothing_scales(weight, seen.feed_forward)
+        scale = MARGIN * float((seen.feed_forward / smooth).max().clamp(min=1e-6)) / 127
         self.smoothing = (1 / (smooth * scale)).to(up.weight.dtype)  # (D,); mixed types would be slow
         smooth = 1 / (self.smoothing.float() * scale)  # (D,) as rounded
-        self.gelu_scale, self.gelu_zero = gelu_scale(seen)
-        self.up = QuantizedLinear(weight * smooth, up.bias, scale, MIDDLE)
-        self.down = QuantizedLinear(down.weight.float(), down.bias, self.gelu_scale, self.gelu_zero)
+        self.gelu_scale, self.gelu_zero = gelu_scale(seen.gelu)
+        self.up = OnednnLinear(weight * smooth, up.bias, scale, MIDDLE)
+        self.down = OnednnLinear(down.weight.float(), down.bias, self.gelu_scale, self.gelu_zero)
 
     def __call__(self, x: Tensor) -> Tensor:
         """(T, D) -> (T, D)."""

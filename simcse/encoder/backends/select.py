@@ -17,7 +17,7 @@ from simcse.encoder.backends.bert_weights import BertWeights, why_not_bert
 from simcse.encoder.backends.cpu_features import INT8_PRODUCTS, has_int8_products
 from simcse.encoder.backends.cpu_training.forward import training_states, why_not_fused
 from simcse.encoder.backends.huggingface import HuggingFaceBackend, huggingface_states
-from simcse.encoder.backends.int8 import OnednnFeedForward, calibrate, quantize
+from simcse.encoder.backends.int8 import OnednnFeedForward, calibrate
 from simcse.encoder.backends.modernbert import ModernBertBackend, ModernBertWeights, why_not_modernbert
 from simcse.encoder.backends.native.backend import NativeBackend, unfit
 from simcse.encoder.backends.onnx import OnnxBackend, unfit_for_onnx
@@ -212,7 +212,7 @@ def prepare(backbone: nn.Module, chosen: str, calibration: Callable[[], TokenBat
         return TorchPackedBackend(weights)
     ranges = calibrate(weights, calibration())
     if unfit(weights, int8=True) is None:
-        return NativeBackend(weights, quantize(weights.layers, ranges))
+        return NativeBackend(weights, ranges)
     pairs = zip(weights.layers, ranges, strict=True)
     return TorchPackedBackend(weights, [OnednnFeedForward(layer.up, layer.down, seen) for layer, seen in pairs])
 

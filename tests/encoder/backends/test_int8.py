@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from simcse import ConfigError, SentenceEncoder, cli, console
 from simcse.encoder.backends import select
 from simcse.encoder.backends.cpu_features import INT8_PRODUCTS, has_int8_products
-from simcse.encoder.backends.int8 import ActivationRange, OnednnFeedForward, QuantizedLinear
+from simcse.encoder.backends.int8 import ActivationRange, OnednnFeedForward, OnednnLinear
 
 ROOT = Path(__file__).parents[3]
 NONE = f"needs a CPU with one of {', '.join(sorted(INT8_PRODUCTS))}: sums of 8-bit products overflow on this one"
@@ -37,7 +37,7 @@ def test_a_product_is_that_of_the_rounded_numbers(thin: bool) -> None:
     other, zero, scale = torch.randn(40, 48), 7, 0.03
     scales = weight.abs().amax(1, keepdim=True) / 127
     expected = F.linear((whole.float() - zero) * scale, (weight / scales).round() * scales, bias) + other
-    linear = QuantizedLinear(weight, bias, scale, zero)
+    linear = OnednnLinear(weight, bias, scale, zero)
     torch.testing.assert_close(linear.plus(whole, other), expected, atol=1e-4, rtol=1e-4)
 
 
@@ -45,7 +45,7 @@ def test_a_shifted_input_gives_the_same_integers() -> None:
     """x - 0 in signed numbers and (x + 128) - 128 in unsigned ones are the same sums."""
     torch.manual_seed(0)
     signed, weight, bias = torch.randint(-127, 128, (40, 32)), thinned(torch.randn(48, 32)), torch.randn(48)
-    by_sign, shifted = (QuantizedLinear(weight, bias, 0.03, zero) for zero in (0, 128))
+    by_sign, shifted = (OnednnLinear(weight, bias, 0.03, zero) for zero in (0, 128))
     pair = by_sign, signed.to(torch.int8)
     other = shifted, (signed + 128).to(torch.uint8)
     levels = [linear.gelu(whole, 0.02, 9) for linear, whole in (pair, other)]
@@ -62,7 +62,7 @@ def test_the_input_is_unsigned(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     up, down = torch.nn.Linear(32, 64).to(dtype), torch.nn.Linear(64, 32).to(dtype)
     x = torch.randn(50, 32).to(dtype)
-    sublayer = OnednnFeedForward(up, down, ActivationRange(x.abs().amax(0).float(), 3.0))
+    sublayer = OnednnFeedForward(up, down, ActivationRange(x[0], x.abs().amax(0).float(), 3.0))
     got = sublayer.unsigned(x)
     assert got.dtype == torch.uint8
     assert torch.equal(got.int() - 128, (x * sublayer.smoothing).round().int())
@@ -79,7 +79,7 @@ def test_a_thin_feed_forward_sublayer() -> None:
             linear.weight.copy_(thinned(linear.weight))
         inner = F.gelu(up(x))
         exact = x + down(inner)
-        sublayer = OnednnFeedForward(up, down, ActivationRange(x.abs().amax(0), float(inner.max())))
+        sublayer = OnednnFeedForward(up, down, ActivationRange(x[0], x.abs().amax(0), float(inner.max())))
         got = sublayer(x)
     assert (got - exact).norm() / (exact - x).norm() < 0.03
     torch.testing.assert_close(sublayer(x[7:8]), got[7:8], atol=1e-6, rtol=0)
@@ -96,7 +96,7 @@ def test_a_feed_forward_sublayer_with_an_outlying_channel(dtype: torch.dtype) ->
     with torch.no_grad():
         inner = F.gelu(up(x))
         exact = down(inner)
-        sublayer = OnednnFeedForward(up.to(dtype), down.to(dtype), ActivationRange(x.abs().amax(0), float(inner.max())))
+        sublayer = OnednnFeedForward(up.to(dtype), down.to(dtype), ActivationRange(x[0], x.abs().amax(0), float(inner.max())))
         got = sublayer(x.to(dtype)).float() - x.to(dtype).float()
     # bf16 rounds the sum with x, whose outlier reaches 90: steps of up to 0.5
     keep = torch.arange(64) != 3

@@ -17,7 +17,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from simcse.encoder.backends.bert_weights import BertWeights, LayerWeights
-from simcse.encoder.backends.int8 import QuantizedFeedForward
+from simcse.encoder.backends.int8 import (
+    LEAST_GELU,
+    ActivationRange,
+    QuantizedLinear,
+    quantize_hidden_to_output,
+    quantize_linear,
+)
 from simcse.encoder.backends.native.binding import (
     EmbeddingFields,
     LayerFields,
@@ -26,6 +32,7 @@ from simcse.encoder.backends.native.binding import (
     load_kernel,
 )
 from simcse.encoder.backends.native.instruction_sets import INSTRUCTION_SETS, InstructionSet, best_instruction_set
+from simcse.encoder.backends.relative_bias import bias_by_distance
 from simcse.encoder.backends.torch_packed import product, rounded_up
 from simcse.tokens.batch import TokenBatch
 
@@ -39,8 +46,8 @@ class NativeBackend:
 
     Args:
         weights: of the backbone, for which `unfit` finds nothing.
-        feed_forwards: each layer's feed-forward sublayer in integers; by default in bfloat16.
-        instructions: which the processor has; default the fastest of them.
+        ranges: of each layer's activations, for linear maps in integers; by default they are in bfloat16.
+        instructions: which the processor has; default the fastest for the type of the weights.
     """
 
     name = "native"
@@ -52,10 +59,10 @@ class NativeBackend:
     def __init__(
         self,
         weights: BertWeights,
-        feed_forwards: Sequence[QuantizedFeedForward] | None = None,
+        ranges: Sequence[ActivationRange] | None = None,
         instructions: InstructionSet | None = None,
     ) -> None:
-        library = load_kernel(instructions)
+        library = load_kernel(instructions or best_instruction_set(weights.word.weight.dtype))
         assert library is not None, "ask `unfit` first"
         self.library = library
         self.kept: list[Tensor] = []  # what the fields point to
@@ -69,7 +76,12 @@ class NativeBackend:
         )
         projection = weights.projection
         self.projection = None if projection is None else product(projection.weight, projection.bias)
-        each: Sequence[QuantizedFeedForward | None] = feed_forwards or [None] * len(weights.layers)
+        self.span, relative = weights.position.num_embeddings, None
+        if weights.relative is not None:
+            bias = bias_by_distance(weights.relative, self.span).float() * math.log2(math.e)  # (H, 2 * span - 1)
+            relative = self.floats(F.pad(bias, (1, MULTIPLE)))
+        self.relative = relative
+        each: Sequence[ActivationRange | None] = ranges or [None] * len(weights.layers)
         self.layers = [self.layer(*pair, weights.heads) for pair in zip(weights.layers, each, strict=True)]
 
     def __call__(self, batch: TokenBatch, layers: Sequence[int], *, cls_only: bool = False) -> list[Tensor]:
@@ -112,7 +124,7 @@ class NativeBackend:
             return out
         return self.projection(F.pad(out, (0, 0, 0, rounded_up(len(ids)) - len(ids))))[: len(ids)]  # (T, D)
 
-    def layer(self, layer: LayerWeights, quantized: QuantizedFeedForward | None, heads: int) -> LayerFields:
+    def layer(self, layer: LayerWeights, seen: ActivationRange | None, heads: int) -> LayerFields:
         """One layer as the kernel reads it."""
         width = layer.query.in_features
         inputs = (layer.query, layer.key, layer.value)
@@ -121,31 +133,34 @@ class NativeBackend:
         scale = (width // heads) ** -0.5 * math.log2(math.e)  # the kernel's softmax takes powers of 2
         weight[:width] *= scale
         bias[:width] *= scale
-        fields = LayerFields(
-            width=width,
-            heads=heads,
-            inner=layer.up.out_features,
-            inputs=self.linear(weight, bias),
-            out=self.linear(layer.attention_out.weight, layer.attention_out.bias),
-            attention_norm=self.norm(layer.attention_norm),
-            output_norm=self.norm(layer.output_norm),
-        )
-        if quantized is None:
-            fields.up = self.linear(layer.up.weight, layer.up.bias)
-            fields.down = self.linear(layer.down.weight, layer.down.bias)
+        out, up, down = layer.attention_out, layer.up, layer.down
+        if seen is None:
+            maps = [self.linear(weight, bias), *(self.linear(one.weight, one.bias) for one in (out, up, down))]
         else:
-            fields.up = self.linear(quantized.up, layer.up.bias, quantized.up_scales)
-            fields.down = self.linear(quantized.down, quantized.down_bias, quantized.down_scales)
-            fields.smoothing = self.floats(quantized.smoothing)
-            fields.hidden_scale, fields.hidden_zero = quantized.hidden
-        return fields
+            maps = [
+                self.integers(quantize_linear(weight, bias, seen.inputs)),
+                self.integers(quantize_linear(out.weight, out.bias)),  # whose channels are alike
+                self.integers(quantize_linear(up.weight, up.bias, seen.feed_forward)),
+                self.integers(quantize_hidden_to_output(down.weight, down.bias)),
+            ]
+        return LayerFields(
+            width, heads, up.out_features, *maps, self.norm(layer.attention_norm), self.norm(layer.output_norm),
+            self.relative, self.span, LEAST_GELU,
+        )  # fmt: skip
 
-    def linear(self, weight: Tensor, bias: Tensor, scales: Tensor | None = None) -> LinearFields:
-        """A linear map's weight (out, in), packed in panels; bias and scales (out,)."""
+    def linear(self, weight: Tensor, bias: Tensor) -> LinearFields:
+        """A linear map's weight (out, in), packed in panels, and its bias (out,)."""
         weight, panels = weight.contiguous(), torch.empty_like(weight, memory_format=torch.contiguous_format)
         rows, columns = weight.shape
         self.library.pack_weight(weight.data_ptr(), rows, columns * weight.itemsize, panels.data_ptr())
-        return LinearFields(self.keep(panels), self.floats(bias), None if scales is None else self.floats(scales))
+        return LinearFields(self.keep(panels), self.floats(bias))
+
+    def integers(self, linear: QuantizedLinear) -> LinearFields:
+        """The same in integers."""
+        fields = self.linear(linear.weight, linear.bias)
+        fields.scales = self.floats(linear.scales)
+        fields.smoothing = None if linear.smoothing is None else self.floats(linear.smoothing)
+        return fields
 
     def norm(self, module: nn.LayerNorm) -> NormFields:
         """A LayerNorm's weights."""
@@ -166,18 +181,18 @@ def unfit(weights: BertWeights, *, int8: bool = False) -> str | None:
 
     Args:
         weights: of the backbone.
-        int8: whether the feed-forward sublayers are quantized.
+        int8: whether the linear maps are quantized.
     """
     tables = [table.weight for table in weights.tables]
     norms = [norm for layer in weights.layers for norm in (layer.attention_norm, layer.output_norm)]
     linears = [linear for layer in weights.layers for linear in layer.linears]
     every = [*tables, *(weight for module in (weights.norm, *norms, *linears) for weight in module.parameters())]
-    if any(weight.device.type != "cpu" or weight.dtype != torch.bfloat16 for weight in every):
-        return "the weights are not bfloat16 on the CPU"
-    if weights.relative is not None:
-        return "the kernel has no relative position bias"
-    if best_instruction_set() is None:
-        return f"this CPU has none of the instruction sets {', '.join(one.name for one in INSTRUCTION_SETS)}"
+    dtype = weights.word.weight.dtype
+    if any(weight.device.type != "cpu" or weight.dtype != dtype for weight in every):
+        return "the weights are not of one type, or not on the CPU"
+    if (instructions := best_instruction_set(dtype)) is None:
+        names = ", ".join(one.name for one in INSTRUCTION_SETS if one.dtype == dtype)
+        return f"this CPU has none of the instruction sets for {str(dtype).removeprefix('torch.')}: {names or 'none'}"
     if not widths_fit(weights, 2 * MULTIPLE if int8 else MULTIPLE):
         return f"the width of a head or of a layer is no multiple of {2 * MULTIPLE if int8 else MULTIPLE}"
     width, wide = weights.word.embedding_dim, weights.width
@@ -186,7 +201,7 @@ def unfit(weights: BertWeights, *, int8: bool = False) -> str | None:
         norm.normalized_shape != (size,) or norm.bias is None for norm, size in shaped
     ):
         return "an embedding table or a LayerNorm is not of the usual shape"
-    return None if load_kernel() is not None else "there is no compiled kernel; the log says why"
+    return None if load_kernel(instructions) is not None else "there is no compiled kernel; the log says why"
 
 
 def widths_fit(weights: BertWeights, multiple: int) -> bool:

@@ -26,7 +26,10 @@ class NormFields(ctypes.Structure):
 class LinearFields(ctypes.Structure):
     """`Linear` of layer.cpp."""
 
-    _fields_ = (("weight", ctypes.c_void_p), ("bias", ctypes.c_void_p), ("scales", ctypes.c_void_p))
+    _fields_ = (
+        ("weight", ctypes.c_void_p), ("bias", ctypes.c_void_p), ("scales", ctypes.c_void_p),
+        ("smoothing", ctypes.c_void_p),
+    )  # fmt: skip
 
 
 class EmbeddingFields(ctypes.Structure):
@@ -44,8 +47,8 @@ class LayerFields(ctypes.Structure):
     _fields_ = (
         ("width", ctypes.c_long), ("heads", ctypes.c_long), ("inner", ctypes.c_long), ("inputs", LinearFields),
         ("out", LinearFields), ("up", LinearFields), ("down", LinearFields), ("attention_norm", NormFields),
-        ("output_norm", NormFields), ("smoothing", ctypes.c_void_p), ("hidden_scale", ctypes.c_float),
-        ("hidden_zero", ctypes.c_float),
+        ("output_norm", NormFields), ("relative", ctypes.c_void_p), ("span", ctypes.c_long),
+        ("least_gelu", ctypes.c_float),
     )  # fmt: skip
 
 
@@ -53,13 +56,8 @@ STRUCTS = (NormFields, LinearFields, EmbeddingFields, LayerFields)  # in the ord
 
 
 @cache
-def load_kernel(instructions: InstructionSet | None = None) -> ctypes.CDLL | None:
-    """The kernel for this processor; None where it, the system or the lack of a compiler forbids one.
-
-    Args:
-        instructions: which the processor has; default the fastest of them.
-    """
-    instructions = instructions or best_instruction_set()
+def load_kernel(instructions: InstructionSet | None) -> ctypes.CDLL | None:
+    """The kernel for instructions that this processor has; None where the system or the lack of a compiler forbids it."""
     path = None if instructions is None else build(instructions)
     if path is None:
         return None
@@ -86,7 +84,7 @@ def load_kernel(instructions: InstructionSet | None = None) -> ctypes.CDLL | Non
 def build(instructions: InstructionSet) -> Path | None:
     """The shared library for an instruction set, from the cache folder or compiled now."""
     microkernel = f"microkernel_{instructions.name}.hpp"
-    sources = [Path(__file__).with_name(name) for name in ("layer.cpp", "vec.hpp", "panels.hpp", microkernel)]
+    sources = [Path(__file__).with_name(name) for name in ("layer.cpp", microkernel, *instructions.headers)]
     return compiled(sources, (*OPTIONS, f'-DMICROKERNEL="{microkernel}"', *instructions.options))
 
 

@@ -7,9 +7,14 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "vec512.hpp"
+
 #include "panels.hpp"
 
 namespace {
+
+constexpr long BLOCK = 384;  // rows that pass a layer together: more read the weights less often, but leave the cache
+constexpr long CHUNK = 768;  // bytes of a row of the inner width, or of queries, keys and values, at a time
 
 struct alignas(64) TileShapes {
   uint8_t palette = 1, start = 0, reserved[14] = {};

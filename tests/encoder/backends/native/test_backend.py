@@ -17,7 +17,7 @@ from simcse import SentenceEncoder
 from simcse.encoder.backends.bert_weights import BertWeights
 from simcse.encoder.backends.cpu_features import cpu_flags
 from simcse.encoder.backends.huggingface import huggingface_states
-from simcse.encoder.backends.int8 import CALIBRATION, QuantizedFeedForward, calibrate, quantize
+from simcse.encoder.backends.int8 import CALIBRATION, ActivationRange, calibrate
 from simcse.encoder.backends.native import instruction_sets
 from simcse.encoder.backends.native.backend import NativeBackend, unfit
 from simcse.encoder.backends.native.binding import load_kernel
@@ -172,7 +172,7 @@ def test_integers_are_near(instructions: InstructionSet, shape: tuple[int, int, 
     backbone, batch = backbone_of(shape), batch_of([40, 33, 7])
     weights = weights_of(backbone)
     assert unfit(weights, int8=True) is None
-    forward = NativeBackend(weights, quantize(weights.layers, calibrate(weights, batch)), instructions)
+    forward = NativeBackend(weights, calibrate(weights, batch), instructions)
     cosine = torch.cosine_similarity(forward(batch, (-1,))[0].float(), exact(backbone, batch), dim=-1)
     assert cosine.min() > 0.998
 
@@ -181,22 +181,16 @@ def test_integers_are_near(instructions: InstructionSet, shape: tuple[int, int, 
 def test_integers_do_what_their_numbers_say(instructions: InstructionSet) -> None:
     """A sublayer whose numbers fit into integers exactly, so that only the activations are rounded."""
     backbone, batch = backbone_of((64, 2, 128)), batch_of([20])
-    weights = weights_of(backbone)
-    sublayers = []
+    weights, ranges = weights_of(backbone), []
     for layer in weights.layers:
-        up, down = torch.randint(-127, 128, (128, 64)), torch.randint(-127, 128, (64, 128))
-        scale, zero = 255 / 8, 6.0
-        bias = down.float().sum(1) * -zero / (scale * 1000)
-        sublayers.append(
-            QuantizedFeedForward(
-                torch.ones(64), up.to(torch.int8), torch.full((128,), 1 / 500), (scale, zero), down.to(torch.int8),
-                torch.full((64,), 1 / (scale * 1000)), layer.down.bias.float() + bias,
-            )
-        )  # fmt: skip
-        with torch.no_grad():
-            layer.up.weight.copy_(up / 500)
-            layer.down.weight.copy_(down / 1000)
-    got = NativeBackend(weights, sublayers, instructions)(batch, (-1,))[0].float()
+        for linear in (layer.query, layer.key, layer.value, layer.attention_out, layer.up, layer.down):
+            whole = torch.randint(-127, 128, linear.weight.shape)
+            whole[:, 0] = 127  # the largest of each row
+            with torch.no_grad():
+                linear.weight.copy_(whole / 512)
+        ones = torch.full((64,), 127 / 512)  # as large as the weights' columns, nearly: no smoothing to speak of
+        ranges.append(ActivationRange(ones, ones, 4.0))
+    got = NativeBackend(weights, ranges, instructions)(batch, (-1,))[0].float()
     assert torch.cosine_similarity(got, exact(backbone, batch), dim=-1).min() > 0.998
 
 

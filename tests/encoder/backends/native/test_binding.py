@@ -17,7 +17,12 @@ from simcse.encoder.backends.int8 import CALIBRATION
 from simcse.encoder.backends.native import binding, instruction_sets
 from simcse.encoder.backends.native import compile as compiling
 from simcse.encoder.backends.native.binding import STRUCTS, build, load_kernel, struct_sizes
-from simcse.encoder.backends.native.instruction_sets import AMX, INSTRUCTION_SETS, InstructionSet
+from simcse.encoder.backends.native.instruction_sets import (
+    AMX,
+    INSTRUCTION_SETS,
+    InstructionSet,
+    best_instruction_set,
+)
 
 needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler")
 
@@ -102,7 +107,7 @@ def test_a_library_that_the_system_cannot_load(
     monkeypatch.setenv("CXX", str(compiler))
     monkeypatch.setattr(instruction_sets, "cpu_flags", lambda: AMX.flags)
     with caplog.at_level(logging.INFO, "simcse"):
-        assert load_kernel() is None
+        assert load_kernel(best_instruction_set()) is None
     (library,) = fresh.iterdir()
     assert library.read_bytes() == b"\x7fELF"
     assert f"{library}: " in caplog.text
@@ -126,11 +131,11 @@ def test_structs_of_another_size_are_never_passed(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Longer(ctypes.Structure):
-        _fields_ = (*binding.LayerFields._fields_, ("new", ctypes.c_float))
+        _fields_ = (*binding.LayerFields._fields_, ("new", ctypes.c_double))
 
     monkeypatch.setattr(instruction_sets, "cpu_flags", lambda: AMX.flags)
     monkeypatch.setattr(binding, "STRUCTS", (*STRUCTS[:-1], Longer))
-    assert load_kernel() is None
+    assert load_kernel(best_instruction_set()) is None
     (line,) = [record.getMessage() for record in caplog.records]
     assert f"{ctypes.sizeof(Longer)}]; encoding by torch alone" in line
 
@@ -157,5 +162,5 @@ def test_a_cache_folder_of_somebody_else_changes_no_vector(
 def test_no_kernel_on_other_processors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(instruction_sets, "cpu_flags", frozenset)
     load_kernel.cache_clear()
-    assert load_kernel() is None
+    assert load_kernel(best_instruction_set()) is None
     load_kernel.cache_clear()
