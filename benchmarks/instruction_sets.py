@@ -28,7 +28,7 @@ from simcse.encoder.backends.bert_weights import BertWeights
 from simcse.encoder.backends.cpu_features import cpu_flags
 from simcse.encoder.backends.int8 import OnednnFeedForward, calibrate, calibration_batch
 from simcse.encoder.backends.native.backend import NativeBackend
-from simcse.encoder.backends.native.instruction_sets import INSTRUCTION_SETS, InstructionSet
+from simcse.encoder.backends.native.instruction_sets import AMX, AVX512, InstructionSet
 from simcse.encoder.backends.torch_packed import TorchPackedBackend
 from simcse.tokens.batch import TokenBatch
 
@@ -52,7 +52,7 @@ def main(
         limit: seconds that each set has; one that needs more is cut off.
         output: folder of the results, by machine; null keeps nothing.
     """
-    present = {one.name: one for one in INSTRUCTION_SETS if one.flags <= cpu_flags()}
+    present = {one.name: one for one in (AMX, AVX512) if one.flags <= cpu_flags()}
     if instructions is None:
         sheet = Sheet(
             "instruction_sets", ("torch",), {"model": model.removeprefix("package:"), "cores used": 1}, output

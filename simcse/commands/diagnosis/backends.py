@@ -25,23 +25,24 @@ AGREEMENT = {"fp32": 0.9999, "bf16": 0.99, "int8": 0.95}
 
 def compiler_and_cache() -> Iterator[Finding]:
     """What compiles the kernel, and the folder that keeps it."""
-    from simcse.encoder.backends.native.compile import cache_folder, compiler
-    from simcse.encoder.backends.native.instruction_sets import INSTRUCTION_SETS, best_instruction_set
+    import torch
 
-    best = best_instruction_set()
+    from simcse.encoder.backends.native.compile import cache_folder, compiler
+    from simcse.encoder.backends.native.instruction_sets import best_instruction_set, why_none
+
+    best = best_instruction_set(torch.bfloat16) or best_instruction_set(torch.float32)
     if best is None:
-        names = ", ".join(one.name for one in INSTRUCTION_SETS)
-        yield Finding("kernel", f"not for this CPU, which has none of {names}: torch encodes")
+        yield Finding("kernel", f"none: {why_none(torch.bfloat16)}; torch encodes")
     name = compiler()
     yield Finding(
         "C++ compiler",
         "none" if name is None else first_line(name),
-        "install g++ or clang++: with it bf16 and int8 run by a kernel of our own" if best and name is None else None,
+        "install g++ or clang++: with it a kernel of our own encodes faster" if best and name is None else None,
     )
     try:
         folder = cache_folder()
     except ConfigError as error:
-        yield Finding("kernel's folder", str(error), "bf16 and int8 are slower until then" if best else None)
+        yield Finding("kernel's folder", str(error), "encoding is slower until then" if best else None)
         return
     kept = sorted(folder.glob("*.so"))
     about = f"{folder}, mode {stat.S_IMODE(folder.stat().st_mode):o}, {len(kept)} compiled"

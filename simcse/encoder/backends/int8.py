@@ -1,13 +1,13 @@
 """A layer's linear maps in 8-bit integers, for encoding on CPUs that multiply them faster (AMX, VNNI).
 
 The native kernel takes all four, and gives each row of an input a scale of its own, so a vector never depends on the
-texts encoded beside it; attention's own products stay as they are. Channels of an input with large values would cost the
-others their precision: half of their size moves over into the weights (SmoothQuant, arXiv 2211.10438, alpha 0.5), whose
-scales are one an output channel. How large channels are is seen once, on sentences of our own.
+texts encoded beside it; attention's own products stay as they are. Channels of an input with large values would cost
+the others their precision: half of their size moves over into the weights (SmoothQuant, arXiv 2211.10438, alpha 0.5),
+whose scales are one an output channel. How large channels are is seen once, on sentences of our own.
 
 For weights that the kernel does not take, oneDNN multiplies the feed-forward sublayers, two thirds of a layer, with
-scales fixed on the same sentences. Its input is unsigned, with 128 for 0: VNNI multiplies unsigned by signed numbers, and
-where there is no AMX oneDNN takes its slow reference path for signed by signed.
+scales fixed on the same sentences. Its input is unsigned, with 128 for 0: VNNI multiplies unsigned by signed numbers,
+and where there is no AMX oneDNN takes its slow reference path for signed by signed.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from simcse.tokens.batch import TokenBatch
 
 __all__ = [
     "CALIBRATION",
-    "ActivationRange",
     "LEAST_GELU",
+    "ActivationRange",
     "OnednnFeedForward",
     "QuantizedLinear",
     "calibrate",
@@ -75,7 +75,7 @@ def calibration_batch(tokenize: Callable[[Sequence[str]], tuple[list[list[int]],
 
 
 class ActivationRange(NamedTuple):
-    """Of one layer: the largest |x| of each channel (D,) of its input and of its feed-forward's, and the largest gelu."""
+    """Of one layer: the largest |x| of each channel (D,), of its input and of its feed-forward's; the largest gelu."""
 
     inputs: Tensor
     feed_forward: Tensor
@@ -142,7 +142,7 @@ class QuantizedLinear(NamedTuple):
 
 
 def quantize_linear(weight: Tensor, bias: Tensor, seen: Tensor | None = None) -> QuantizedLinear:
-    """A linear map (out, in) in integers; `seen` (in,) is the largest |x| of each channel, None where they are alike."""
+    """A linear map (out, in) in integers; `seen` (in,) is the largest |x| of each channel, None if they are alike."""
     weight = weight.float()
     smooth = torch.ones(weight.shape[1]) if seen is None else smoothing_scales(weight, seen)
     whole, scales = quantize_weight(weight * smooth)

@@ -96,7 +96,9 @@ def test_a_feed_forward_sublayer_with_an_outlying_channel(dtype: torch.dtype) ->
     with torch.no_grad():
         inner = F.gelu(up(x))
         exact = down(inner)
-        sublayer = OnednnFeedForward(up.to(dtype), down.to(dtype), ActivationRange(x[0], x.abs().amax(0), float(inner.max())))
+        sublayer = OnednnFeedForward(
+            up.to(dtype), down.to(dtype), ActivationRange(x[0], x.abs().amax(0), float(inner.max()))
+        )
         got = sublayer(x.to(dtype)).float() - x.to(dtype).float()
     # bf16 rounds the sum with x, whose outlier reaches 90: steps of up to 0.5
     keep = torch.arange(64) != 3

@@ -18,6 +18,7 @@ from simcse import ConfigError, SentenceEncoder
 from simcse.encoder.backends.base import Backend
 from simcse.encoder.backends.cpu_features import INT8_PRODUCTS, has_int8_products
 from simcse.encoder.backends.native import binding
+from simcse.encoder.backends.native.instruction_sets import best_instruction_set
 from simcse.encoder.backends.select import BACKENDS, choose_backend, prepared_backend, training_pass
 from simcse.encoder.export.onnx import export_onnx
 from simcse.encoder.pooling import POOLINGS
@@ -37,7 +38,7 @@ def missing(backend: str) -> str | None:
     """What this machine lacks for a backend."""
     if backend == "int8" and not has_int8_products():
         return f"int8 needs a CPU with one of {', '.join(sorted(INT8_PRODUCTS))}"
-    if backend == "native" and binding.load_kernel() is None:
+    if backend == "native" and binding.load_kernel(best_instruction_set()) is None:
         return "native needs a CPU with AMX or AVX512-BF16, and a C++ compiler"
     return None
 
@@ -67,10 +68,10 @@ def test_one_that_cannot_compute_the_model_is_an_error(tiny_bert: Path, monkeypa
         ConfigError, match=r"^backend 'cuda' is not one of auto, huggingface, torch, native, int8, onnx$"
     ):
         load(tiny_bert, backend="cuda")
-    with pytest.raises(ConfigError, match=r"^backend is native, but the weights are not bfloat16 on the CPU; "):
-        load(tiny_bert, backend="native")
+    with pytest.raises(ConfigError, match=r"^backend is native, but there is no kernel for float16; take backend auto"):
+        load(tiny_bert, backend="native", dtype="fp16")
     monkeypatch.setattr("simcse.encoder.backends.native.instruction_sets.cpu_flags", frozenset)
-    with pytest.raises(ConfigError, match=r"^backend is native, but this CPU has none of the instruction sets amx, "):
+    with pytest.raises(ConfigError, match=r"^backend is native, but this CPU has none of the instruction sets for"):
         load(tiny_bert, backend="native", dtype="bf16")
     backbone = load(tiny_bert).backbone
     backbone.encoder.layer[0].register_forward_hook(lambda module, inputs, output: output)

@@ -31,7 +31,7 @@ from simcse.encoder.backends.native.binding import (
     NormFields,
     load_kernel,
 )
-from simcse.encoder.backends.native.instruction_sets import INSTRUCTION_SETS, InstructionSet, best_instruction_set
+from simcse.encoder.backends.native.instruction_sets import InstructionSet, best_instruction_set, why_none
 from simcse.encoder.backends.relative_bias import bias_by_distance
 from simcse.encoder.backends.torch_packed import product, rounded_up
 from simcse.tokens.batch import TokenBatch
@@ -62,7 +62,8 @@ class NativeBackend:
         ranges: Sequence[ActivationRange] | None = None,
         instructions: InstructionSet | None = None,
     ) -> None:
-        library = load_kernel(instructions or best_instruction_set(weights.word.weight.dtype))
+        best = best_instruction_set(weights.word.weight.dtype, int8=ranges is not None)
+        library = load_kernel(instructions or best)
         assert library is not None, "ask `unfit` first"
         self.library = library
         self.kept: list[Tensor] = []  # what the fields point to
@@ -190,9 +191,8 @@ def unfit(weights: BertWeights, *, int8: bool = False) -> str | None:
     dtype = weights.word.weight.dtype
     if any(weight.device.type != "cpu" or weight.dtype != dtype for weight in every):
         return "the weights are not of one type, or not on the CPU"
-    if (instructions := best_instruction_set(dtype)) is None:
-        names = ", ".join(one.name for one in INSTRUCTION_SETS if one.dtype == dtype)
-        return f"this CPU has none of the instruction sets for {str(dtype).removeprefix('torch.')}: {names or 'none'}"
+    if (instructions := best_instruction_set(dtype, int8=int8)) is None:
+        return why_none(dtype, int8=int8)
     if not widths_fit(weights, 2 * MULTIPLE if int8 else MULTIPLE):
         return f"the width of a head or of a layer is no multiple of {2 * MULTIPLE if int8 else MULTIPLE}"
     width, wide = weights.word.embedding_dim, weights.width

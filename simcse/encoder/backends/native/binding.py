@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from simcse.encoder.backends.native.compile import compiled
-from simcse.encoder.backends.native.instruction_sets import InstructionSet, best_instruction_set
+from simcse.encoder.backends.native.instruction_sets import InstructionSet
 
 __all__ = ["EmbeddingFields", "LayerFields", "LinearFields", "NormFields", "build", "load_kernel"]
 
@@ -57,7 +57,7 @@ STRUCTS = (NormFields, LinearFields, EmbeddingFields, LayerFields)  # in the ord
 
 @cache
 def load_kernel(instructions: InstructionSet | None) -> ctypes.CDLL | None:
-    """The kernel for instructions that this processor has; None where the system or the lack of a compiler forbids it."""
+    """The kernel for instructions that this CPU has; None where the system or the lack of a compiler forbids it."""
     path = None if instructions is None else build(instructions)
     if path is None:
         return None
@@ -83,7 +83,7 @@ def load_kernel(instructions: InstructionSet | None) -> ctypes.CDLL | None:
 
 def build(instructions: InstructionSet) -> Path | None:
     """The shared library for an instruction set, from the cache folder or compiled now."""
-    microkernel = f"microkernel_{instructions.name}.hpp"
+    microkernel = f"microkernel_{instructions.kernel}.hpp"
     sources = [Path(__file__).with_name(name) for name in ("layer.cpp", microkernel, *instructions.headers)]
     return compiled(sources, (*OPTIONS, f'-DMICROKERNEL="{microkernel}"', *instructions.options))
 

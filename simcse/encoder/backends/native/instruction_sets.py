@@ -8,32 +8,48 @@ import torch
 
 from simcse.encoder.backends.cpu_features import cpu_flags
 
-__all__ = ["AMX", "AVX2", "AVX512", "INSTRUCTION_SETS", "InstructionSet", "best_instruction_set"]
+__all__ = [
+    "AMX",
+    "AVX2",
+    "AVX2_VNNI",
+    "AVX512",
+    "AVX512_VNNI",
+    "INSTRUCTION_SETS",
+    "InstructionSet",
+    "best_instruction_set",
+    "why_none",
+]
 
 
 class InstructionSet(NamedTuple):
-    """One micro-kernel's.
+    """What there is a kernel for.
 
     Attributes:
-        name: `microkernel_NAME.hpp` holds the products.
+        name: shown to people.
         dtype: of weights and states.
-        headers: that `microkernel_NAME.hpp` includes.
+        kernel: `microkernel_KERNEL.hpp` holds the products.
+        headers: that it includes.
         flags: that the processor must have, as Linux lists them.
-        better: a flag of processors on which torch's own products of this type are faster; None if there are none.
         options: of the compiler.
+        floats, integers: whether layers in floating point, or in 8-bit integers, are computed by it.
+        better: a flag of processors on which torch's own products of this type are faster; None if there are none.
     """
 
     name: str
     dtype: torch.dtype
+    kernel: str
     headers: tuple[str, ...]
     flags: frozenset[str]
     options: tuple[str, ...]
+    floats: bool = True
+    integers: bool = True
     better: str | None = None
 
 
 AMX = InstructionSet(
     name="amx",
     dtype=torch.bfloat16,
+    kernel="amx",
     headers=("vec512.hpp", "panels.hpp"),
     flags=frozenset({
         "amx_bf16", "amx_int8", "amx_tile", "avx512_bf16", "avx512bw", "avx512dq", "avx512f", "avx512vl",
@@ -46,6 +62,7 @@ AMX = InstructionSet(
 AVX512 = InstructionSet(
     name="avx512",
     dtype=torch.bfloat16,
+    kernel="avx512",
     headers=("vec512.hpp", "panels.hpp", "registers.hpp"),
     flags=frozenset({"avx512_bf16", "avx512_vnni", "avx512bw", "avx512dq", "avx512f", "avx512vl"}),
     options=("-mfma", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512bf16", "-mavx512vnni"),
@@ -53,16 +70,46 @@ AVX512 = InstructionSet(
 AVX2 = InstructionSet(
     name="avx2",
     dtype=torch.float32,
+    kernel="avx2",
     headers=("vec256.hpp", "panels.hpp", "registers.hpp"),
     flags=frozenset({"avx2", "fma"}),
     options=("-mavx2", "-mfma", "-mavxvnni"),  # VNNI is in the products of integers alone
+    integers=False,
     better="avx512f",
 )
-INSTRUCTION_SETS = (AMX, AVX512, AVX2)  # the fastest of each dtype first
+AVX2_VNNI = AVX2._replace(
+    name="avx2_vnni", flags=AVX2.flags | {"avx_vnni"}, floats=False, integers=True, better=None
+)  # processors without AVX-512
+AVX512_VNNI = AVX2_VNNI._replace(
+    name="avx512_vnni",
+    flags=AVX2.flags | {"avx512_vnni", "avx512vl"},
+    options=("-mavx2", "-mfma", "-mavx512f", "-mavx512vl", "-mavx512vnni"),
+)  # processors with AVX-512, but without its BF16
+INSTRUCTION_SETS = (AMX, AVX512, AVX2, AVX512_VNNI, AVX2_VNNI)  # the fastest of each type first
 
 
-def best_instruction_set(dtype: torch.dtype = torch.bfloat16) -> InstructionSet | None:
-    """The fastest for weights of a type on this processor; None where it has none, or torch is faster."""
+def best_instruction_set(dtype: torch.dtype = torch.bfloat16, *, int8: bool = False) -> InstructionSet | None:
+    """The fastest for weights of a type on this processor; None where it has none, or torch is faster.
+
+    Args:
+        dtype: of the weights, and of the states.
+        int8: whether the layers are in 8-bit integers.
+    """
     flags = cpu_flags()
-    fit = (one for one in INSTRUCTION_SETS if one.dtype == dtype and one.flags <= flags and one.better not in flags)
+    fit = (one for one in sets_for(dtype, int8) if one.flags <= flags and one.better not in flags)
     return next(fit, None)
+
+
+def sets_for(dtype: torch.dtype, int8: bool) -> list[InstructionSet]:
+    """For weights of a type on any processor."""
+    return [one for one in INSTRUCTION_SETS if one.dtype == dtype and (one.integers if int8 else one.floats)]
+
+
+def why_none(dtype: torch.dtype, *, int8: bool = False) -> str:
+    """Why `best_instruction_set` finds none."""
+    name, sets = str(dtype).removeprefix("torch."), sets_for(dtype, int8)
+    if any(one.flags <= cpu_flags() for one in sets):
+        return f"torch is faster in {name} on this CPU"
+    if not sets:
+        return f"there is no kernel for {name}"
+    return f"this CPU has none of the instruction sets for {name}: {', '.join(one.name for one in sets)}"

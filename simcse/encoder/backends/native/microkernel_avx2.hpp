@@ -10,7 +10,7 @@
 
 namespace {
 
-constexpr long BLOCK = 96;  // rows that pass a layer together: more read the weights less often, but leave the cache
+constexpr long BLOCK = 192;  // rows that pass a layer together: more read the weights less often, but leave the cache
 constexpr long CHUNK = 1536;  // bytes of a row of the inner width, or of queries, keys and values, at a time
 constexpr long LINES = 6;
 

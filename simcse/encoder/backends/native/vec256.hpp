@@ -18,6 +18,7 @@ struct lanes { __m256 low, high; };
 inline lanes operator+(lanes a, lanes b) { return {a.low + b.low, a.high + b.high}; }
 inline lanes operator-(lanes a, lanes b) { return {a.low - b.low, a.high - b.high}; }
 inline lanes operator*(lanes a, lanes b) { return {a.low * b.low, a.high * b.high}; }
+inline lanes operator/(lanes a, lanes b) { return {a.low / b.low, a.high / b.high}; }
 
 inline lanes all(float value) { return {_mm256_set1_ps(value), _mm256_set1_ps(value)}; }
 inline lanes load(const float *from) { return {_mm256_loadu_ps(from), _mm256_loadu_ps(from + 8)}; }

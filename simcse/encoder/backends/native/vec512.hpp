@@ -12,7 +12,7 @@
 namespace {
 
 typedef uint16_t number;  // of states and weights in memory: bfloat16
-typedef __m512 lanes;     // + - * work on it
+typedef __m512 lanes;     // + - * / work on it
 
 inline lanes all(float value) { return _mm512_set1_ps(value); }
 inline lanes load(const float *from) { return _mm512_loadu_ps(from); }
