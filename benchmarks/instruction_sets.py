@@ -28,11 +28,12 @@ from simcse.encoder.backends.bert_weights import BertWeights
 from simcse.encoder.backends.cpu_features import cpu_flags
 from simcse.encoder.backends.int8 import OnednnFeedForward, calibrate, calibration_batch
 from simcse.encoder.backends.native.backend import NativeBackend
-from simcse.encoder.backends.native.instruction_sets import AMX, AVX512, InstructionSet
+from simcse.encoder.backends.native.instruction_sets import INSTRUCTION_SETS, InstructionSet
 from simcse.encoder.backends.torch_packed import TorchPackedBackend
 from simcse.tokens.batch import TokenBatch
 
 ONEDNN = {"amx": "AVX512_CORE_AMX", "avx512": "AVX512_CORE_BF16", "avx2": "AVX2"}
+NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 BATCHES = ((12, 1), (32, 128), (256, 16))  # tokens, sequences
 
 
@@ -52,7 +53,7 @@ def main(
         limit: seconds that each set has; one that needs more is cut off.
         output: folder of the results, by machine; null keeps nothing.
     """
-    present = {one.name: one for one in (AMX, AVX512) if one.flags <= cpu_flags()}
+    present = {one.name: one for one in INSTRUCTION_SETS if one.floats and one.flags <= cpu_flags()}
     if instructions is None:
         sheet = Sheet(
             "instruction_sets", ("torch",), {"model": model.removeprefix("package:"), "cores used": 1}, output
@@ -94,19 +95,20 @@ def collect(sheet: Sheet, instructions: str, options: list[str], limit: float) -
 
 def contestants(model: str, instructions: InstructionSet) -> dict[str, Any]:
     """Prepared backends by name."""
-    found = {}
-    for dtype in ("fp32", "bf16"):
+    found, dtypes = {}, [torch.float32] if instructions.dtype == torch.float32 else [torch.float32, torch.bfloat16]
+    for dtype in dtypes:
         encoder = SentenceEncoder.from_pretrained(model, device="cpu", dtype=dtype)
         weights = BertWeights.from_hf(encoder.backbone)
         assert weights is not None, "a BERT or RoBERTa"
-        found[f"torch {dtype}"] = TorchPackedBackend(weights)
-    ranges = calibrate(weights, calibration_batch(encoder.tokenize()))
-    pairs = zip(weights.layers, ranges, strict=True)
-    found["torch int8"] = TorchPackedBackend(
-        weights, [OnednnFeedForward(one.up, one.down, seen) for one, seen in pairs]
-    )
-    found["kernel bf16"] = NativeBackend(weights, instructions=instructions)
-    found["kernel int8"] = NativeBackend(weights, ranges, instructions)
+        found[f"torch {NAMES[dtype]}"] = TorchPackedBackend(weights)
+    found[f"kernel {NAMES[dtype]}"] = NativeBackend(weights, instructions=instructions)
+    if instructions.integers:
+        ranges = calibrate(weights, calibration_batch(encoder.tokenize()))
+        pairs = zip(weights.layers, ranges, strict=True)
+        found["torch int8"] = TorchPackedBackend(
+            weights, [OnednnFeedForward(one.up, one.down, seen) for one, seen in pairs]
+        )
+        found["kernel int8"] = NativeBackend(weights, ranges, instructions)
     return found
 
 

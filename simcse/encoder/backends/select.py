@@ -118,7 +118,7 @@ def choose_dtype(
         return picked
     chosen = choose_backend(backbone) if backend == "auto" else backend
     weights = BertWeights.from_hf(backbone)
-    if backend == "auto" and weights is not None and weights.relative is None:  # native, which takes bf16 alone?
+    if backend == "auto" and weights is not None:  # would it be native in that precision?
         chosen = choose_backend(stand_in(shape, picked))
     reason = None if chosen == "native" else slower_than_fp32(backbone, chosen, picked)  # native was timed just now
     if reason is None:
@@ -141,7 +141,7 @@ def slower_than_fp32(backbone: nn.Module, chosen: str, dtype: torch.dtype | None
         The reason; None if it takes no longer, or if the layers are too small to tell.
     """
     dtype, shape = dtype or next(backbone.parameters()).dtype, shape_of(backbone.config)
-    if shape is None or (dtype == torch.float32 and chosen != "int8"):
+    if shape is None or (dtype == torch.float32 and chosen not in ("int8", "native")):
         return None
     ways = [
         partial(prepare, chosen=way, calibration=partial(probe_batch, shape))

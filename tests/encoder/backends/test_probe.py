@@ -20,6 +20,7 @@ from simcse.encoder.backends import select
 from simcse.encoder.backends.base import Backend
 from simcse.encoder.backends.cpu_features import has_int8_products
 from simcse.encoder.backends.native.binding import load_kernel
+from simcse.encoder.backends.native.instruction_sets import best_instruction_set
 from simcse.encoder.backends.probe import Shape, Verdict, probe, shape_of, stand_in
 from simcse.encoder.backends.select import bf16_pays, choose_dtype, prepare
 from simcse.encoder.device import has_native_bf16
@@ -27,7 +28,9 @@ from simcse.tokens.batch import TokenBatch
 
 SHAPE = Shape(128, 512, 2)
 CPU = torch.device("cpu")
-native = pytest.mark.skipif(load_kernel() is None, reason="needs a CPU with a kernel of ours, and a C++ compiler")
+native = pytest.mark.skipif(
+    load_kernel(best_instruction_set()) is None, reason="needs a CPU with a kernel of ours, and a C++ compiler"
+)
 in_bf16 = pytest.mark.skipif(not has_native_bf16(CPU), reason="needs a CPU with AVX512-BF16 or AMX")
 in_int8 = pytest.mark.skipif(not has_int8_products(), reason="needs a CPU with VNNI or AMX")
 
