@@ -18,11 +18,11 @@ from jsonargparse import auto_cli
 
 # script -> options
 RUNS = {
-    "encode": "--sentences 900 --part 300 --limit 60",
+    "encode": "--sentences 750 --part 250 --limit 60",
     "train_step": "--steps 6 --turn 3 --limit 60",
     "short_text": "--seconds 3",
     "instruction_sets": "--seconds 1 --limit 60",
-    "serve": "--documents 4000 --requests 1500 --limit 30",
+    "serve": "--documents 3000 --requests 1200 --limit 30",
     "start_up": "--starts 3",
     "search": "--encode 2000 --rows 50000 --seconds 1 --limit 60",
     "filtered": "--encode 2000 --rows 50000 --seconds 0.5 --limit 60",

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["CONTESTANTS", "PACKAGES", "Contestant", "Encode", "Kit"]
+__all__ = ["CONTESTANTS", "PACKAGES", "Contestant", "Encode", "Kit", "backend_of"]
 
 Encode = Callable[[list[str]], np.ndarray]
 """n texts -> (n, d) vectors."""
@@ -83,12 +83,15 @@ class Ours:
     @property
     def backend(self) -> str:
         """What computed them."""
-        from simcse.encoder.backends.int8 import calibration_batch
-        from simcse.encoder.backends.select import prepared_backend
+        return backend_of(self.encoder)
 
-        encoder = self.encoder
-        found = prepared_backend(encoder.backbone, encoder.backend, lambda: calibration_batch(encoder.tokenize()))
-        return found.name
+
+def backend_of(encoder: Any) -> str:
+    """The name of what computes the vectors of one of this package's encoders."""
+    from simcse.encoder.backends.int8 import calibration_batch
+    from simcse.encoder.backends.select import prepared_backend
+
+    return prepared_backend(encoder.backbone, encoder.backend, lambda: calibration_batch(encoder.tokenize())).name
 
 
 def sentence_transformer(kit: Kit, dtype: str, batch: int = 32) -> Encode:

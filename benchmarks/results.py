@@ -53,7 +53,8 @@ def section(files: list[Found]) -> str:
     """A table, and a line about each of its columns."""
     if not files:
         return "Not measured yet.\n"
-    names = list(dict.fromkeys(row["name"] for file in files for row in file["rows"]))
+    longest_first = sorted(files, key=lambda file: -len(file["rows"]))  # its rows are in their order
+    names = list(dict.fromkeys(row["name"] for file in longest_first for row in file["rows"]))
     measures = list(dict.fromkeys(key for file in files for row in file["rows"] for key in row))
     measures = [key for key in measures if key not in ("name", "note")]
     rows = [{row["name"]: row for row in file["rows"]} for file in files]

@@ -33,7 +33,10 @@ from pathlib import Path
 import numpy as np
 from harness import read_lines
 from jsonargparse import auto_cli
+from peers import backend_of
 from sheet import FOLDER, Sheet
+
+from simcse import SentenceEncoder
 
 try:
     import uvloop
@@ -86,8 +89,9 @@ def main(
         if not folder.is_dir():
             sheet.say(f"indexing {documents:,} sentences")
             _build(folder, lines[:documents], model, Path(scratch))
+        backend = backend_of(SentenceEncoder.from_pretrained(model))
         for name, flags in SETTINGS.items():
-            sheet.row(name, _measured(folder, model, flags, queries, clients, limit))
+            sheet.row(name, _measured(folder, model, flags, queries, clients, limit), backend)
     sheet.keep()
 
 

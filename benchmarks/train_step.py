@@ -102,7 +102,7 @@ def main(
         plan = Plan(model, batch_size, max_length, total, seed)
         apart = [Apart(one.name, run, (one, sample, plan, turn), limit, one.library) for one in entrants]
         results = race(sheet, apart)
-    report(sheet, results)
+    report(sheet, results, training_pass_of(model))
     sheet.keep()
 
 
@@ -238,7 +238,16 @@ def train_sentence_transformers(entrant: Contestant, sample: Path, on_step: OnSt
     return peer.encode  # type: ignore[no-any-return]
 
 
-def report(sheet: Sheet, results: dict[str, Steps]) -> None:
+def training_pass_of(model: str) -> str:
+    """What computes this package's training steps on the CPU."""
+    from simcse import SentenceEncoder
+    from simcse.encoder.backends.cpu_training.forward import trains_fused
+
+    fused = trains_fused(SentenceEncoder.from_pretrained(model, device="cpu", dtype="fp32").backbone)
+    return "written-out pass" if fused else "transformers' pass"
+
+
+def report(sheet: Sheet, results: dict[str, Steps], note: str) -> None:
     """A row for each; times faster: than the peer's fp32, and than its bf16."""
     counted = {name: steps[WARM_UP:] for name, steps in results.items() if len(steps) > WARM_UP}
     medians = {name: statistics.median(seconds for seconds, _, _ in steps) for name, steps in counted.items()}
@@ -248,7 +257,7 @@ def report(sheet: Sheet, results: dict[str, Steps]) -> None:
             if peer.name in medians:
                 measures[title] = medians[peer.name] / medians[name]
         measures["processor ms"] = 1e3 * statistics.median(used for _, used, _ in steps)
-        sheet.row(name, measures)
+        sheet.row(name, measures, None if name.startswith("sentence-transformers") else note)
         sheet.say(
             f"  mean loss of the second half: {statistics.mean(loss for _, _, loss in steps[len(steps) // 2 :]):.2e}"
         )
