@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import gzip
-import multiprocessing
 import resource
 import tempfile
 import time
@@ -19,10 +18,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from harness import Apart, Out, answer
 from jsonargparse import auto_cli
 from machine import describe
-from rich.console import Console
-from rich.table import Table
+from sheet import FOLDER, Sheet
 
 from simcse.evaluation.plots.style import COLOURS, new_figure, save, styled
 
@@ -41,36 +40,52 @@ class Cost(NamedTuple):
 
 
 def main(
-    texts: Path, figures: Path, sizes: tuple[int, ...] = (10_000, 100_000, 1_000_000), keep: Path | None = None
+    texts: Path,
+    figures: Path | None = None,
+    sizes: tuple[int, ...] = (10_000, 100_000, 1_000_000),
+    keep: Path | None = None,
+    limit: float = 1200,
+    output: Path | None = FOLDER,
 ) -> None:
-    """Measure, print a table, write `encode_corpus.csv` and `.png`.
+    """Measure, print rows, keep them, write `encode_corpus.csv` and `.png`.
 
     Args:
         texts: a sentence a line; .gz too.
-        figures: folder for the curve.
+        figures: folder for the curve; default none is drawn.
         sizes: corpora to encode, in sentences from the start of the file.
         keep: where the vectors of the last one stay.
+        limit: seconds that each size has; one that needs more is cut off.
+        output: folder of the results, by machine; null keeps nothing.
     """
+    settings = {"model": MODEL.removeprefix("package:"), "of `encode`, sentences": SAMPLE}
+    sheet = Sheet("corpus", ("torch", "transformers"), settings, output)
+    costs = []
     with tempfile.TemporaryDirectory() as folder:
-        costs = []
         for size in sizes:
             path = keep if keep is not None and size == sizes[-1] else Path(folder) / "vectors.npy"
-            with multiprocessing.get_context("spawn").Pool(1) as pool:
-                costs.append(pool.apply(measure, (texts, size, path)))
-    table = Table(title="a corpus into a file", title_justify="left")
-    for column in ("sentences", "sentences/s", "x encode", "peak MB", "of these loaded before"):
-        table.add_column(column, justify="right")
-    for cost in costs:
-        ratio = f"{cost.rate / cost.list_rate:.2f}"
-        peaks = (f"{cost.megabytes:,.0f}", f"{cost.loaded_megabytes:,.0f}")
-        table.add_row(f"{cost.sentences:,}", f"{cost.rate:,.0f}", ratio, *peaks)
-    Console(width=80).print(table)
-    print(describe(("torch", "transformers")))
-    draw(figures, costs)
+            process = Apart(f"{size:,} sentences", answer, (measurer,), limit)
+            try:
+                cost: Cost = process.ask((texts, size, path))[0]
+            except Out as why:
+                sheet.out(process.name, str(why))
+                continue
+            finally:
+                process.close()
+            measures = {"sentences/s": cost.rate, "x `encode`": cost.rate / cost.list_rate, "peak MB": cost.megabytes}
+            sheet.row(process.name, measures | {"of these loaded before": cost.loaded_megabytes})
+            costs.append(cost)
+    sheet.keep()
+    if figures is not None:
+        draw(figures, costs)
+
+
+def measurer() -> Callable[[tuple[Path, int, Path]], Cost]:
+    """What measures a size."""
+    return lambda plan: measure(*plan)
 
 
 def read(file: Path) -> Iterator[str]:
-    """The lines of a text file."""
+    """The lines of a text file, one at a time."""
     with gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else file.open(encoding="utf-8") as lines:
         for line in lines:
             yield line.rstrip("\n")

@@ -11,6 +11,7 @@ same GPU in the same run, and counts the arithmetic of the tokens alone, not of 
 
 from __future__ import annotations
 
+import os
 import statistics
 import tempfile
 from collections.abc import Callable
@@ -68,6 +69,7 @@ def main(
         tiny: a tiny model, and few sentences, of which nothing is kept.
         output: folder of the results, by machine; null keeps nothing.
     """
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # Hugging Face's trainer would take all, in threads
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise SystemExit(
             f"error: --device {device}: torch {torch.__version__} finds no GPU here; --device cpu --tiny true"

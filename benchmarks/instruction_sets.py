@@ -53,7 +53,7 @@ def main(
         limit: seconds that each set has; one that needs more is cut off.
         output: folder of the results, by machine; null keeps nothing.
     """
-    present = {one.name: one for one in INSTRUCTION_SETS if one.floats and one.flags <= cpu_flags()}
+    present = sets_of_this_cpu()
     if instructions is None:
         sheet = Sheet(
             "instruction_sets", ("torch",), {"model": model.removeprefix("package:"), "cores used": 1}, output
@@ -91,6 +91,11 @@ def collect(sheet: Sheet, instructions: str, options: list[str], limit: float) -
     timer.cancel()
     if code := process.wait():
         sheet.out(instructions, f"cut off: needs more than {limit:g} s" if code < 0 else f"failed with status {code}")
+
+
+def sets_of_this_cpu() -> dict[str, InstructionSet]:
+    """Those whose kernel computes a whole model, by name."""
+    return {one.name: one for one in INSTRUCTION_SETS if one.floats and one.flags <= cpu_flags()}
 
 
 def contestants(model: str, instructions: InstructionSet) -> dict[str, Any]:

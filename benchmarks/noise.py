@@ -12,9 +12,14 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
+from harness import limited
+from jsonargparse import auto_cli
+from sheet import FOLDER, Sheet
 
 from simcse.objectives import LogUniform, Noise, Uniform, Unigram
 
@@ -32,7 +37,13 @@ def milliseconds(draw: Callable[[], object]) -> float:
     return statistics.median(times)
 
 
-def main() -> None:
+def main(limit: float = 120, output: Path | None = FOLDER) -> None:
+    """Measure, print rows, keep them.
+
+    Args:
+        limit: seconds that each kind of noise has; where one needs more, the benchmark ends with the rows before it.
+        output: folder of the results, by machine; null keeps nothing.
+    """
     torch.set_num_threads(1)
     zipf = 1e7 / (torch.arange(CLASSES) + 2.7)
     samplers: dict[str, Noise] = {
@@ -41,17 +52,17 @@ def main() -> None:
         "log-uniform": LogUniform(CLASSES, K),
     }
     target = torch.randint(CLASSES, (ROWS,))
-    print(f"torch {torch.__version__}, numpy {np.__version__}, 1 thread")
-    print(f"{CLASSES:,} classes, {ROWS:,} rows, {K} negatives a row")
-    print(f"{'noise':14}{'ours, ms':>10}{'numpy, ms':>12}{'ratio':>8}{'multinomial, ms':>18}{'ratio':>8}")
+    sheet = Sheet("noise", ("torch", "numpy"), {"classes": CLASSES, "rows": ROWS, "negatives": K, "threads": 1}, output)
     for name, noise in samplers.items():
-        probability = noise.log_probability().exp()
-        cumulative, random = probability.cumsum(0).numpy(), np.random.default_rng(0)
-        ours = milliseconds(lambda noise=noise: noise.sample(target))
-        numpy = milliseconds(lambda c=cumulative, r=random: c.searchsorted(r.random((ROWS, K))))
-        torchs = milliseconds(lambda p=probability: torch.multinomial(p, ROWS * K, replacement=True))
-        print(f"{name:14}{ours:10.1f}{numpy:12.1f}{numpy / ours:8.2f}{torchs:18.1f}{torchs / ours:8.2f}")
+        with limited(sheet, name, limit):
+            probability = noise.log_probability().exp()
+            cumulative, random = probability.cumsum(0).numpy(), np.random.default_rng(0)
+            ours = milliseconds(partial(noise.sample, target))
+            numpy = milliseconds(lambda c=cumulative, r=random: c.searchsorted(r.random((ROWS, K))))
+            torchs = milliseconds(partial(torch.multinomial, probability, ROWS * K, replacement=True))
+        sheet.row(name, {"processor ms": ours, "x numpy": numpy / ours, "x torch.multinomial": torchs / ours})
+    sheet.keep()
 
 
 if __name__ == "__main__":
-    main()
+    auto_cli(main, as_positional=False)

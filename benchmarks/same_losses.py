@@ -9,12 +9,12 @@ here. Each run is a process of its own.
 from __future__ import annotations
 
 import json
-import multiprocessing
 import statistics
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
-from harness import read_lines
+from harness import Apart, Out, answer, read_lines
 from jsonargparse import auto_cli
 from machine import describe
 from rich.console import Console
@@ -32,6 +32,7 @@ def main(
     steps: int = 200,
     batch_size: int = 64,
     max_length: int = 32,
+    limit: float = 1200,
     output: Path | None = None,
 ) -> None:
     """Measure and print one table.
@@ -43,6 +44,7 @@ def main(
         steps: of each run.
         batch_size: sentences a step; each goes through the encoder twice.
         max_length: tokens kept of each.
+        limit: seconds that each run has; one that needs more is cut off.
         output: JSON lines, one a run; runs that are there already are not done again.
     """
     done = []
@@ -57,13 +59,24 @@ def main(
                 lines = read_lines(texts, steps * batch_size)
                 sample.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
                 plan = Plan(MODEL, batch_size, max_length, steps, seed)
-                with multiprocessing.get_context("spawn").Pool(1) as pool:
-                    done.append(pool.apply(run, (contestant, sample, dev, plan)))
-            Console(stderr=True).print(done[-1])
+                process = Apart(contestant.name, answer, (runner,), limit, contestant.library)
+                try:
+                    done.append(process.ask((contestant, sample, dev, plan))[0])
+                except Out as why:
+                    print(f"{contestant.name}, seed {seed}: {why}", flush=True)
+                    continue
+                finally:
+                    process.close()
+            print(", ".join(f"{key} {value}" for key, value in done[-1].items()), flush=True)
             if output is not None:
                 with output.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(done[-1]) + "\n")
     report(done, steps)
+
+
+def runner() -> Callable[[tuple[Contestant, Path, Path, Plan]], dict[str, float | str]]:
+    """What does a run."""
+    return lambda given: run(*given)
 
 
 def run(contestant: Contestant, sample: Path, dev: Path, plan: Plan) -> dict[str, float | str]:
