@@ -47,7 +47,9 @@ __all__ = sorted(_HOME)
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
-        raise AttributeError(f"module 'simcse' has no attribute {name!r}")
+        from simcse.errors import did_you_mean
+
+        raise AttributeError(f"module 'simcse' has no attribute {name!r}{did_you_mean(name, _HOME)}")
     value = getattr(importlib.import_module(_HOME[name]), name)
     globals()[name] = value
     return value

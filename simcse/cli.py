@@ -84,7 +84,7 @@ COMMANDS: dict[str, Command | Program | tuple[str, dict[str, Command]]] = {
             "build": Command(index.build, {"files": "*"}, ("metadata_columns",), ("input", "vectors")),
             "search": Command(index.search, {"index": None, "query": "*"}, texts=("where",)),
             "add": Command(index.add, {"index": None, "files": "*"}, ("metadata_columns",), ("input", "vectors")),
-            "delete": Command(index.delete, {"index": None, "id": "*"}),
+            "delete": Command(index.delete, {"index": None, "id": "*"}, texts=("ids",)),
             "compact": Command(index.compact, {"index": None}),
             "export": Command(index.export, {"index": None}),
             "info": Command(index.info, {"index": None}),

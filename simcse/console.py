@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, set_parsing_settings
 
-from simcse.errors import ConfigError, DataError, SimCSEError, did_you_mean
+from simcse.errors import ConfigError, DataError, SimCSEError, did_you_mean, shown
 from simcse.option_names import NOTES, OTHER_NAMES
 
 __all__ = ["Parser", "original_beside", "run", "separated"]
@@ -82,7 +82,10 @@ class Parser(ArgumentParser):
             if names:
                 return f"{'; '.join(map(self._unknown_option, names))} (--help lists all)"
             name = found[1].split()[0]
-            hint = f"; did you mean --data.train {name}?" if "data.train" in known else did_you_mean(name, known)
+            if re.fullmatch("-[A-Za-z]", name):
+                return f"unknown option {name}{self._ours(name[1])} (--help lists all)"
+            meant = next((option for option in ("data.train", "model") if option in known), None)
+            hint = f"; did you mean --{meant} {name}?" if meant else ""
             return f"unexpected argument {name!r}{hint} (--help lists all options)"
         if found := re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", message):
             name = f"{found[1]}.{found[2]}"
@@ -102,6 +105,8 @@ class Parser(ArgumentParser):
         if found := re.search(r'Unable to load config .*Parser key "([\w.]+)"', message):
             below = [f"--{option}" for option in known if re.match(rf"{found[1]}\.\w+$", option)]
             return f"--{found[1]}: is a group of options, expected one of {', '.join(below)}"
+        if found := re.search("Unexpected config: (.*)", message):
+            return f"--config: found {shown(found[1])}, expected a YAML file of options (--print_config shows one)"
         if found := re.search(r'Parser key "([\w.]+)": (.*)', message):
             return f"--{found[1]}: {_short_type_error(found[2])}"
         return message

@@ -213,23 +213,25 @@ def quantize(vectors: Matrix, kind: Quantize) -> npt.NDArray[Any]:
       ubinary.
 
     Args:
-        vectors: (n, d) of float32.
+        vectors: (n, d) of float32, or one (d,).
         kind: float16, int8 or binary; none leaves them as they are.
 
     Raises:
-        ConfigError: no such kind.
+        ConfigError: no such kind, or no vectors.
     """
+    if not isinstance(vectors, np.ndarray) or vectors.dtype.kind != "f":
+        raise ConfigError(f"quantize: found {shown(vectors)}, expected vectors as encode gives them")
     match kind:
         case "none":
             return vectors
         case "float16":
             return vectors.astype(np.float16)
         case "int8":
-            largest = np.abs(vectors).max(axis=1, keepdims=True, initial=np.finfo(np.float32).tiny)  # (n, 1)
+            largest = np.abs(vectors).max(axis=-1, keepdims=True, initial=np.finfo(np.float32).tiny)  # (n, 1)
             rounded: npt.NDArray[np.int8] = np.rint(vectors / largest * 127).astype(np.int8)
             return rounded
         case "binary":
-            return np.packbits(vectors > 0, axis=1)
+            return np.packbits(vectors > 0, axis=-1)
     known = get_args(Quantize)
     raise ConfigError(f"quantize: found {kind!r}, expected one of {', '.join(known)}{did_you_mean(str(kind), known)}")
 

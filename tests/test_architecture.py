@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ PACKAGE = Path(simcse.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 # a room may import from rooms with a lower number, and with the same one where those do not import it
 LEVEL = {
-    "errors": 0, "files": 0, "option_names": 0, "console": 0, "display": 0,
+    "errors": 0, "files": 0, "argument_names": 0, "option_names": 0, "console": 0, "display": 0,
     "vectors": 1, "tokens": 1, "objectives": 1,
     "encoder": 2, "data": 2,
     "evaluation": 3, "search": 3,
@@ -140,6 +141,21 @@ def test_files_and_functions_hold_one_idea() -> None:
     assert not long
 
 
+def test_errors_name_options_as_python_does() -> None:
+    """`console.in_options` spells them with dashes on the command line; what is to be typed begins with a program."""
+    spelled = [
+        f"{file.relative_to(PACKAGE)}:{part.lineno}: {part.value}"
+        for file in FILES
+        if room_of(file) not in ("commands", "cli", "console") and file.name != "launch.py"  # which is about launchers
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Raise)
+        for part in ast.walk(node)
+        if isinstance(part, ast.Constant) and isinstance(part.value, str)
+        if re.search(r"(?<!\w)--[a-z]", part.value) and "simcse " not in part.value
+    ]
+    assert not spelled
+
+
 # files of tests that are about more than one module
 TOPICS = {
     "architectures", "durability", "evaluate_command", "follow", "index_command", "japanese", "objectives", "page",
@@ -167,6 +183,8 @@ def test_public_names() -> None:
         assert getattr(simcse, name).__name__ == name
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         simcse.nothing  # noqa: B018
+    with pytest.raises(AttributeError, match="'SentenceEncodr'; did you mean 'SentenceEncoder'"):
+        simcse.SentenceEncodr  # noqa: B018
 
 
 @pytest.mark.parametrize("module", ["simcse", "simcse.cli", "simcse.training.config", "simcse.console"])

@@ -222,8 +222,10 @@ def test_add_upsert_delete_compact_info(capsys, built, tmp_path, tiny_bert):
     assert "id 'd0' is in the index already" in err
     status, _, err = printed(capsys, "index", "add", built, "--input", tmp_path / "up.jsonl", "--upsert")
     assert (status, err.strip()) == (0, f"{built}: added 1, now 6 texts")
-    (tmp_path / "ids.txt").write_text("d1\n1\n")
-    assert printed(capsys, "index", "delete", built, "d3", "--ids", tmp_path / "ids.txt")[0] == 0
+    assert printed(capsys, "index", "delete", built, "d3", "--ids", "d1", "1")[2].endswith(": deleted 3, now 3 texts\n")
+    (tmp_path / "ids.txt").write_text("d1\n\n")
+    status, _, err = printed(capsys, "index", "delete", built, "--ids_file", tmp_path / "ids.txt")
+    assert (status, err.strip()) == (1, "error: id 'd1' is not in the index; nothing was deleted")
     assert printed(capsys, "index", "compact", built)[0] == 0
     status, out, _ = printed(capsys, "index", "info", built, "--verify")
     facts = json.loads(out)
@@ -261,7 +263,7 @@ def test_options_from_a_file(capsys, tmp_path, docs, tiny_bert):
         ("index search IDX --queries nowhere.txt", 1, "nowhere.txt: no such file"),
         ("index search nowhere q", 1, "nowhere: no such folder; expected the folder of an index"),
         ("index search IDX q --model OTHER", 1, "gives other vectors"),
-        ("index delete IDX", 2, "ID: expected ids to delete, or --ids FILE"),
+        ("index delete IDX", 2, "ID: expected ids to delete, or --ids_file FILE"),
         ("index delete IDX d9", 1, "id 'd9' is not in the index; nothing was deleted"),
         ("index build --model MODEL --input DOCS --output IDX", 2, "exists; give another folder, or replace it with"),
         ("index build --model MODEL --input DOCS --output new --kind flatt", 2, "did you mean 'flat'"),
@@ -357,7 +359,7 @@ def test_inspect_data_counts_tokens_by_a_models_tokenizer(
     assert max(map(len, printed.splitlines())) <= 80
     said = " ".join(printed.split())
     assert "max_length 8 cuts none of anchor (tokens: median 4, 95 % 4, longest 4), 100 % of positive" in said
-    assert "in 4 rows; --max_length 16 cuts none of anchor, none of positive" in said
+    assert "in 4 rows; max_length 16 cuts none of anchor, none of positive" in said
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])

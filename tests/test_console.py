@@ -34,6 +34,7 @@ def training_parser() -> Parser:
         ("--gradient_accumulation_steps 2", "; accumulating adds no negatives: --batch_size is the whole batch"),
         ("--temp 1 --pooler_type cls", "--temp; here it is --temperature; unknown option --pooler_type; here it "),
         ("--model.pooling avg", "--model.pooling: found 'avg', expected cls or mean or last_token or "),
+        ("-k 3", "unknown option -k (--help lists all)"),
         ("--data x", "--data: is a group of options, expected one of --data.train, --data.columns"),
     ],
 )
@@ -47,6 +48,9 @@ def test_names_of_other_packages_and_last_parts_are_understood(typed, told):
     ("typed", "told"),
     [
         ("index search idx q --threshold 0.5", "unknown option --threshold; here it is --min_score"),
+        ("index search idx q -k 3", "unknown option -k; here it is --top_k"),
+        ("cluster idx --k 3", "unknown option --k; here it is --clusters"),
+        ("evaluate x", "unexpected argument 'x'; did you mean --model x?"),
         ("encode --pooler cls --model x", "unknown option --pooler; here it is --pooling"),
     ],
 )

@@ -188,20 +188,23 @@ def add(
     print(f"{index}: added {len(added)}, now {len(opened)} texts", file=sys.stderr)
 
 
-def delete(index: str, id: list[str], *, ids: str | None = None) -> None:
+def delete(index: str, id: list[str], *, ids: list[str] | None = None, ids_file: str | None = None) -> None:
     """Delete texts by their ids, all or none.
 
     Args:
         index: folder of the index
         id: ids to delete
-        ids: a file of ids, one a line; - is standard input
+        ids: the same as an option
+        ids_file: a file of ids, one a line; - is standard input
     """
     from simcse.data.readers import read_texts
     from simcse.search.index import SearchIndex
 
-    wanted = [*id, *(text.strip() for text in read_texts(ids) if text.strip())] if ids is not None else list(id)
+    wanted = [*id, *(ids or [])]
+    if ids_file is not None:
+        wanted += [text.strip() for text in read_texts(ids_file) if text.strip()]
     if not wanted:
-        raise ConfigError("ID: expected ids to delete, or --ids FILE")
+        raise ConfigError("ID: expected ids to delete, or --ids_file FILE")
     opened = SearchIndex.load(index)
     deleted = opened.delete(opened.typed_ids(wanted))
     print(f"{index}: deleted {deleted}, now {len(opened)} texts", file=sys.stderr)

@@ -68,7 +68,7 @@ def cut_line(
     if proposed == max_length:
         return f"{said}: a good value"
     left = ", ".join(f"{_share(lengths, proposed)} of {name}" for name, lengths in counts.items())
-    return f"{said}; --max_length {proposed}{', all that the model accepts,' if proposed == limit else ''} cuts {left}"
+    return f"{said}; max_length {proposed}{', all that the model accepts,' if proposed == limit else ''} cuts {left}"
 
 
 def _share(lengths: Counts, max_length: int) -> str:

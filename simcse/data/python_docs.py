@@ -178,7 +178,7 @@ def write_corpus(entries: list[Entry], output: Path, *, share: float = SHARE, se
     if not train or not heldout:
         raise DataError(
             f"found {len(train)} documented names to train on and {len(heldout)} held out, expected some of both; name "
-            "another --source or --heldout"
+            "another source, or another share to hold out"
         )
     files = {
         "train.csv": table(("anchor", "positive"), train),

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from simcse.argument_names import TellsOtherNames, knows_other_names
 from simcse.encoder import encode as inference
 from simcse.encoder.backbone import check_length, choose_length, longest_input, usual_length
 from simcse.encoder.backends.allocator import prefer_large_pages
@@ -23,7 +24,6 @@ from simcse.encoder.bulk import npy
 from simcse.encoder.device import pick_device
 from simcse.encoder.formats import read_layout, resolve
 from simcse.encoder.loading import load_backbone, load_tokenizer, quiet_transformers
-from simcse.encoder.other_names import knows_other_names
 from simcse.encoder.pooling import check_pooling, pool
 from simcse.encoder.projection import Projection, check_truncate_dim, read_head
 from simcse.encoder.prompts import check_prompts, choose_prompt, with_role
@@ -40,7 +40,7 @@ __all__ = ["SentenceEncoder"]
 logger = logging.getLogger(__name__)
 
 
-class SentenceEncoder(nn.Module):
+class SentenceEncoder(TellsOtherNames, nn.Module):
     """Sentence in, vector out. Build one with `from_pretrained`.
 
     As a module it maps a `TokenBatch` of S sequences to (S, d) vectors with

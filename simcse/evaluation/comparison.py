@@ -22,7 +22,7 @@ def check_recipe(recipe: str | None) -> None:
     """Raise a ConfigError for one that the paper has not."""
     if recipe is not None and recipe not in RECIPES:
         raise ConfigError(
-            f"--recipe: found {recipe!r}, expected one of {', '.join(RECIPES)}{did_you_mean(recipe, RECIPES)}"
+            f"recipe: found {recipe!r}, expected one of {', '.join(RECIPES)}{did_you_mean(recipe, RECIPES)}"
         )
 
 

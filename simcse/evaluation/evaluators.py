@@ -84,7 +84,7 @@ class RetrievalEvaluator:
         for number, text in enumerate(documents, start=1):
             if text not in texts:
                 raise DataError(
-                    f"{name}: row {number}: its document is not among the {len(texts)} of --data.dev_corpus "
+                    f"{name}: row {number}: its document is not among the {len(texts)} of data.dev_corpus "
                     f"({text[:40]!r}...); the corpus must contain every document, word for word"
                 )
         relevant: dict[str, dict[str, int]] = {}

@@ -146,9 +146,9 @@ def fit(
         ModelError: a vector with NaN or infinity.
     """
     if kind not in MAPS:
-        raise ConfigError(f"--kind: found {kind!r}, expected {' or '.join(MAPS)}{did_you_mean(kind, MAPS)}")
+        raise ConfigError(f"kind: found {kind!r}, expected {' or '.join(MAPS)}{did_you_mean(kind, MAPS)}")
     if kind == "flow" and dimensions is not None:
-        raise ConfigError(f"--dimensions {dimensions} is given for a flow, which keeps them all; leave it out")
+        raise ConfigError(f"dimensions is {dimensions}, but a flow keeps them all; leave it out")
     distinct = list(dict.fromkeys(texts))
     if len(distinct) < 2:
         raise DataError(f"found {len(distinct)} distinct texts, expected thousands to fit {kind} on")
@@ -166,11 +166,11 @@ def _whitening(vectors: NDArray[np.float32], k: int | None) -> tuple[dict[str, T
 
     n, d = vectors.shape
     if k is not None and not 1 <= k <= d:
-        raise ConfigError(f"--dimensions is {k}: the encoder has {d}, so 1 to {d}")
+        raise ConfigError(f"dimensions is {k}: the encoder has {d}, so 1 to {d}")
     if n <= (k or d):
         raise DataError(
             f"found {n} distinct texts, expected more than the {k or d} dimensions that whitening keeps; "
-            "give more texts or fewer --dimensions"
+            "give more texts or keep fewer dimensions"
         )
     exact = vectors.astype(np.float64)
     mean = exact.mean(axis=0)

@@ -164,11 +164,11 @@ def check_output(path: str | Path | None) -> None:
         return
     path = Path(path)
     if path.suffix not in ("", ".json", ".md"):
-        raise ConfigError(f"--output {path}: unknown extension {path.suffix}; expected .json, .md or a folder")
+        raise ConfigError(f"output: {path} has the extension {path.suffix}, expected .json, .md or a folder")
     if path.suffix and path.is_dir():
-        raise ConfigError(f"--output {path}: is a folder, expected a file; remove it or choose another name")
+        raise ConfigError(f"output: {path} is a folder, expected a file; remove it or choose another name")
     if not path.suffix and path.is_file():
-        raise ConfigError(f"--output {path}: is a file, expected a folder, or a name that ends in .json or .md")
+        raise ConfigError(f"output: {path} is a file, expected a folder, or a name that ends in .json or .md")
     check_writable(path)
 
 

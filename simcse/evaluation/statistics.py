@@ -76,7 +76,7 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
 def check_confidence(confidence: float) -> None:
     """Raise a ConfigError unless the confidence lies between 0 and 1."""
     if not 0 < confidence < 1:
-        raise ConfigError(f"--confidence is {confidence}: a share between 0 and 1, such as 0.95")
+        raise ConfigError(f"confidence is {confidence}: a share between 0 and 1, such as 0.95")
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ def compare_encoders(
     """
     check_confidence(confidence)
     if resamples < 100:
-        raise ConfigError(f"--resamples is {resamples}: at least 100, for the ends of an interval to mean something")
+        raise ConfigError(f"resamples is {resamples}: at least 100, for the ends of an interval to mean something")
     if not (a and b and tasks):
         raise ConfigError(f"found {len(a)} and {len(b)} encoders and {len(tasks)} tasks, expected at least one of each")
     golds = {name: np.concatenate([subset.scores for subset in subsets]) for name, subsets in tasks.items()}

@@ -143,7 +143,7 @@ def load_task(task: StsTask | str, data_dir: str | Path) -> list[ScoredPairs]:
 def _folder(task: StsTask, data_dir: Path) -> Path:
     if not data_dir.is_dir():
         raise DataError(
-            f"{data_dir}: no such folder; set --data_dir (or SIMCSE_DATA) to the one that holds SentEval's STS"
+            f"{data_dir}: no such folder; set data_dir (or SIMCSE_DATA) to the one that holds SentEval's STS"
         )
     roots = (data_dir, data_dir / "senteval", data_dir / "ja", data_dir.parent / "ja")
     tried = [root / folder for folder in (task.folder, task.cloned) if folder for root in roots]
@@ -155,7 +155,7 @@ def _folder(task: StsTask, data_dir: Path) -> Path:
 
 def needed_by(task: str) -> str:
     """What to say of a file or folder that a task lacks."""
-    return f"and {task} needs it; put it there, or leave {task} out of --tasks"
+    return f"and {task} needs it; put it there, or leave {task} out of the tasks"
 
 
 def _read_semeval(task: StsTask, folder: Path, subset: str) -> ScoredPairs:

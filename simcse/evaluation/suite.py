@@ -30,7 +30,7 @@ GEOMETRY_ON = "STS-B-dev"  # the paper's choice for alignment and uniformity
 
 
 def task_names() -> list[str]:
-    """Every name that `--tasks` knows: groups, then tasks."""
+    """Every name that the option tasks knows: groups, then tasks."""
     return list(dict.fromkeys(["all", *ALL, "japanese", *sts.TASKS, *transfer.TASKS]))
 
 
@@ -141,7 +141,7 @@ def read_tasks(tasks: Sequence[str], data_dir: str | Path | None = None, aggrega
         elif name == "retrieval" and not collections:
             raise DataError(
                 f"{_needed(data_dir, name) / 'ir'}: no */corpus.jsonl there, nor in the folder above it; "
-                "put a BEIR folder there, or leave retrieval out of --tasks"
+                "put a BEIR folder there, or leave retrieval out of the tasks"
             )
         elif name == "retrieval":
             plan.tasks += [_retrieval_task(retrieval.load_beir(folder)) for folder in collections.values()]
@@ -153,7 +153,7 @@ def read_tasks(tasks: Sequence[str], data_dir: str | Path | None = None, aggrega
             plan.tasks.append(_own_task(own))
         else:
             raise ConfigError(
-                f"--tasks {name}: no such task or file{did_you_mean(name, task_names())}; "
+                f"tasks: found {name}, no such task or file{did_you_mean(name, task_names())}; "
                 f"known are {', '.join(task_names())}, a file, a BEIR folder"
             )
     plan.tasks.sort(key=lambda task: list(TITLES).index(task.kind))
@@ -171,13 +171,13 @@ def read_scored_tasks(
     """
     if file is not None:
         if data_dir is not None or tasks:
-            raise ConfigError("--data names one file; leave out --data_dir and --tasks, or leave out --data")
+            raise ConfigError("the option data names one file; leave out data_dir and the option tasks, or that file")
         return {Path(file).name: [read_scored_pairs(file)]}
     folder = data_dir or default_dir
     if folder is None:
         raise ConfigError(
-            "no evaluation data given: pass --data FILE of (a, b, score), or "
-            "SentEval's folder by --data_dir (or SIMCSE_DATA)"
+            "no evaluation data given: pass data=FILE of (a, b, score), or "
+            "SentEval's folder as data_dir (or SIMCSE_DATA)"
         )
     return {task: sts.load_task(task, folder) for task in (tasks or sts.SEVEN)}
 
@@ -193,7 +193,10 @@ def _expanded(tasks: Sequence[str]) -> Iterable[str]:
 
 def _needed(data_dir: Path | None, task: str) -> Path:
     if data_dir is None:
-        raise ConfigError(f"--tasks {task} needs --data_dir (or SIMCSE_DATA): SentEval's folder, or the one above it")
+        raise ConfigError(
+            f"tasks={task} needs data_dir (or SIMCSE_DATA): SentEval's folder, or the one above it; simcse data sts "
+            "fetches it"
+        )
     return data_dir
 
 

@@ -146,7 +146,7 @@ def _from_columns(
     text = text or ("text" if "text" in names else rest[0] if len(rest) == 1 else None)
     if text is None:
         raise DataError(
-            f"{path}: found columns {', '.join(names)}, expected one called text; name yours with --text_column"
+            f"{path}: found columns {', '.join(names)}, expected one called text; name yours with text_column"
         )
     kept = [name for name in rest if name != text] if metadata is None else list(metadata)
     chosen = [text, *([key] if key else []), *kept]

@@ -108,13 +108,13 @@ def parse_conditions(texts: Sequence[str]) -> dict[str, Any]:
     for text in texts:
         found = re.fullmatch(r"([^!<>=]+)(!=|<=|>=|=|<|>)(.*)", text)
         if found is None:
-            raise ConfigError(f"--where: found {text!r}, expected FIELD=VALUE, FIELD=A|B, or one of != < <= > >=")
+            raise ConfigError(f"where: found {text!r}, expected FIELD=VALUE, FIELD=A|B, or one of != < <= > >=")
         field, sign, value = found.groups()
         condition = [_value(v) for v in value.split("|")] if sign == "=" else {sign: _value(value)}
         if isinstance(condition, dict) and isinstance(where.get(field, {}), dict):
             condition = where.get(field, {}) | condition
         elif field in where:
-            raise ConfigError(f"--where: found two conditions on {field!r}; write several values as {field}=A|B")
+            raise ConfigError(f"where: found two conditions on {field!r}; write several values as {field}=A|B")
         where[field] = condition
     return where
 

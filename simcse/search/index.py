@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from simcse.argument_names import knows_other_names
 from simcse.display.progress import paced
 from simcse.errors import SearchError, shown
 from simcse.search.documents import documents
@@ -54,6 +55,7 @@ class SearchIndex:
         self.threads: int | None = None
 
     @classmethod
+    @knows_other_names
     def build(
         cls,
         sentences_or_file: str | Path | Iterable[str],
@@ -292,6 +294,7 @@ class SearchIndex:
         """Ids as they are stored, from ids typed on a command line; see `rows.typed_ids`."""
         return typed_ids(texts, self.storage.contains(texts))
 
+    @knows_other_names
     def search(
         self,
         queries: str | Sequence[str],

@@ -107,7 +107,7 @@ class Guard:
         if named[0] not in self._hosts:
             return 421, (
                 f"Host: found {named[0][:LONGEST_QUOTE]!r}, expected a name of this service; without a token other "
-                "names are given as --allowed_hosts"
+                "names are those of simcse serve --allowed_hosts"
             )
         if scope["method"] in ("GET", "HEAD", "OPTIONS"):  # they change nothing, and others cannot read the answer
             return None

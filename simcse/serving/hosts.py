@@ -44,7 +44,7 @@ class Hosts:
         for name in more:
             if not NAME.fullmatch(_plain(name)) and _address(name) is None:
                 raise ConfigError(
-                    f"--allowed_hosts: found {name!r}, expected a name without port, such as search.example.org"
+                    f"allowed_hosts: found {name!r}, expected a name without port, such as search.example.org"
                 )
             self._names.add(_plain(name))
         self._seen = lru_cache(maxsize=256)(self._is_ours)  # clients hardly change it

@@ -39,9 +39,9 @@ class Limits:
         for field in fields(self):
             value, least = getattr(self, field.name), 0 if field.name == "max_wait_ms" else 1
             if not least <= value < float("inf"):
-                raise ConfigError(f"--{field.name}: found {value}, expected at least {least}")
+                raise ConfigError(f"{field.name}: found {value}, expected at least {least}")
         if self.max_queue < self.max_texts:
             raise ConfigError(
-                f"--max_queue: found {self.max_queue}, expected at least --max_texts ({self.max_texts}), "
+                f"max_queue: found {self.max_queue}, expected at least max_texts ({self.max_texts}), "
                 "or a request could never be served"
             )

@@ -37,9 +37,9 @@ def check_installed() -> None:
 def check_token(token: str | None, host: str) -> None:
     """Raise a ConfigError for a token that no header can carry; warn where others can reach a service without one."""
     if token is not None and (not token or not token.isascii() or not token.isprintable() or " " in token):
-        raise ConfigError("--token: found an empty one, blanks or other than ASCII in it; expected letters and digits")
+        raise ConfigError("token: found an empty one, blanks or other than ASCII in it; expected letters and digits")
     if host not in LOOPBACK and token is None:
-        log.warning("--host %s without --token: whoever reaches this port can read the whole index", host)
+        log.warning("listening on %s without a token: whoever reaches this port can read the whole index", host)
 
 
 @contextmanager
@@ -50,11 +50,11 @@ def bound(host: str, port: int) -> Iterator[socket.socket]:
         ConfigError: the port is in use or not allowed, or the host is none of this machine.
     """
     if not 0 <= port <= 65535:
-        raise ConfigError(f"--port: found {port}, expected 0 to 65535")
+        raise ConfigError(f"port: found {port}, expected 0 to 65535")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (OSError, UnicodeError) as error:
-        raise ConfigError(f"--host: found {host!r}, expected a name or address of this machine") from error
+        raise ConfigError(f"host: found {host!r}, expected a name or address of this machine") from error
     with socket.socket(family, kind, protocol) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         with _explained(host, port):
@@ -68,11 +68,11 @@ def _explained(host: str, port: int) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            raise ConfigError(f"--port: {port} is in use on {host}; give another, or 0 for any free one") from error
+            raise ConfigError(f"port: {port} is in use on {host}; give another, or 0 for any free one") from error
         if error.errno == errno.EACCES:
-            raise ConfigError(f"--port: no permission to use {port}; give one from 1024 on") from error
+            raise ConfigError(f"port: no permission to use {port}; give one from 1024 on") from error
         reason = error.strerror or error
-        raise ConfigError(f"--host: cannot listen on {host} ({reason}); give an address of this machine") from error
+        raise ConfigError(f"host: cannot listen on {host} ({reason}); give an address of this machine") from error
 
 
 def run_server(app: FastAPI, listener: socket.socket, ready: Callable[[str], None]) -> None:

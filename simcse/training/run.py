@@ -13,6 +13,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from simcse.argument_names import knows_other_names
 from simcse.data.lengths import cut_line, sample, token_counts
 from simcse.data.pairs import ScoredPairs
 from simcse.data.readers import read_training
@@ -41,6 +42,7 @@ __all__ = ["train"]
 GEOMETRY = ("alignment", "uniformity")
 
 
+@knows_other_names
 def train(config: TrainConfig) -> dict[str, Any]:
     """Train as the config says: once, or once a seed.
 
@@ -124,8 +126,8 @@ def tell_no_dev(data: DataConfig) -> None:
     """Say how to have the encoder evaluated, where it is not."""
     if data.dev is None and data.test is None:
         print(
-            "no evaluation data: training runs, and best/ is its last step; --data.dev FILE of (sentence, sentence, "
-            "score) shows the score before, while and after",
+            "no evaluation data: training runs, and best/ is its last step; data.dev, a file of (sentence, sentence, "
+            "score), shows the score before, while and after",
             file=sys.stderr,
         )
 

@@ -31,11 +31,9 @@ def test_the_line_says_shares_percentiles_and_a_length_that_cuts_few() -> None:
     assert line == (
         "max_length 32 cuts 68.0 % of anchor (tokens: median 50, 95 % 95, longest 100), 84.0 % of positive "
         "(tokens: median 100, 95 % 190, longest 200) in 100 rows; "
-        "--max_length 192 cuts none of anchor, 4.0 % of positive"
+        "max_length 192 cuts none of anchor, 4.0 % of positive"
     )
-    assert "; --max_length 128, all that the model accepts, cuts none of anchor, 36.0 %" in cut_line(
-        counts, 32, 128, 100
-    )
+    assert "; max_length 128, all that the model accepts, cuts none of anchor, 36.0 %" in cut_line(counts, 32, 128, 100)
     assert cut_line(counts, 64, 64, 100).endswith("the model accepts no more: split the texts")
     assert cut_line({"text": np.array([5, 6])}, 32, 64, 9000) == (
         "max_length 32 cuts none of text (tokens: median 5, 95 % 6, longest 6) in 2 of 9,000 rows"
@@ -45,9 +43,9 @@ def test_the_line_says_shares_percentiles_and_a_length_that_cuts_few() -> None:
 def test_a_length_is_proposed_even_where_few_texts_are_cut() -> None:
     """`simcse inspect-data` answers what to set, also where the length at hand is far too long, or right."""
     counts = {"text": np.array([5, 6, 40])}
-    assert cut_line(counts, 64, 128, 3, always_propose=True).endswith("in 3 rows; --max_length 40 cuts none of text")
+    assert cut_line(counts, 64, 128, 3, always_propose=True).endswith("in 3 rows; max_length 40 cuts none of text")
     assert cut_line(counts, 40, 128, 3, always_propose=True).endswith("in 3 rows: a good value")
-    assert cut_line(counts, 64, 64, 3, always_propose=True).endswith("in 3 rows; --max_length 40 cuts none of text")
+    assert cut_line(counts, 64, 64, 3, always_propose=True).endswith("in 3 rows; max_length 40 cuts none of text")
 
 
 def test_a_million_rows_cost_a_sample(tokenizer) -> None:

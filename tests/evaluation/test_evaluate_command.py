@@ -134,11 +134,11 @@ def test_a_run_is_evaluated_by_its_best(
         (["--tasks", "sts"], 2, "model"),
         (["--model", "{model}", "--task", "sts"], 2, "unknown option --task; did you mean 'tasks'?"),
         (["--model", "{model}", "--aggregation", "median"], 2, "aggregation"),
-        (["--model", "{model}", "--tasks", "STS-C", "--data_dir", "{data}"], 2, "--tasks STS-C: no such task or file"),
+        (["--model", "{model}", "--tasks", "STS-C", "--data_dir", "{data}"], 2, "--tasks: found STS-C, no such"),
         (["--model", "{model}", "--tasks", "CR", "--data_dir", "{data}"], 1, "custrev.neg: not found, and CR needs it"),
         (["--model", "{model}", "--data_dir", "{data}/gone"], 1, "gone: no such folder; set --data_dir"),
         (["--model", "{data}", "--data_dir", "{data}"], 1, "{data}"),
-        (["--model", "{model}", "--output", "scores.csv"], 2, "--output scores.csv: unknown extension .csv"),
+        (["--model", "{model}", "--output", "scores.csv"], 2, "--output: scores.csv has the extension .csv"),
         (["--model", "{model}", "--pooling", "clss"], 2, "did you mean 'cls'"),
     ],
 )

@@ -175,7 +175,7 @@ def test_files_are_readable_and_the_same_each_time(tmp_path: Path) -> None:
     for one, other in zip(first, again, strict=True):
         assert one.read_bytes() == other.read_bytes()
     assert len(list(tmp_path.iterdir())) == 4
-    with pytest.raises(ConfigError, match="--formats: found 'jpg', expected png or svg"):
+    with pytest.raises(ConfigError, match="formats: found 'jpg', expected png or svg"):
         style.save(draw(), tmp_path / "c", ["jpg"])
 
 

@@ -132,11 +132,11 @@ def test_bad_fits_are_refused() -> None:
     assert fit(encode, TEXTS[:6], dimensions=3).metadata["k"] == 3
     with pytest.raises(DataError, match="found 1 distinct texts"):
         fit(encode, TEXTS[:1])
-    with pytest.raises(ConfigError, match="--dimensions is 7: the encoder has 6"):
+    with pytest.raises(ConfigError, match="dimensions is 7: the encoder has 6"):
         fit(encode, TEXTS, dimensions=7)
-    with pytest.raises(ConfigError, match="--kind: found 'whiten', expected flow or whitening; did you mean"):
+    with pytest.raises(ConfigError, match="kind: found 'whiten', expected flow or whitening; did you mean"):
         fit(encode, TEXTS, kind="whiten")  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="given for a flow"):
+    with pytest.raises(ConfigError, match="dimensions is 3, but a flow keeps them all"):
         fit(encode, TEXTS, kind="flow", dimensions=3)
     with pytest.raises(DataError, match="found 10 distinct texts of dimension 6, a flow needs at least 20"):
         fit(encode, TEXTS[:10], kind="flow")

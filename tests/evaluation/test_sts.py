@@ -82,7 +82,7 @@ def test_missing_files_are_named(senteval: Path, word_vectors, tmp_path: Path) -
         evaluate_sts(word_vectors, senteval, ["SICK-R"])
     with pytest.raises(DataError, match="JSICK/jsick: not found, and JSICK needs it"):
         evaluate_sts(word_vectors, senteval, ["JSICK"])
-    with pytest.raises(DataError, match="nowhere: no such folder; set --data_dir"):
+    with pytest.raises(DataError, match="nowhere: no such folder; set data_dir"):
         evaluate_sts(word_vectors, tmp_path / "nowhere")
 
 

@@ -54,7 +54,7 @@ def test_on_every_address_any_address_is_meant_and_the_machines_own_name(bound):
 
 @pytest.mark.parametrize("name", ["", "search.example.org:80", "http://search.example.org", "*", "a b", "-a"])
 def test_what_is_no_name_is_refused(name):
-    with pytest.raises(ConfigError, match="--allowed_hosts: found"):
+    with pytest.raises(ConfigError, match="allowed_hosts: found"):
         Hosts(["127.0.0.1"], [name])
 
 

@@ -69,13 +69,17 @@ def extras() -> Iterator[Finding]:
     except metadata.PackageNotFoundError:
         return
     needed = [Requirement(line) for line in metadata.requires(NAME) or []]
+    complete = []
     for extra in about.get_all("Provides-Extra") or []:
         if extra in FOR_DEVELOPMENT:
             continue
         own = [one for one in needed if one.marker is not None and one.marker.evaluate({"extra": extra})]
         missing = [one.name for one in own if not installed(one.name)]
-        install = f"missing {', '.join(missing)}: pip install '{NAME}[{extra}]'"
-        yield Finding(extra, install if missing else "installed")
+        if missing:
+            yield Finding(extra, f"missing {', '.join(missing)}: pip install '{NAME}[{extra}]'")
+        else:
+            complete.append(extra)
+    yield Finding("installed", ", ".join(complete) or "none")
 
 
 def installed(name: str) -> bool:

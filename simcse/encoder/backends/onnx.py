@@ -72,7 +72,7 @@ class OnnxBackend:
             if name not in self.graph.gives:
                 raise ConfigError(
                     f"{self.graph.file} does not give {name}, which this pooling reads: it was exported for another; "
-                    "export it with --pooling, or take backend auto"
+                    "export it by simcse export --pooling, or take backend auto"
                 )
         return huggingface_states(self.graph, batch, layers, cls_only=cls_only)
 

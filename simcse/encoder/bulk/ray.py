@@ -100,12 +100,12 @@ def encode_parquet(
     """
     files, output = [Path(name) for name in inputs], Path(output)
     if workers < 1:
-        raise ConfigError(f"--workers: found {workers}, expected at least 1")
+        raise ConfigError(f"workers: found {workers}, expected at least 1")
     if output.exists() or not output.name or str(output) == "-":
-        raise ConfigError(f"--output: found {output}, expected the name of a new folder for parquet files")
+        raise ConfigError(f"output: found {output}, expected the name of a new folder for parquet files")
     column, rows = _checked(files, column)
     if not Path(model).exists() and model.startswith((".", "/")):
-        raise ConfigError(f"--model: found {model!r}, no such folder")
+        raise ConfigError(f"model: found {model!r}, no such folder")
     name = str(Path(model).resolve()) if Path(model).is_dir() else model
     encoding = {"prompt": prompt, "prompt_name": prompt_name, "role": role, "normalize": normalize}
     with _ray(workers) as ray, replaced_folder(output) as new:
@@ -143,7 +143,8 @@ def _checked(files: Sequence[Path], column: str | None) -> tuple[str, int]:
         if column is None or column not in names:
             hint = did_you_mean(column, names) if column else ""
             raise DataError(
-                f"{file}: found columns {', '.join(names)}, expected {column or 'text'}{hint}; see --column"
+                f"{file}: found columns {', '.join(names)}, expected {column or 'text'}{hint}; name it as the option "
+                "column"
             )
         if VECTOR in names:
             raise DataError(f"{file}: has a column {VECTOR!r} already; rename it")

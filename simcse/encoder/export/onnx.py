@@ -84,7 +84,7 @@ def write_graph(encoder: SentenceEncoder, file: Path) -> None:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(
             f"{encoder.name}: a {graph.backbone.config.model_type} cannot be written as an ONNX graph "
-            f"({reason:.200}); take --format safetensors"
+            f"({reason:.200}); take format=safetensors"
         ) from error
     model = onnx.load(file, load_external_data=False)
     for name in given.keys() - {known.name for known in model.graph.input}:  # read for nothing, but given by users
@@ -202,6 +202,6 @@ def least_cosine(encoder: SentenceEncoder, run: Callable[[dict[str, np.ndarray]]
     if not worst >= LEAST_COSINE:
         raise ModelError(
             f"{encoder.name}: {file.name} gives other vectors than the encoder, with a cosine of {worst:.5f}, expected "
-            f"at least {LEAST_COSINE}; take --format safetensors"
+            f"at least {LEAST_COSINE}; take format=safetensors"
         )
     return worst

@@ -30,14 +30,15 @@ NEEDS = {
     "scatter": "pairs",
     "cosines": "pairs",
     "spectrum": "pairs",
-    "heat": "--sentences",
-    "map": "--corpus",
+    "heat": "sentences",
+    "map": "corpus",
 }
 NO_RUNS = "run folders of simcse train, with a log.jsonl"
 NO_EVALUATIONS = (
-    "a run with 2 evaluations of alignment and uniformity: train with --data.dev and, as in the paper, --eval_every 10"
+    "a run with 2 evaluations of alignment and uniformity: simcse train --data.dev FILE and, as in the paper, "
+    "--eval_every 10"
 )
-NO_PAIRS = "--data FILE of (a, b, score), or --data_dir (or SIMCSE_DATA)"
+NO_PAIRS = "data=FILE of (a, b, score), or data_dir (or SIMCSE_DATA)"
 
 
 @dataclass(frozen=True)
@@ -72,16 +73,16 @@ def choose(kinds: Sequence[str], sources: Sources) -> list[str]:
     """
     for kind in kinds:
         if kind not in NEEDS:
-            raise ConfigError(f"--kinds: found {kind!r}, expected one of {', '.join(NEEDS)}{did_you_mean(kind, NEEDS)}")
+            raise ConfigError(f"kinds: found {kind!r}, expected one of {', '.join(NEEDS)}{did_you_mean(kind, NEEDS)}")
         if not sources.has(NEEDS[kind]):
             need = {"runs": NO_RUNS, "evaluations": NO_EVALUATIONS, "pairs": NO_PAIRS}.get(
-                NEEDS[kind], f"{NEEDS[kind]} FILE"
+                NEEDS[kind], f"{NEEDS[kind]}=FILE"
             )
-            raise ConfigError(f"--kinds {kind} needs {need}")
+            raise ConfigError(f"kinds={kind} needs {need}")
     chosen = list(kinds) or [kind for kind, need in NEEDS.items() if sources.has(need)]
     if not chosen:
         raise ConfigError(
-            f"nothing to draw: name run folders of simcse train, or {NO_PAIRS}, --sentences FILE, --corpus FILE"
+            f"nothing to draw: name run folders of simcse train, or {NO_PAIRS}, sentences=FILE, corpus=FILE"
         )
     return chosen
 

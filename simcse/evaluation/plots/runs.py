@@ -55,9 +55,7 @@ def read_run(folder: str | Path, name: str | None = None) -> Run:
     folder = Path(folder)
     files = sorted(folder.glob("seed-*/log.jsonl")) or [folder / "log.jsonl"]
     if not files[0].is_file():
-        raise DataError(
-            f"{folder}: no log.jsonl there or in seed-N below; name the --output_dir of a run of simcse train"
-        )
+        raise DataError(f"{folder}: no log.jsonl there or in seed-N below; name the folder of a run of simcse train")
     return Run(name or folder.name, [_read_log(file) for file in files])
 
 
@@ -82,7 +80,7 @@ def _read_log(file: Path) -> Log:
             log.evaluated.append(step)
             log.dev.append(dev)
     if not (log.steps or log.dev):
-        raise DataError(f"{file}: nothing is logged yet; wait for --log_every steps")
+        raise DataError(f"{file}: nothing is logged yet; wait for its first line")
     return log
 
 

@@ -94,9 +94,7 @@ def check_formats(formats: Sequence[str]) -> None:
     """Raise a ConfigError for an unknown one."""
     for kind in formats:
         if kind not in FORMATS:
-            raise ConfigError(
-                f"--formats: found {kind!r}, expected {' or '.join(FORMATS)}{did_you_mean(kind, FORMATS)}"
-            )
+            raise ConfigError(f"formats: found {kind!r}, expected {' or '.join(FORMATS)}{did_you_mean(kind, FORMATS)}")
 
 
 @styled

@@ -130,7 +130,7 @@ def check_output(output: str | Path, overwrite: bool = False) -> None:
         return
     output = Path(output)
     if output.exists() and not overwrite:
-        raise ConfigError(f"--output: {output} exists; give another folder, or replace it with --overwrite")
+        raise ConfigError(f"output: {output} exists; give another folder, or replace it with the option overwrite")
     if output.exists() and not (output / MANIFEST).is_file():
         raise SearchError(f"{output}: exists and is no index; it will not be overwritten")
     check_writable(output)
@@ -146,13 +146,11 @@ def check_files(inputs: Sequence[str | Path], **columns: Any) -> None:
 def _milvus_address(kind: str, output: str, overwrite: bool) -> str:
     """Where an index in Milvus goes: `output`, which has no other kind and replaces nothing."""
     if not is_milvus(output):
-        raise ConfigError(f"--output: found {output}, expected {kind}: an index in Milvus has no folder")
+        raise ConfigError(f"output: found {output}, expected {kind}: an index in Milvus has no folder")
     if kind not in ("auto", output):
-        raise ConfigError(f"--kind: found {kind} for {output}; Milvus chooses how to search, leave it out")
+        raise ConfigError(f"kind: found {kind} for {output}; Milvus chooses how to search, leave it out")
     if overwrite:
-        raise ConfigError(
-            "--overwrite: an index in Milvus is not replaced; name another collection, as milvus:URI#NAME"
-        )
+        raise ConfigError("overwrite: an index in Milvus is not replaced; name another collection, as milvus:URI#NAME")
     return output
 
 

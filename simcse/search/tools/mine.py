@@ -76,7 +76,7 @@ def write_triplets(output: str, triplets: Iterable[tuple[str, str, str]], source
         for count, triplet in enumerate(triplets, 1):  # noqa: B007 -- how many there were
             table.writerow(triplet)
         if not count:
-            raise DataError(f"{source}: no pair has a negative; lower --margin, or give a larger --corpus")
+            raise DataError(f"{source}: no pair has a negative; lower the option margin, or give a larger corpus")
 
 
 def check_numbers(count: int, margin: float, candidates: int, kind: str) -> None:

@@ -61,7 +61,7 @@ def test_goes_on_after_a_kill_unless_something_changed(files, encoder, tmp_path,
 
 def test_overwrite_replaces_an_index_and_nothing_else(files, encoder, tmp_path):
     build_from_files(files[:1], tmp_path / "idx", encoder.encode)
-    with pytest.raises(ConfigError, match="exists; give another folder, or replace it with --overwrite"):
+    with pytest.raises(ConfigError, match="exists; give another folder, or replace it with the option overwrite"):
         build_from_files(files, tmp_path / "idx", encoder.encode)
     assert len(build_from_files(files, tmp_path / "idx", encoder.encode, overwrite=True)) == 50
     (tmp_path / "other").mkdir()

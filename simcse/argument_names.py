@@ -1,4 +1,4 @@
-"""Arguments as sentence-transformers and transformers call them: taken where they mean the same, else ours is named."""
+"""Arguments and attributes as other packages call them: taken where they mean the same, else ours is named."""
 
 from __future__ import annotations
 
@@ -9,13 +9,17 @@ from typing import Any, ParamSpec, TypeVar
 
 from simcse.errors import ConfigError, did_you_mean, shown
 
-__all__ = ["knows_other_names"]
+__all__ = ["TellsOtherNames", "knows_other_names"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 SAME = {
+    "embed": "encode",
+    "encoder": "encode",
     "inputs": "texts",
+    "k": "top_k",
+    "limit": "top_k",
     "max_seq_length": "max_length",
     "model_name_or_path": "name",
     "normalize_embeddings": "normalize",
@@ -23,8 +27,13 @@ SAME = {
     "pooling_mode": "pooling",
     "pretrained_model_name_or_path": "name",
     "sentence": "texts",
-    "sentences": "texts",
+    "query": "queries",
+    "score_threshold": "min_score",
+    "sentences": "texts sentences_or_file",
     "show_progress_bar": "show_progress",
+    "texts": "sentences_or_file",
+    "threshold": "min_score",
+    "topk": "top_k",
     "torch_dtype": "dtype",
 }
 # values that ask for what is done anyway
@@ -53,6 +62,41 @@ INSTEAD = {
     "trust_remote_code": "code of a checkpoint is never run",
     "use_auth_token": "the environment's HF_TOKEN is used for the hub",
 }
+# attributes of sentence-transformers' class -> what there is
+ATTRIBUTES = {
+    "encode_multi_process": "encode uses all cores",
+    "evaluate": "simcse evaluate on the command line",
+    "fit": "simcse.train(TrainConfig(...)) trains",
+    "get_embedding_dimension": "dimension",
+    "get_max_seq_length": "max_length",
+    "get_sentence_embedding_dimension": "dimension",
+    "load": "SentenceEncoder.from_pretrained(folder)",
+    "max_seq_length": "max_length",
+    "save": "save_pretrained(folder)",
+    "save_to_hub": "simcse push on the command line",
+    "push_to_hub": "simcse push on the command line",
+    "similarity_pairwise": "(encode(a) * encode(b)).sum(1)",
+    "start_multi_process_pool": "encode uses all cores",
+}
+
+
+class TellsOtherNames:
+    """A module whose attributes of other packages' names are told by ours, also where one of them is set, which would
+    else do nothing.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)  # type: ignore[misc]  # of nn.Module
+        except AttributeError:
+            if name not in ATTRIBUTES:
+                raise
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}; here it is: {ATTRIBUTES[name]}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ATTRIBUTES:
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}; here it is: {ATTRIBUTES[name]}")
+        super().__setattr__(name, value)
 
 
 def knows_other_names(function: Callable[P, R]) -> Callable[P, R]:
@@ -67,8 +111,8 @@ def knows_other_names(function: Callable[P, R]) -> Callable[P, R]:
     def called(*args: P.args, **options: P.kwargs) -> R:
         for name in [name for name in options if name not in own]:
             value: Any = options.pop(name)
-            ours = SAME.get(name, "")
-            if ours in own and ours not in options:
+            ours = _same(name, own)
+            if ours and ours not in options:
                 options[ours] = value
             elif not any(value is done or (isinstance(value, str) and value == done) for done in DONE.get(name, ())):
                 raise ConfigError(f"{function.__name__} has no argument {name}={shown(value)}{_instead(name, own)}")
@@ -77,9 +121,13 @@ def knows_other_names(function: Callable[P, R]) -> Callable[P, R]:
     return called
 
 
+def _same(name: str, own: Any) -> str:
+    return next((ours for ours in SAME.get(name, "").split() if ours in own), "")
+
+
 def _instead(name: str, own: Any) -> str:
     if name in INSTEAD:
         return f"; {INSTEAD[name]}"
-    if SAME.get(name, "") in own:
-        return f"; here it is {SAME[name]}, which is given, too"
+    if ours := _same(name, own):
+        return f"; here it is {ours}, which is given, too"
     return did_you_mean(name, own) or f"; it accepts {', '.join(n for n in own if n not in ('self', 'cls'))}"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from simcse import ConfigError, DataError, SentenceEncoder
+from simcse import ConfigError, DataError, SearchIndex, SentenceEncoder, train
 
 TEXTS = ["a man plays", "rain falls on the city"]
 
@@ -35,6 +36,28 @@ def test_what_means_the_same_works(encoder: SentenceEncoder, tiny_bert: Path) ->
         model_name_or_path=tiny_bert, torch_dtype="float32", max_seq_length=7, trust_remote_code=False
     )
     assert loaded.max_length == 7
+
+
+def test_an_index_and_training_know_them_too(encoder: SentenceEncoder) -> None:
+    index = SearchIndex.build(texts=TEXTS, encoder=encoder)  # type: ignore[call-arg]
+    [hits] = index.search(query="rain", k=1, threshold=-1.0)  # type: ignore[call-arg]
+    assert hits == index.search("rain", 1)[0]
+    with pytest.raises(ConfigError, match=r"search has no argument filters=\{\}; it accepts queries, top_k, "):
+        index.search("rain", filters={})  # type: ignore[call-arg]
+    with pytest.raises(ConfigError, match=r"train has no argument data='f\.csv'; it accepts config"):
+        train(data="f.csv")  # type: ignore[call-arg]
+
+
+def test_attributes_that_are_called_otherwise_are_told(encoder: SentenceEncoder) -> None:
+    for name, ours in {"save": "save_pretrained", "max_seq_length": "max_length", "fit": "train"}.items():
+        assert not hasattr(encoder, name)
+        with pytest.raises(AttributeError, match=f"SentenceEncoder has no attribute '{name}'; here it is: .*{ours}"):
+            getattr(encoder, name)
+    with pytest.raises(AttributeError, match="'max_seq_length'; here it is: max_length"):
+        encoder.max_seq_length = 7  # it would change nothing
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        encoder.nothing  # noqa: B018
+    assert copy.deepcopy(encoder).fingerprint == encoder.fingerprint
 
 
 @pytest.mark.parametrize(
