@@ -182,7 +182,7 @@ def test_a_launcher_is_shown_for_several_processes_only() -> None:
     commands = [line for path in shown for line in re.findall(launchers, path.read_text(), flags=re.M)]
     assert len(commands) >= 2
     assert all(re.search(r"--(?:num_machines|nproc_per_node) [2-9]", line) for line in commands), commands
-    assert "belongs to the launchers" in read("docs/scale.md")
+    assert "What the launchers print themselves" in read("docs/scale.md")
 
 
 def test_install_lines_name_our_package() -> None:
