@@ -10,8 +10,10 @@ Some peers ask for older packages than this one does. They can lie in a folder o
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +93,7 @@ def backend_of(encoder: Any) -> str:
     from simcse.encoder.backends.int8 import calibration_batch
     from simcse.encoder.backends.select import prepared_backend
 
-    return prepared_backend(encoder.backbone, encoder.backend, lambda: calibration_batch(encoder.tokenize())).name
+    return prepared_backend(encoder.backbone, encoder.asked_backend, lambda: calibration_batch(encoder.tokenize())).name
 
 
 def sentence_transformer(kit: Kit, dtype: str, batch: int = 32) -> Encode:
@@ -227,8 +229,13 @@ def ctranslate2(kit: Kit, form: str) -> Encode:
     """CTranslate2's encoder; mean of its states by numpy."""
     import ctranslate2 as ct2
 
-    folder = kit.workspace / f"ctranslate2-{form}"
-    ct2.converters.TransformersConverter(kit.folder).convert(str(folder), quantization=form, force=True)
+    folder, source = kit.workspace / f"ctranslate2-{form}", kit.workspace / f"for-ctranslate2-{form}"
+    shutil.copytree(kit.folder, source)
+    config = source / "config.json"
+    known = json.loads(config.read_text(encoding="utf-8"))
+    # which the converter asks for, and today's transformers no longer writes
+    config.write_text(json.dumps({"position_embedding_type": "absolute"} | known), encoding="utf-8")
+    ct2.converters.TransformersConverter(str(source)).convert(str(folder), quantization=form)
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     encoder = ct2.Encoder(str(folder), device="cpu", compute_type=form, intra_threads=threads)
 
@@ -251,8 +258,9 @@ def fastembed(kit: Kit) -> Encode:
     for file in (*Path(kit.folder).glob("*.json"), *Path(kit.folder).glob("*.txt"), graph_of(kit)):
         if not (folder / file.name).exists():
             (folder / file.name).symlink_to(file.resolve())
+    width = json.loads((folder / "config.json").read_text(encoding="utf-8"))["hidden_size"]
     TextEmbedding.add_custom_model(
-        model="peer", pooling=PoolingType.MEAN, normalization=True, sources=ModelSource(url="file"), dim=384,
+        model="peer", pooling=PoolingType.MEAN, normalization=True, sources=ModelSource(url="file"), dim=width,
         model_file="model.onnx",
     )  # fmt: skip
     peer = TextEmbedding("peer", specific_model_path=str(folder))
