@@ -160,7 +160,9 @@ class NativeBackend:
         """The same in integers."""
         fields = self.linear(linear.weight, linear.bias)
         fields.scales = self.floats(linear.scales)
-        fields.smoothing = None if linear.smoothing is None else self.floats(linear.smoothing)
+        if linear.smoothing is not None:  # signed inputs
+            fields.smoothing = self.floats(linear.smoothing)
+            fields.begins = self.keep(-self.library.added() * linear.weight.sum(1, dtype=torch.int32))
         return fields
 
     def norm(self, module: nn.LayerNorm) -> NormFields:

@@ -28,7 +28,7 @@ class LinearFields(ctypes.Structure):
 
     _fields_ = (
         ("weight", ctypes.c_void_p), ("bias", ctypes.c_void_p), ("scales", ctypes.c_void_p),
-        ("smoothing", ctypes.c_void_p),
+        ("smoothing", ctypes.c_void_p), ("begins", ctypes.c_void_p),
     )  # fmt: skip
 
 
@@ -76,6 +76,7 @@ def load_kernel(instructions: InstructionSet | None) -> ctypes.CDLL | None:
     library.embed.restype = None
     library.pack_weight.argtypes = [ctypes.c_void_p, ctypes.c_long, ctypes.c_long, ctypes.c_void_p]
     library.pack_weight.restype = None
+    library.added.argtypes, library.added.restype = [], ctypes.c_long
     library.scratch_bytes.argtypes = [ctypes.c_void_p, ctypes.c_long]
     library.scratch_bytes.restype = ctypes.c_long
     return library if library.allowed() else None

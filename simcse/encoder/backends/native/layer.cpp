@@ -13,10 +13,11 @@ struct Norm {
 };
 
 // weights in panels of 32 outputs; for integers what one of them stands for (out,), and, for all inputs but the inner
-// width, what to multiply an input with (in,) before it is rounded
+// width, what to multiply an input with (in,) before it is rounded, and what sums begin at (out,)
 struct Linear {
   const char *weight;
   const float *bias, *scales, *smoothing;
+  const int32_t *begins;
 };
 
 struct Embedding {
@@ -172,7 +173,7 @@ void apply(const Linear &linear, const number *x, long rows, long width, long fi
   const float *bias = linear.bias + first, *scales = linear.scales + first;
   if (linear.scales)
     product<SIGNED>(s.rounded, s.narrow, rows, linear.weight + first * width, width * SIDE, width / STEP, columns,
-                    [&](const int32_t *line, long row, long column) {
+                    linear.begins + first, [&](const int32_t *line, long row, long column) {
                       lanes scale = all(s.row_scales[row]);
                       auto part = [&](long i) {
                         return fused(load(line + i) * scale, load(scales + column + i), load(bias + column + i));
@@ -181,7 +182,7 @@ void apply(const Linear &linear, const number *x, long rows, long width, long fi
                     });
   else
     product<FLOATS>(x, s.wide, rows, linear.weight + first * width * BYTES, width * SIDE * BYTES, width * BYTES / STEP,
-                    columns, [&](const float *line, long row, long column) {
+                    columns, nullptr, [&](const float *line, long row, long column) {
                       finish(load(line) + load(bias + column), load(line + 16) + load(bias + column + 16), row, column);
                     });
 }
@@ -256,7 +257,7 @@ void feed_forward(const Layer &layer, long rows, const Scratch &s) {
     auto before = [&](float *sum, long column) { return load(begin ? sum : down.bias + column); };
     if (!down.scales) {
       product<FLOATS>(s.parts, s.chunk, rows, down.weight + begin * SIDE * BYTES, layer.inner * SIDE * BYTES,
-                      size * BYTES / STEP, width, [&](const float *line, long row, long column) {
+                      size * BYTES / STEP, width, nullptr, [&](const float *line, long row, long column) {
                         float *sum = s.sums + row * width + column;
                         store(sum, load(line) + before(sum, column));
                         store(sum + 16, load(line + 16) + before(sum + 16, column + 16));
@@ -266,7 +267,7 @@ void feed_forward(const Layer &layer, long rows, const Scratch &s) {
     for (long row = 0; row < rows; row++)
       s.hidden_scales[row] = quantize_hidden(s.parts_row(row), layer.least_gelu, size, (uint8_t *)s.parts_row(row));
     product<UNSIGNED>(s.parts, s.chunk, rows, down.weight + begin * SIDE, layer.inner * SIDE, size / STEP, width,
-                      [&](const int32_t *line, long row, long column) {
+                      nullptr, [&](const int32_t *line, long row, long column) {
                         float *sum = s.sums + row * width + column;
                         lanes scale = all(s.hidden_scales[row]);
                         for (long i = 0; i < SIDE; i += 16)
@@ -320,6 +321,9 @@ extern const long struct_sizes[4] = {sizeof(Norm), sizeof(Linear), sizeof(Embedd
 
 // whether the system lets this process use the instructions
 int allowed() { return allow(); }
+
+// what a product adds to each signed input
+long added() { return FLIPPED ? 128 : 0; }
 
 // (rows, width bytes) weights of 32-bit pairs or fours -> panels
 void pack_weight(const void *weight, long rows, long width, void *panels) {

@@ -9,6 +9,12 @@
 
 #include "vec512.hpp"
 
+namespace {
+
+constexpr long LINE = 64, HALF = 1024;  // a tile reads 16 lines of 16 columns
+
+}  // namespace
+
 #include "panels.hpp"
 
 namespace {
@@ -75,7 +81,8 @@ inline void square(
 // Each panel is fetched from memory while the one before is multiplied.
 template <Kind kind, class Finish>
 inline void product(
-    const void *a, long stride, long rows, const char *panel, long next, long steps, long columns, Finish finish) {
+    const void *a, long stride, long rows, const char *panel, long next, long steps, long columns,
+    const int32_t * /* begins: nothing is turned over */, Finish finish) {
   alignas(64) typename Sum<kind>::type squares[2][SIDE * SIDE];
   long lines = (SIDE + steps - 1) / steps, done_row = 0, done_column = -1;
   long fetched = up_to(PAIR / ((rows + SIDE - 1) / SIDE), 64);

@@ -4,10 +4,9 @@
 
 #include "vec512.hpp"
 
-#include "panels.hpp"
-
 namespace {
 
+constexpr long LINE = 128, HALF = 64;  // one after the other, as the registers read them: memory comes faster in order
 constexpr long BLOCK = 192;  // rows that pass a layer together: more read the weights less often, but leave the cache
 constexpr long CHUNK = 1536;  // bytes of a row of the inner width, or of queries, keys and values, at a time
 constexpr long LINES = 8;
@@ -23,8 +22,9 @@ inline floats multiply_add(floats sum, floats columns, floats pair) {
 inline integers multiply_add(integers sum, integers columns, integers four) {
   return _mm512_dpbusd_epi32(sum, four, columns);
 }
-inline integers subtract(integers a, integers b) { return _mm512_sub_epi32(a, b); }
 
 }  // namespace
+
+#include "panels.hpp"
 
 #include "registers.hpp"

@@ -1,7 +1,8 @@
 // Operands of products laid out for the micro-kernels: panels of 32 columns, a step of 64 bytes of each row after another.
 //
 // Rows and panels are counted in bytes, for numbers and 8-bit integers alike: a step of a product takes 64 bytes of each
-// row, and of a panel 16 lines of 16 columns, four bytes each, twice. A micro-kernel includes a vec*.hpp first.
+// row, and of a panel 16 lines of 16 columns, four bytes each, twice. A micro-kernel includes a vec*.hpp first, and says
+// how lines lie: LINE bytes from one to the next, HALF from its first 16 columns to the others.
 
 #pragma once
 
@@ -10,7 +11,7 @@ namespace {
 constexpr long SIDE = 32;
 constexpr long SPARE = 8;                     // rows beyond 32 that `square` may read and write
 constexpr long STEP = 64;                     // bytes of a row in a step
-constexpr long PAIR = 2 * 16 * 64;            // bytes of a panel in a step: 16 columns, and 16 more
+constexpr long PAIR = 2 * 16 * 64;            // bytes of a panel in a step
 constexpr long BYTES = sizeof(number);
 constexpr long TOGETHER = 4 / BYTES;          // numbers in a column's four bytes
 
@@ -30,9 +31,9 @@ struct Sum<FLOATS> { typedef float type; };
 void panels_of_rows(const void *from, long stride, long rows, long width, void *to) {
   char *out = (char *)to;
   for (long row = 0; row < rows; row += SIDE)
-    for (long column = 0; column < width; column += STEP)
-      for (long half = 0; half < 32; half += 16, out += PAIR / 2)
-        transpose((const char *)from + (row + half) * stride + column, stride, out);
+    for (long column = 0; column < width; column += STEP, out += PAIR)
+      for (long half = 0; half < 2; half++)
+        transpose((const char *)from + (row + 16 * half) * stride + column, stride, out + half * HALF, LINE);
 }
 
 // (rows, columns) -> panels of 32 columns each, over the rows; rows up to the next multiple of 32 are zeros
@@ -44,7 +45,7 @@ void panels_of_columns(const number *from, long stride, long rows, long columns,
         const number *together[TOGETHER];
         for (long i = 0, row = step + line * TOGETHER; i < TOGETHER; i++, row++)
           together[i] = row < rows ? (const number *)((const char *)(from + column) + row * stride) : nullptr;
-        interleave(together, out + line * 64, out + PAIR / 2 + line * 64);
+        interleave(together, out + line * LINE, out + line * LINE + HALF);
       }
 }
 

@@ -2,7 +2,7 @@
 //
 // For each four bytes of a row one broadcast meets two registers of the panel. VNNI multiplies unsigned bytes by signed
 // ones: signed rows come with their sign bits turned over, which adds 128 to each, and their sums begin at what takes
-// that away again. A micro-kernel defines `floats` and `integers`, a register each, and multiply_add first.
+// that away again. A micro-kernel defines `floats` and `integers`, a register each, broadcast and multiply_add first.
 
 #pragma once
 
@@ -23,8 +23,7 @@ struct Register<FLOATS> { typedef floats type; };
 
 // register 0 or 1 of a part of a panel's line
 inline const char *columns_of(const char *panel, long line, long part, long one) {
-  long at = (2 * part + one) * WIDE;
-  return panel + at / 64 * (PAIR / 2) + line * 64 + at % 64;
+  return panel + line * LINE + (2 * part + one) * WIDE;
 }
 
 // sums (lines, two registers) = begin + rows of a times a part of a panel; soon(step) fetches what comes next
@@ -54,24 +53,6 @@ inline __attribute__((always_inline)) void tile(
   for (int line = 0; line < lines; line++) memcpy(sums + line * sums_stride, sum[line], 2 * WIDE);
 }
 
-// what the sums of a part of a panel begin at: nothing, or what 128 too much in each signed number adds
-template <Kind kind, class Vector>
-inline void beginning(const char *panel, long part, long steps, Vector *begin) {
-  begin[0] = begin[1] = Vector{};
-  if constexpr (kind == SIGNED) {
-    const char middle[4] = {FLIPPED, FLIPPED, FLIPPED, FLIPPED};
-    Vector columns, same, zero{};
-    broadcast(middle, same);
-    for (int one = 0; one < 2; one++) {
-      for (long line = 0; line < steps * 16; line++) {
-        memcpy(&columns, columns_of(panel + line / 16 * PAIR, line % 16, part, one), WIDE);
-        begin[one] = multiply_add(begin[one], columns, same);
-      }
-      begin[one] = subtract(zero, begin[one]);
-    }
-  }
-}
-
 // sums of up to LINES rows times a whole panel: of no more lines than `rows` up to a multiple of LINES / 2
 template <class Vector, class Soon>
 inline __attribute__((always_inline)) void lines_of(
@@ -94,16 +75,17 @@ inline void square(
              (char *)sums + row * sums_stride, sums_stride, [](long) {});
 }
 
-// a (rows, 64 * steps bytes) times panels that lie `next` bytes apart; finish(line, row, column) takes 32 sums of a row.
-// Each panel is fetched from memory while the one before is multiplied.
+// a (rows, 64 * steps bytes) times panels that lie `next` bytes apart; finish(line, row, column) takes 32 sums of a row,
+// which begin at those of its column, or at 0 where `begins` is null. Each panel is fetched from memory while the one before is multiplied.
 template <Kind kind, class Finish>
 inline void product(
-    const void *a, long stride, long rows, const char *panel, long next, long steps, long columns, Finish finish) {
+    const void *a, long stride, long rows, const char *panel, long next, long steps, long columns,
+    const int32_t *begins, Finish finish) {
   alignas(64) typename Sum<kind>::type sums[LINES * SIDE];
-  typename Register<kind>::type begin[PARTS][2];
+  typename Register<kind>::type begin[PARTS][2] = {};
   long fetched = up_to(PAIR / ((rows + LINES - 1) / LINES), 64);
   for (long column = 0; column < columns; column += SIDE, panel += next) {
-    for (long part = 0; part < PARTS; part++) beginning<kind>(panel, part, steps, begin[part]);
+    if (begins) memcpy(begin, begins + column, sizeof begin);
     for (long row = 0; row < rows; row += LINES) {
       const char *soon = panel + next + row / LINES * fetched;
       lines_of(rows - row, (const char *)a + row * stride, stride, panel, steps, begin, sums, SIDE * 4, [&](long step) {

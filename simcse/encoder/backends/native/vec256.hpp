@@ -101,8 +101,8 @@ inline void store_unsigned(uint8_t *to, lanes value) {
   _mm_storeu_si128((__m128i *)to, _mm_packus_epi16(_mm256_castsi256_si128(two), _mm256_extracti128_si256(two, 1)));
 }
 
-// 8 rows of 32 bytes -> 8 columns of four bytes each, 64 bytes apart
-inline void transpose_eight(const char *rows, long stride, char *out) {
+// 8 rows of 32 bytes -> 8 columns of four bytes each, `apart` bytes from one to the next
+inline void transpose_eight(const char *rows, long stride, char *out, long apart) {
   __m256 r[8], t[8];
 #pragma GCC unroll 8
   for (int i = 0; i < 8; i++) r[i] = _mm256_loadu_ps((const float *)(rows + i * stride));
@@ -115,16 +115,16 @@ inline void transpose_eight(const char *rows, long stride, char *out) {
   }
 #pragma GCC unroll 4
   for (int i = 0; i < 4; i++) {
-    _mm256_storeu_ps((float *)(out + i * 64), _mm256_permute2f128_ps(r[i], r[i + 4], 0x20));
-    _mm256_storeu_ps((float *)(out + (i + 4) * 64), _mm256_permute2f128_ps(r[i], r[i + 4], 0x31));
+    _mm256_storeu_ps((float *)(out + i * apart), _mm256_permute2f128_ps(r[i], r[i + 4], 0x20));
+    _mm256_storeu_ps((float *)(out + (i + 4) * apart), _mm256_permute2f128_ps(r[i], r[i + 4], 0x31));
   }
 }
 
 // 16 rows of 64 bytes -> 16 columns of four bytes each
-inline void transpose(const char *rows, long stride, char *out) {
+inline void transpose(const char *rows, long stride, char *out, long apart) {
   for (int row = 0; row < 16; row += 8)
     for (int column = 0; column < 16; column += 8)
-      transpose_eight(rows + row * stride + column * 4, stride, out + column * 64 + row * 4);
+      transpose_eight(rows + row * stride + column * 4, stride, out + column * apart + row * 4, apart);
 }
 
 // a row of 32 numbers, null for zeros -> 16 columns, and 16 more

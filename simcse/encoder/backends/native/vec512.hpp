@@ -53,8 +53,8 @@ inline void store_unsigned(uint8_t *to, lanes value) {
   _mm_storeu_si128((__m128i *)to, _mm512_cvtusepi32_epi8(whole));
 }
 
-// 16 rows of 64 bytes -> 16 columns of four bytes each
-inline void transpose(const char *rows, long stride, char *out) {
+// 16 rows of 64 bytes -> 16 columns of four bytes each, `apart` bytes from one to the next
+inline void transpose(const char *rows, long stride, char *out, long apart) {
   __m512i r[16], t[16];
 #pragma GCC unroll 16
   for (int i = 0; i < 16; i++) r[i] = _mm512_loadu_si512(rows + i * stride);
@@ -74,10 +74,10 @@ inline void transpose(const char *rows, long stride, char *out) {
     __m512i low = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88), low_odd = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);
     __m512i high = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
     __m512i high_odd = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xdd);
-    _mm512_storeu_si512(out + i * 64, _mm512_shuffle_i32x4(low, high, 0x88));
-    _mm512_storeu_si512(out + (i + 4) * 64, _mm512_shuffle_i32x4(low_odd, high_odd, 0x88));
-    _mm512_storeu_si512(out + (i + 8) * 64, _mm512_shuffle_i32x4(low, high, 0xdd));
-    _mm512_storeu_si512(out + (i + 12) * 64, _mm512_shuffle_i32x4(low_odd, high_odd, 0xdd));
+    _mm512_storeu_si512(out + i * apart, _mm512_shuffle_i32x4(low, high, 0x88));
+    _mm512_storeu_si512(out + (i + 4) * apart, _mm512_shuffle_i32x4(low_odd, high_odd, 0x88));
+    _mm512_storeu_si512(out + (i + 8) * apart, _mm512_shuffle_i32x4(low, high, 0xdd));
+    _mm512_storeu_si512(out + (i + 12) * apart, _mm512_shuffle_i32x4(low_odd, high_odd, 0xdd));
   }
 }
 

@@ -121,7 +121,7 @@ def test_each_kernel_compiles_on_any_cpu(instructions: InstructionSet) -> None:
     path = build(instructions)
     assert path is not None
     library = ctypes.CDLL(str(path))
-    for name in ("run_layer", "embed", "pack_weight", "scratch_bytes", "allowed"):
+    for name in ("run_layer", "embed", "pack_weight", "added", "scratch_bytes", "allowed"):
         assert getattr(library, name)
     assert struct_sizes(library) == [ctypes.sizeof(struct) for struct in STRUCTS]
 
