@@ -6,8 +6,9 @@ the others their precision: half of their size moves over into the weights (Smoo
 whose scales are one an output channel. How large channels are is seen once, on sentences of our own.
 
 For weights that the kernel does not take, oneDNN multiplies the feed-forward sublayers, two thirds of a layer, with
-scales fixed on the same sentences. Its input is unsigned, with 128 for 0: VNNI multiplies unsigned by signed numbers,
-and where there is no AMX oneDNN takes its slow reference path for signed by signed.
+scales fixed on the same sentences. A few channels of the inner width, which would set the scale of all, stay as they
+are. Its input is unsigned, with 128 for 0: VNNI multiplies unsigned by signed numbers, and where there is no AMX oneDNN
+takes its slow reference path for signed by signed.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from simcse.encoder.backends.bert_weights import BertWeights
-from simcse.encoder.backends.torch_packed import FeedForward, TorchPackedBackend
+from simcse.encoder.backends.torch_packed import FeedForward, TorchPackedBackend, product
 from simcse.tokens.batch import TokenBatch
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
 PACKED_ROWS = 2048  # what oneDNN packs weights for
 LEAST_GELU = -0.17  # gelu goes no lower: what 0 stands for in the inner width
 MARGIN = 1.1  # above the largest input seen
+OUTLIERS = 16  # channels of the inner width that stay as they are: their gelu can be twenty times that of all others
 MIDDLE = 128  # the unsigned input that stands for 0
 
 CALIBRATION = (
@@ -75,25 +77,27 @@ def calibration_batch(tokenize: Callable[[Sequence[str]], tuple[list[list[int]],
 
 
 class ActivationRange(NamedTuple):
-    """Of one layer: the largest |x| of each channel (D,), of its input and of its feed-forward's; the largest gelu."""
+    """Of one layer: the largest |x| of each channel (D,), of its input and of its feed-forward's; the largest gelu of
+    each channel of the inner width (I,).
+    """
 
     inputs: Tensor
     feed_forward: Tensor
-    gelu: float
+    gelu: Tensor
 
 
 class CalibrationObserver:
     """A feed-forward sublayer that notes the range of its activations."""
 
     inputs: Tensor
-    gelu: float
+    gelu: Tensor
 
     def __init__(self, feed_forward: FeedForward) -> None:
         self.feed_forward = feed_forward
 
     def __call__(self, x: Tensor) -> Tensor:
         """(T, D) -> (T, D)."""
-        self.inputs, self.gelu = x.abs().amax(0).float(), float(self.feed_forward.up.gelu(x).max())
+        self.inputs, self.gelu = x.abs().amax(0).float(), self.feed_forward.up.gelu(x).amax(0).float()
         return self.feed_forward(x)
 
 
@@ -189,7 +193,7 @@ class OnednnLinear:
 
 
 class OnednnFeedForward:
-    """x (T, D) -> x + down(gelu(up(x))) by 8-bit products of oneDNN."""
+    """x (T, D) -> x + down(gelu(up(x))) by 8-bit products of oneDNN, but for outlying channels of the inner width."""
 
     @torch.no_grad()
     def __init__(self, up: nn.Linear, down: nn.Linear, seen: ActivationRange) -> None:
@@ -198,13 +202,19 @@ class OnednnFeedForward:
         scale = MARGIN * float((seen.feed_forward / smooth).max().clamp(min=1e-6)) / 127
         self.smoothing = (1 / (smooth * scale)).to(up.weight.dtype)  # (D,); mixed types would be slow
         smooth = 1 / (self.smoothing.float() * scale)  # (D,) as rounded
-        self.gelu_scale, self.gelu_zero = gelu_scale(seen.gelu)
+        order = seen.gelu.argsort(descending=True)
+        apart = order[: min(OUTLIERS, -(-len(order) // 16))]
+        self.apart_up = product(up.weight[apart], up.bias[apart])
+        self.apart_down = product(down.weight[:, apart], None)
+        self.gelu_scale, self.gelu_zero = gelu_scale(float(seen.gelu[order[len(apart)]]))
         self.up = OnednnLinear(weight * smooth, up.bias, scale, MIDDLE)
-        self.down = OnednnLinear(down.weight.float(), down.bias, self.gelu_scale, self.gelu_zero)
+        rest = down.weight.float().index_fill(1, apart, 0)  # (D, I)
+        self.down = OnednnLinear(rest, down.bias, self.gelu_scale, self.gelu_zero)
 
     def __call__(self, x: Tensor) -> Tensor:
         """(T, D) -> (T, D)."""
-        return self.down.plus(self.up.gelu(self.unsigned(x), self.gelu_scale, self.gelu_zero), x)
+        apart = self.apart_down.plus(self.apart_up.gelu(x), x)
+        return self.down.plus(self.up.gelu(self.unsigned(x), self.gelu_scale, self.gelu_zero), apart)
 
     def unsigned(self, x: Tensor) -> Tensor:
         """(T, D) -> (T, D) uint8 in 1..255, where 128 stands for 0; bf16 holds such integers exactly."""

@@ -207,7 +207,7 @@ def test_integers_do_what_their_numbers_say(instructions: InstructionSet) -> Non
             with torch.no_grad():
                 linear.weight.copy_(whole / 512)
         ones = torch.full((64,), 127 / 512)  # as large as the weights' columns, nearly: no smoothing to speak of
-        ranges.append(ActivationRange(ones, ones, 4.0))
+        ranges.append(ActivationRange(ones, ones, ones))
     got = NativeBackend(weights, ranges, instructions)(batch, (-1,))[0].float()
     assert torch.cosine_similarity(got, exact(backbone, batch), dim=-1).min() > 0.998
 
