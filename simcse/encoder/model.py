@@ -139,8 +139,9 @@ class SentenceEncoder(TellsOtherNames, nn.Module):
             backend: what computes token states in `encode`: "huggingface" (the backbone's own forward pass), "torch"
                 (BERT and its kin without padding), "native" (their layers by a compiled kernel: AMX, AVX512-BF16),
                 "int8" (the larger products in 8-bit integers, on CPUs with AMX or VNNI), "onnx" (the graph that
-                `simcse export --format onnx` wrote, in fp32 on the CPU); auto is the fastest of the first three that
-                can compute the model.
+                `simcse export --format onnx` wrote, in fp32 on the CPU), "cuda_varlen" (BERT and its kin by torch's
+                variable-length attention, in bf16 or fp16 on CUDA); auto is the fastest of the first three that can
+                compute the model.
             revision: of a hub id: branch, tag or commit.
 
         Raises:

@@ -37,7 +37,7 @@ class TokenBatch:
         """Join lists of token ids."""
         lengths = tuple(map(len, sequences))
         flat = np.fromiter((token for sequence in sequences for token in sequence), dtype=np.int64, count=sum(lengths))
-        return cls(torch.from_numpy(flat).to(device, non_blocking=True), lengths, left_out)
+        return cls(moved(torch.from_numpy(flat), device), lengths, left_out)
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -55,7 +55,7 @@ class TokenBatch:
     @cached_property
     def sizes(self) -> Tensor:
         """(S,) int64 lengths, on the device of the ids."""
-        return torch.tensor(self.lengths, device=self.ids.device)
+        return moved(torch.tensor(self.lengths), self.ids.device)
 
     @cached_property
     def starts(self) -> Tensor:
@@ -107,6 +107,11 @@ class TokenBatch:
         sequences: tuple[Tensor, ...] = self.ids.split(list(self.lengths))  # type: ignore[no-untyped-call]
         left_out = tuple(self.left_out[i] for i in numbers) if self.left_out else ()
         return TokenBatch(torch.cat([sequences[i] for i in numbers]), tuple(self.lengths[i] for i in numbers), left_out)
+
+
+def moved(values: Tensor, device: torch.device | str) -> Tensor:
+    """A tensor of the host on a device; on its way to CUDA it lies in pinned memory, so that nobody waits for it."""
+    return (values.pin_memory() if torch.device(device).type == "cuda" else values).to(device, non_blocking=True)
 
 
 class BatchPlan(NamedTuple):
@@ -176,4 +181,4 @@ class TokenLists(NamedTuple):
         for first, last in pairwise(cuts):
             ids = torch.from_numpy(self.ids[ends[first] : ends[last]])
             lengths = tuple(self.lengths[first:last].tolist())
-            yield TokenBatch(ids.to(device, non_blocking=True), lengths, (left_out,) * len(lengths) if left_out else ())
+            yield TokenBatch(moved(ids, device), lengths, (left_out,) * len(lengths) if left_out else ())

@@ -16,6 +16,7 @@ from simcse.encoder.backends.base import Backend, TokenStates
 from simcse.encoder.backends.bert_weights import BertWeights, why_not_bert
 from simcse.encoder.backends.cpu_features import INT8_PRODUCTS, has_int8_products
 from simcse.encoder.backends.cpu_training.forward import training_states, why_not_fused
+from simcse.encoder.backends.cuda_varlen import CudaVarlenBackend, unfit_for_varlen, varlen_states
 from simcse.encoder.backends.huggingface import HuggingFaceBackend, huggingface_states
 from simcse.encoder.backends.int8 import OnednnFeedForward, calibrate
 from simcse.encoder.backends.modernbert import ModernBertBackend, ModernBertWeights, why_not_modernbert
@@ -41,7 +42,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-BACKENDS = ("auto", "huggingface", "torch", "native", "int8", "onnx")
+BACKENDS = ("auto", "huggingface", "torch", "native", "int8", "onnx", "cuda_varlen")
 BASE = Shape(width=768, inner=3072, heads=12)  # BERT-base's
 
 
@@ -88,6 +89,8 @@ def why_not(backbone: nn.Module, backend: str) -> str | None:
         return why_not_bert(backbone)
     if backend == "torch":
         return None
+    if backend == "cuda_varlen":
+        return unfit_for_varlen(weights)
     device = next(backbone.parameters()).device
     if backend == "int8" and device.type != "cpu":
         return f"integers are multiplied on the CPU alone, not on {device.type}"
@@ -208,6 +211,8 @@ def prepare(backbone: nn.Module, chosen: str, calibration: Callable[[], TokenBat
     assert weights is not None, "choose_backend says huggingface then"
     if chosen == "native":
         return NativeBackend(weights)
+    if chosen == "cuda_varlen":
+        return CudaVarlenBackend(weights)
     if chosen == "torch":
         return TorchPackedBackend(weights)
     ranges = calibrate(weights, calibration())
@@ -222,8 +227,17 @@ def training_pass(backbone: nn.Module, backend: str = "auto") -> TokenStates:
 
     Args:
         backbone: a Hugging Face encoder.
-        backend: `huggingface` forces the backbone's own; all others take the fastest that there is.
+        backend: `huggingface` forces the backbone's own, `cuda_varlen` the pass of that name; all others take the
+            written-out pass on the CPU, or the backbone's own.
+
+    Raises:
+        ConfigError: `cuda_varlen` cannot compute this backbone on this device in this precision.
     """
+    if backend == "cuda_varlen":
+        choose_backend(backbone, backend)
+        weights = BertWeights.from_hf(backbone)
+        assert weights is not None, "choose_backend raises then"
+        return partial(varlen_states, weights)
     if backend != "huggingface" and why_not_fused(backbone) is None:
         return partial(training_states, backbone)
     return partial(huggingface_states, backbone)

@@ -38,6 +38,8 @@ def missing(backend: str) -> str | None:
     """What this machine lacks for a backend."""
     if backend == "int8" and not has_int8_products():
         return f"int8 needs a CPU with one of {', '.join(sorted(INT8_PRODUCTS))}"
+    if backend == "cuda_varlen":
+        return "cuda_varlen needs a CUDA device; test_cuda_varlen.py runs it on the CPU"
     if backend == "native" and binding.load_kernel(best_instruction_set()) is None:
         return "native needs a CPU with AMX or AVX512-BF16, and a C++ compiler"
     return None
@@ -65,7 +67,7 @@ def test_each_backend_forced_gives_the_vectors_of_the_backbones_own(
 
 def test_one_that_cannot_compute_the_model_is_an_error(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
-        ConfigError, match=r"^backend 'cuda' is not one of auto, huggingface, torch, native, int8, onnx$"
+        ConfigError, match=r"^backend 'cuda' is not one of auto, huggingface, torch, native, int8, onnx, cuda_varlen$"
     ):
         load(tiny_bert, backend="cuda")
     with pytest.raises(ConfigError, match=r"^backend is native, but there is no kernel for float16; take backend auto"):
