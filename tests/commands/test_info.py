@@ -18,7 +18,7 @@ def test_what_runs_and_why(tiny_bert: Path, capsys: pytest.CaptureFixture[str]) 
     assert (facts["pooling"], facts["dtype"], facts["dimension"]) == ("cls", "float32", 32)
     assert (facts["backend"], facts["training"]) == ("torch", "without padding")
     reasons = facts["backends"]
-    assert list(reasons) == ["huggingface", "torch", "native", "int8", "onnx"]
+    assert list(reasons) == ["huggingface", "torch", "native", "int8", "onnx", "cuda_varlen"]
     assert reasons["huggingface"] is reasons["torch"] is None
     assert reasons["native"]
     assert "model.onnx is not there" in reasons["onnx"]
@@ -32,4 +32,4 @@ def test_one_that_is_padded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert ["backend", "huggingface"] in lines
     assert ["huggingface", "runs"] in lines
     told = {name: text for name, text in lines if text.startswith((why, f"padded, as {why}"))}
-    assert list(told) == ["training", "torch", "native", "int8"]
+    assert list(told) == ["training", "torch", "native", "int8", "cuda_varlen"]
