@@ -72,7 +72,7 @@ class Verdict(NamedTuple):
 
 
 _known: dict[str, Verdict] = {}
-_probing = threading.Lock()
+_probing = threading.RLock()  # to prepare a backend may ask for a verdict on another
 
 
 def shape_of(config: Any) -> Shape | None:

@@ -135,6 +135,8 @@ def choose_dtype(
 def slower_than_fp32(backbone: nn.Module, chosen: str, dtype: torch.dtype | None = None) -> str | None:
     """Why not to take a backend on this CPU: a layer of the backbone's shape takes longer by it than in fp32.
 
+    In fp32 it is computed by what `auto` takes then; by torch for the kernel in fp32, by its own forward for that.
+
     Args:
         backbone: a Hugging Face encoder.
         chosen: a backend that can compute it; never `auto`.
@@ -146,11 +148,13 @@ def slower_than_fp32(backbone: nn.Module, chosen: str, dtype: torch.dtype | None
     dtype, shape = dtype or next(backbone.parameters()).dtype, shape_of(backbone.config)
     if shape is None or (dtype == torch.float32 and chosen not in ("int8", "native")):
         return None
-    ways = [
-        partial(prepare, chosen=way, calibration=partial(probe_batch, shape))
-        for way in (chosen, "huggingface" if chosen == "huggingface" else "torch")
-    ]
-    verdict = probe(chosen, shape, dtype, *ways)
+    calibration = partial(probe_batch, shape)
+
+    def fp32(backbone: nn.Module) -> Backend:
+        plain = {"huggingface": "huggingface", "native": "torch" if dtype == torch.float32 else "auto"}
+        return prepare(backbone, choose_backend(backbone, plain.get(chosen, "auto")), calibration)
+
+    verdict = probe(chosen, shape, dtype, partial(prepare, chosen=chosen, calibration=calibration), fp32)
     if not verdict.slower:
         return None
     what = f"by {chosen} in {str(dtype).removeprefix('torch.')}"

@@ -18,9 +18,10 @@ from simcse import ConfigError, SentenceEncoder
 from simcse.encoder.backends import probe as probing
 from simcse.encoder.backends import select
 from simcse.encoder.backends.base import Backend
-from simcse.encoder.backends.cpu_features import has_int8_products
+from simcse.encoder.backends.cpu_features import cpu_flags, has_int8_products
+from simcse.encoder.backends.native import instruction_sets
 from simcse.encoder.backends.native.binding import load_kernel
-from simcse.encoder.backends.native.instruction_sets import best_instruction_set
+from simcse.encoder.backends.native.instruction_sets import AVX2, best_instruction_set
 from simcse.encoder.backends.probe import Shape, Verdict, probe, shape_of, stand_in
 from simcse.encoder.backends.select import bf16_pays, choose_dtype, prepare
 from simcse.encoder.device import has_native_bf16
@@ -322,3 +323,11 @@ def test_an_unknown_backend_is_named_before_anything_is_timed(minilm: Path, monk
     monkeypatch.setattr(select, "probe", lambda *arguments: pytest.fail("nothing to time"))
     with pytest.raises(ConfigError, match=r"^backend 'cuda' is not one of"):
         load(minilm, dtype="bf16", backend="cuda")
+
+
+@pytest.mark.skipif(not AVX2.flags <= cpu_flags() or load_kernel(AVX2) is None, reason="needs AVX2 and a C++ compiler")
+def test_fp32_is_what_auto_takes_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel where it computes in fp32, which is timed against torch for that: a verdict within a verdict."""
+    monkeypatch.setattr(instruction_sets, "cpu_flags", lambda: AVX2.flags)
+    select.slower_than_fp32(stand_in(SHAPE, torch.bfloat16), "torch")
+    assert {key.split(" Shape")[0] for key in probing._known} == {"native torch.float32", "torch torch.bfloat16"}
