@@ -14,6 +14,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from simcse.argument_names import knows_other_names
+from simcse.console import in_options
 from simcse.data.lengths import cut_line, sample, token_counts
 from simcse.data.pairs import ScoredPairs
 from simcse.data.readers import read_training
@@ -125,11 +126,8 @@ def tell_start(config: TrainConfig, trainer: Trainer) -> None:
 def tell_no_dev(data: DataConfig) -> None:
     """Say how to have the encoder evaluated, where it is not."""
     if data.dev is None and data.test is None:
-        print(
-            "no evaluation data: training runs, and best/ is its last step; data.dev, a file of (sentence, sentence, "
-            "score), shows the score before, while and after",
-            file=sys.stderr,
-        )
+        said = "no evaluation data: training runs, and best/ is its last step; data.dev=FILE of (sentence, sentence, score) "
+        print(in_options(said + "shows the score before, while and after"), file=sys.stderr)
 
 
 def tell_lengths(config: TrainConfig, trainer: Trainer) -> None:
