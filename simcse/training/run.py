@@ -126,8 +126,11 @@ def tell_start(config: TrainConfig, trainer: Trainer) -> None:
 def tell_no_dev(data: DataConfig) -> None:
     """Say how to have the encoder evaluated, where it is not."""
     if data.dev is None and data.test is None:
-        said = "no evaluation data: training runs, and best/ is its last step; data.dev=FILE of (sentence, sentence, score) "
-        print(in_options(said + "shows the score before, while and after"), file=sys.stderr)
+        said = (
+            "no evaluation data: training runs, and best/ is its last step; data.dev=FILE of (sentence, sentence, "
+            "score) shows the score before, during and after"
+        )
+        print(in_options(said), file=sys.stderr)
 
 
 def tell_lengths(config: TrainConfig, trainer: Trainer) -> None:
