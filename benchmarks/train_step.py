@@ -241,10 +241,11 @@ def train_sentence_transformers(entrant: Contestant, sample: Path, on_step: OnSt
 def training_pass_of(model: str) -> str:
     """What computes this package's training steps on the CPU."""
     from simcse import SentenceEncoder
-    from simcse.encoder.backends.cpu_training.forward import trains_fused
+    from simcse.encoder.backends.huggingface import huggingface_states
+    from simcse.encoder.backends.select import training_pass
 
-    fused = trains_fused(SentenceEncoder.from_pretrained(model, device="cpu", dtype="fp32").backbone)
-    return "written-out pass" if fused else "transformers' pass"
+    found: Any = training_pass(SentenceEncoder.from_pretrained(model, device="cpu", dtype="fp32").backbone)
+    return "padded" if found.func is huggingface_states else "without padding"
 
 
 def report(sheet: Sheet, results: dict[str, Steps], note: str) -> None:

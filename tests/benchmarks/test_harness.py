@@ -80,6 +80,19 @@ def test_one_text_at_a_time(
     assert all(row["ms"] > 0 for row in rows.values())
 
 
+def test_a_training_step(script: Script, tiny_bert: Path, sentences: list[str], tmp_path: Path) -> None:
+    train_step = script("train_step")
+    texts = tmp_path / "texts.txt"
+    texts.write_text("".join(f"{line}\n" for line in sentences * 4), encoding="utf-8")
+    train_step.main(
+        texts, str(tiny_bert), batch_size=4, steps=2, turn=4, only=["simcse fp32"], output=tmp_path / "results"
+    )
+    (file,) = tmp_path.glob("results/*/train_step.json")
+    (row,) = json.loads(file.read_text())["rows"]
+    assert (row["name"], row["note"]) == ("simcse fp32, mean", "without padding")
+    assert row["ms a step"] > 0
+
+
 def test_search_of_few_vectors(script: Script, tmp_path: Path) -> None:
     vectors = np.random.default_rng(0).standard_normal((3000, 16), dtype=np.float32)
     np.save(tmp_path / "vectors.npy", vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
