@@ -29,7 +29,7 @@ def test_every_row_at_a_tiny_size(script: Script, tmp_path: Path, capfd: pytest.
     assert not list(tmp_path.iterdir()), "a tiny run is no result"
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_without_a_gpu_it_says_so(script: Script) -> None:
     with pytest.raises(SystemExit, match="finds no GPU here; --device cpu --tiny true"):
         script("gpu").main()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -121,7 +121,7 @@ def read(backbone: nn.Module) -> BertWeights | str:
         if is_hooked(module):
             return f"this {kind} has a hook on {name or 'the whole'}"
     try:
-        weights = KINDS[kind](backbone)
+        weights = KINDS[kind].weights(backbone)
     except AttributeError as error:
         return f"this {kind} is not as transformers builds it ({error})"
     for module, usual in parts(weights):
@@ -154,122 +154,114 @@ def parts(weights: BertWeights) -> Iterator[tuple[nn.Module, type[nn.Module]]]:
         yield from ((dropout, nn.Dropout) for dropout in dropouts if dropout is not None)
 
 
-def bert(backbone: Any) -> BertWeights:
-    """Of BERT's module names."""
-    table = backbone.embeddings
-    if getattr(table, "task_type_embeddings", None) is not None:
-        raise AttributeError("it has task_type_embeddings")
-    return BertWeights(
-        word=table.word_embeddings,
-        position=table.position_embeddings,
-        token_type=table.token_type_embeddings,
-        norm=table.LayerNorm,
-        dropout=table.dropout,
-        projection=getattr(backbone, "embeddings_project", None),
-        relative=None,
-        layers=tuple(bert_layer(layer) for layer in backbone.encoder.layer),
-        heads=backbone.config.num_attention_heads,
-        padding_index=getattr(table, "padding_idx", None),
-    )
+class Names(NamedTuple):
+    """What an architecture calls the modules of `BertWeights`; an empty path is a module that it does not have.
+
+    Attributes:
+        table: of the backbone's, by the names of `BertWeights`.
+        layers: where the layers lie.
+        layer: of a layer's, by the names of `LayerWeights`.
+        heads: their number in the config.
+    """
+
+    table: dict[str, str]
+    layers: str
+    layer: dict[str, str]
+    heads: str = "num_attention_heads"
+
+    def weights(self, backbone: nn.Module) -> BertWeights:
+        """Of a backbone.
+
+        Raises:
+            AttributeError: a module is not there.
+        """
+        table: Any = backbone.get_submodule("embeddings")
+        if getattr(table, "task_type_embeddings", None) is not None:  # ERNIE's
+            raise AttributeError("it has task_type_embeddings")
+        layers = backbone.get_submodule(self.layers).children()
+        return BertWeights(
+            **modules(backbone, self.table),
+            projection=getattr(backbone, "embeddings_project", None),  # ELECTRA's, where the widths differ
+            layers=tuple(LayerWeights(**modules(layer, self.layer)) for layer in layers),
+            heads=getattr(backbone.config, self.heads),
+            padding_index=getattr(table, "padding_idx", None),
+        )
 
 
-def bert_layer(layer: Any) -> LayerWeights:
-    """One layer of BERT's module names."""
-    own, out, output = layer.attention.self, layer.attention.output, layer.output
-    return LayerWeights(
-        query=own.query,
-        key=own.key,
-        value=own.value,
-        attention_out=out.dense,
-        attention_norm=out.LayerNorm,
-        up=layer.intermediate.dense,
-        down=output.dense,
-        output_norm=output.LayerNorm,
-        weight_dropout=own.dropout,
-        attention_dropout=out.dropout,
-        output_dropout=output.dropout,
-    )
+def modules(inside: nn.Module, paths: dict[str, str]) -> dict[str, Any]:
+    """The modules at these paths; None for an empty one."""
+    return {name: inside.get_submodule(path) if path else None for name, path in paths.items()}
 
 
-def distilbert(backbone: Any) -> BertWeights:
-    """Of DistilBERT's module names."""
-    table = backbone.embeddings
-    return BertWeights(
-        word=table.word_embeddings,
-        position=table.position_embeddings,
-        token_type=None,
-        norm=table.LayerNorm,
-        dropout=table.dropout,
-        projection=None,
-        relative=None,
-        layers=tuple(distilbert_layer(layer) for layer in backbone.transformer.layer),
-        heads=backbone.config.n_heads,
-        padding_index=None,
-    )
-
-
-def distilbert_layer(layer: Any) -> LayerWeights:
-    """One layer of DistilBERT's module names."""
-    attention, feed_forward = layer.attention, layer.ffn
-    return LayerWeights(
-        query=attention.q_lin,
-        key=attention.k_lin,
-        value=attention.v_lin,
-        attention_out=attention.out_lin,
-        attention_norm=layer.sa_layer_norm,
-        up=feed_forward.lin1,
-        down=feed_forward.lin2,
-        output_norm=layer.output_layer_norm,
-        weight_dropout=attention.dropout,
-        attention_dropout=None,
-        output_dropout=feed_forward.dropout,
-    )
-
-
-def mpnet(backbone: Any) -> BertWeights:
-    """Of MPNet's module names."""
-    table = backbone.embeddings
-    return BertWeights(
-        word=table.word_embeddings,
-        position=table.position_embeddings,
-        token_type=None,
-        norm=table.LayerNorm,
-        dropout=table.dropout,
-        projection=None,
-        relative=backbone.encoder.relative_attention_bias,
-        layers=tuple(mpnet_layer(layer) for layer in backbone.encoder.layer),
-        heads=backbone.config.num_attention_heads,
-        padding_index=table.padding_idx,
-    )
-
-
-def mpnet_layer(layer: Any) -> LayerWeights:
-    """One layer of MPNet's module names."""
-    attention, own, output = layer.attention, layer.attention.attn, layer.output
-    return LayerWeights(
-        query=own.q,
-        key=own.k,
-        value=own.v,
-        attention_out=own.o,
-        attention_norm=attention.LayerNorm,
-        up=layer.intermediate.dense,
-        down=output.dense,
-        output_norm=output.LayerNorm,
-        weight_dropout=own.dropout,
-        attention_dropout=attention.dropout,
-        output_dropout=output.dropout,
-    )
-
-
+TABLE = {
+    "word": "embeddings.word_embeddings",
+    "position": "embeddings.position_embeddings",
+    "token_type": "",
+    "norm": "embeddings.LayerNorm",
+    "dropout": "embeddings.dropout",
+    "relative": "",
+}
+FEED_FORWARD = {
+    "up": "intermediate.dense",
+    "down": "output.dense",
+    "output_norm": "output.LayerNorm",
+    "output_dropout": "output.dropout",
+}
+BERT = Names(
+    table=TABLE | {"token_type": "embeddings.token_type_embeddings"},
+    layers="encoder.layer",
+    layer=FEED_FORWARD
+    | {
+        "query": "attention.self.query",
+        "key": "attention.self.key",
+        "value": "attention.self.value",
+        "weight_dropout": "attention.self.dropout",
+        "attention_out": "attention.output.dense",
+        "attention_norm": "attention.output.LayerNorm",
+        "attention_dropout": "attention.output.dropout",
+    },
+)
+MPNET = Names(
+    table=TABLE | {"relative": "encoder.relative_attention_bias"},
+    layers="encoder.layer",
+    layer=FEED_FORWARD
+    | {
+        "query": "attention.attn.q",
+        "key": "attention.attn.k",
+        "value": "attention.attn.v",
+        "weight_dropout": "attention.attn.dropout",
+        "attention_out": "attention.attn.o",
+        "attention_norm": "attention.LayerNorm",
+        "attention_dropout": "attention.dropout",
+    },
+)
+DISTILBERT = Names(
+    table=TABLE,
+    layers="transformer.layer",
+    layer={
+        "query": "attention.q_lin",
+        "key": "attention.k_lin",
+        "value": "attention.v_lin",
+        "weight_dropout": "attention.dropout",
+        "attention_out": "attention.out_lin",
+        "attention_norm": "sa_layer_norm",
+        "attention_dropout": "",
+        "up": "ffn.lin1",
+        "down": "ffn.lin2",
+        "output_norm": "output_layer_norm",
+        "output_dropout": "ffn.dropout",
+    },
+    heads="n_heads",
+)
 # post-norm encoders with absolute positions, MPNet's with relative ones beside them
-KINDS: dict[str, Callable[[Any], BertWeights]] = {
-    "bert": bert,
-    "camembert": bert,
-    "data2vec-text": bert,
-    "distilbert": distilbert,
-    "electra": bert,
-    "ernie": bert,
-    "mpnet": mpnet,
-    "roberta": bert,
-    "xlm-roberta": bert,
+KINDS = {
+    "bert": BERT,
+    "camembert": BERT,
+    "data2vec-text": BERT,
+    "distilbert": DISTILBERT,
+    "electra": BERT,
+    "ernie": BERT,
+    "mpnet": MPNET,
+    "roberta": BERT,
+    "xlm-roberta": BERT,
 }

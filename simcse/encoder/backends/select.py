@@ -119,10 +119,9 @@ def choose_dtype(
     timed = backend in ("auto", "huggingface", "torch") or (backend == "int8" and has_int8_products())
     if device.type != "cpu" or picked not in (torch.bfloat16, torch.float16) or shape is None or not timed:
         return picked
-    chosen = choose_backend(backbone) if backend == "auto" else backend
-    weights = BertWeights.from_hf(backbone)
-    if backend == "auto" and weights is not None:  # would it be native in that precision?
-        chosen = choose_backend(stand_in(shape, picked))
+    chosen = backend
+    if backend == "auto":  # of a BERT in that precision, which may be native then
+        chosen = choose_backend(backbone if BertWeights.from_hf(backbone) is None else stand_in(shape, picked))
     reason = None if chosen == "native" else slower_than_fp32(backbone, chosen, picked)  # native was timed just now
     if reason is None:
         return picked

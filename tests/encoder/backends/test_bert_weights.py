@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from simcse import ConfigError
 from simcse.encoder.backbone import NO_LIMIT, longest_input
 from simcse.encoder.backends.bert_weights import KINDS, BertWeights, why_not_bert
-from simcse.encoder.backends.cpu_features import has_int8_products
+from simcse.encoder.backends.cpu_features import INT8_PRODUCTS, has_int8_products
 from simcse.encoder.backends.cpu_training.forward import training_states, why_not_fused
 from simcse.encoder.backends.huggingface import huggingface_states
 from simcse.encoder.backends.native.backend import unfit
@@ -141,7 +141,7 @@ def test_a_text_alone_is_as_in_a_batch(name: str, pooling: str) -> None:
 def test_fast_backends_are_near(name: str, backend: str, cls_only: bool) -> None:
     """In bf16, and in integers: cosines of token states with those in fp32."""
     if backend == "int8" and not has_int8_products():
-        pytest.skip("int8 needs a CPU with products of 8-bit numbers")
+        pytest.skip(f"int8 needs a CPU with one of {', '.join(sorted(INT8_PRODUCTS))}")
     backbone, batch = build(name), batch_of([9, 4, 4, 33, 140, 1], lowest=5)
     with torch.no_grad():
         [expected] = huggingface_states(backbone, batch, (-1,), cls_only=cls_only)
@@ -205,7 +205,7 @@ def test_dropout_is_where_its_own_forward_has_it(name: str) -> None:
         ("hook", "this bert has a hook on encoder.layer.0"),
         ("adapter", "this bert has a Sequential in place of a Linear"),
         ("dropout", "this bert has a Identity in place of a Dropout"),
-        ("names", "this bert is not as transformers builds it ('BertLayer' object has no attribute 'output')"),
+        ("names", "this bert is not as transformers builds it (BertLayer has no attribute `output`)"),
         ("bias", "this bert has a Linear without bias"),
         ("tasks", "this ernie is not as transformers builds it (it has task_type_embeddings)"),
     ],

@@ -32,7 +32,6 @@ class InstructionSet(NamedTuple):
         flags: that the processor must have, as Linux lists them.
         options: of the compiler.
         floats, integers: whether layers in floating point, or in 8-bit integers, are computed by it.
-        better: a flag of processors on which torch's own products of this type are faster; None if there are none.
     """
 
     name: str
@@ -43,7 +42,6 @@ class InstructionSet(NamedTuple):
     options: tuple[str, ...]
     floats: bool = True
     integers: bool = True
-    better: str | None = None
 
 
 AMX = InstructionSet(
@@ -75,29 +73,26 @@ AVX2 = InstructionSet(
     flags=frozenset({"avx2", "fma"}),
     options=("-mavx2", "-mfma", "-mavxvnni"),  # VNNI is in the products of integers alone
     integers=False,
-    better="avx512f",
 )
-AVX2_VNNI = AVX2._replace(
-    name="avx2_vnni", flags=AVX2.flags | {"avx_vnni"}, floats=False, integers=True, better=None
-)  # processors without AVX-512
-AVX512_VNNI = AVX2_VNNI._replace(
+AVX2_VNNI = AVX2._replace(  # processors without AVX-512
+    name="avx2_vnni", flags=AVX2.flags | {"avx_vnni"}, floats=False, integers=True
+)
+AVX512_VNNI = AVX2_VNNI._replace(  # processors with AVX-512, but without its BF16
     name="avx512_vnni",
     flags=AVX2.flags | {"avx512_vnni", "avx512vl"},
     options=("-mavx2", "-mfma", "-mavx512f", "-mavx512vl", "-mavx512vnni"),
-)  # processors with AVX-512, but without its BF16
+)
 INSTRUCTION_SETS = (AMX, AVX512, AVX2, AVX512_VNNI, AVX2_VNNI)  # the fastest of each type first
 
 
 def best_instruction_set(dtype: torch.dtype = torch.bfloat16, *, int8: bool = False) -> InstructionSet | None:
-    """The fastest for weights of a type on this processor; None where it has none, or torch is faster.
+    """The fastest for weights of a type that this processor has; None if it has none.
 
     Args:
         dtype: of the weights, and of the states.
         int8: whether the layers are in 8-bit integers.
     """
-    flags = cpu_flags()
-    fit = (one for one in sets_for(dtype, int8) if one.flags <= flags and one.better not in flags)
-    return next(fit, None)
+    return next((one for one in sets_for(dtype, int8) if one.flags <= cpu_flags()), None)
 
 
 def sets_for(dtype: torch.dtype, int8: bool) -> list[InstructionSet]:
@@ -108,8 +103,6 @@ def sets_for(dtype: torch.dtype, int8: bool) -> list[InstructionSet]:
 def why_none(dtype: torch.dtype, *, int8: bool = False) -> str:
     """Why `best_instruction_set` finds none."""
     name, sets = str(dtype).removeprefix("torch."), sets_for(dtype, int8)
-    if any(one.flags <= cpu_flags() for one in sets):
-        return f"torch is faster in {name} on this CPU"
     if not sets:
         return f"there is no kernel for {name}"
     return f"this CPU has none of the instruction sets for {name}: {', '.join(one.name for one in sets)}"

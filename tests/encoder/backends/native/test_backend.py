@@ -217,13 +217,17 @@ def test_not_for_every_type() -> None:
     assert unfit(weights) == "there is no kernel for float16"
 
 
-def test_float32_where_torch_has_no_avx512(monkeypatch: pytest.MonkeyPatch) -> None:
-    weights = weights_of(backbone_of((64, 2, 128), torch.float32))
-    monkeypatch.setattr(instruction_sets, "cpu_flags", lambda: AVX2.flags)
-    assert unfit(weights) in (None, "there is no compiled kernel; the log says why")
+def test_each_type_has_its_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(instruction_sets, "cpu_flags", lambda: AVX2.flags | AVX512.flags)
-    assert unfit(weights) == "torch is faster in float32 on this CPU"
+    assert best_instruction_set(torch.float32) == AVX2
     assert best_instruction_set(torch.float32, int8=True) == AVX512_VNNI
+    assert best_instruction_set(torch.bfloat16) == best_instruction_set(torch.bfloat16, int8=True) == AVX512
+    monkeypatch.setattr(instruction_sets, "cpu_flags", lambda: AVX2.flags)
+    weights = weights_of(backbone_of((64, 2, 128), torch.float32))
+    assert unfit(weights) in (None, "there is no compiled kernel; the log says why")
+    assert unfit(weights, int8=True) == (
+        "this CPU has none of the instruction sets for float32: avx512_vnni, avx2_vnni"
+    )
 
 
 @pytest.mark.usefixtures("any_cpu")
