@@ -36,7 +36,7 @@ from jsonargparse import auto_cli
 from peers import backend_of
 from sheet import FOLDER, Sheet
 
-from simcse import SentenceEncoder
+from simcse import ConfigError, SentenceEncoder
 
 try:
     import uvloop
@@ -86,6 +86,11 @@ def main(
         folder = index or Path(scratch) / "index"
         lines = read_lines(texts, documents + 2 * requests + 8 * clients)
         queries = list(islice(_queries(lines[documents:]), requests + 4 * clients))
+        if len(queries) < requests + 4 * clients:
+            raise ConfigError(
+                f"--texts: found {len(queries)} queries in the lines behind the {documents:,} documents, expected "
+                f"{requests + 4 * clients} for --requests {requests} and --clients {clients}"
+            )
         if not folder.is_dir():
             sheet.say(f"indexing {documents:,} sentences")
             _build(folder, lines[:documents], model, Path(scratch))
