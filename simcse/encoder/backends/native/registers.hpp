@@ -76,7 +76,8 @@ inline void square(
 }
 
 // a (rows, 64 * steps bytes) times panels that lie `next` bytes apart; finish(line, row, column) takes 32 sums of a row,
-// which begin at those of its column, or at 0 where `begins` is null. Each panel is fetched from memory while the one before is multiplied.
+// which begin at those of its column, or at 0 where `begins` is null. Each panel is fetched from memory while the one
+// before is multiplied.
 template <Kind kind, class Finish>
 inline void product(
     const void *a, long stride, long rows, const char *panel, long next, long steps, long columns,
