@@ -42,7 +42,8 @@ class Parser(ArgumentParser):
     def parse_args(self, args: Sequence[str] | None = None, *more: Any, **options: Any) -> Any:  # type: ignore[override]
         """As jsonargparse's, and a list is written with commas: `--data.columns question,answer`; or with spaces."""
         SPELLED.clear()
-        SPELLED.update((option.rpartition(".")[2], option) for option in reversed(self.known_options()))
+        known = sorted(self.known_options(), key=lambda option: option.count("."))  # undotted ones win
+        SPELLED.update((name, option) for option in known[::-1] for name in (option.rpartition(".")[2], option))
         return super().parse_args(self._with_lists(list(sys.argv[1:] if args is None else args)), *more, **options)
 
     def _with_lists(self, arguments: list[str]) -> list[str]:
@@ -126,6 +127,8 @@ class Parser(ArgumentParser):
         if ours or (note and last not in OTHER_NAMES):
             return f"; here it is --{ours}{f', {note}' if note else ''}" if ours else f"; {note}"
         same = [option for option in known if option == plain or option.rpartition(".")[2] == last]
+        if "." in plain and (near := did_you_mean(plain, same)):
+            return near
         if same:
             return f"; did you mean {' or '.join(map(repr, same[:3]))}?"
         lasts = {option.rpartition(".")[2]: option for option in reversed(known)}
@@ -165,7 +168,7 @@ def _short_type_error(message: str) -> str:
     return message
 
 
-# the options of the parser that parsed last, that of the command at work, by the last parts of their names
+# the options of the parser that parsed last, that of the command at work, by their names and the last parts of these
 SPELLED: dict[str, str] = {}
 
 
@@ -179,8 +182,7 @@ def in_options(message: str) -> str:
     """
 
     def option(name: str) -> str | None:
-        spelled = SPELLED.get(name.rpartition(".")[2], "")
-        return f"--{spelled}" if name in (spelled, spelled.rpartition(".")[2]) else None
+        return f"--{SPELLED[name]}" if name in SPELLED else None
 
     message = re.sub(rf"^{NAME}(?=: | is | ')", lambda found: option(found[0]) or found[0], message)
     message = re.sub(rf"\b(?:the )?option ({NAME})", lambda found: option(found[1]) or found[0], message)

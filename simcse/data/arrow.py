@@ -60,7 +60,7 @@ def to_dataset(
 
 
 def fingerprint(dataset: datasets.Dataset) -> str:
-    """A SHA-256 of the rows of a dataset of text columns: of their order and bytes, not of how they are stored."""
+    """A SHA-256 of the rows of a dataset of texts and numbers: of their order and bytes, not of how they are stored."""
     import numpy as np
     import pyarrow.compute as pc
 
@@ -68,7 +68,7 @@ def fingerprint(dataset: datasets.Dataset) -> str:
     for name in dataset.column_names:
         lengths, texts = hashlib.sha256(), hashlib.sha256()
         for batch in dataset.with_format("arrow").iter(ROWS_AT_ONCE):
-            column = pc.cast(batch[name], "large_binary").combine_chunks()
+            column = pc.cast(pc.cast(batch[name], "large_string"), "large_binary").combine_chunks()
             column = column.chunk(0) if hasattr(column, "chunks") else column
             ends = np.frombuffer(column.buffers()[1], np.int64)[column.offset : column.offset + len(column) + 1]
             lengths.update(np.diff(ends).tobytes())

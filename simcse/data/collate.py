@@ -1,13 +1,10 @@
-"""Rows in, stacked token batches out, prepared by a thread ahead of the step that needs them."""
+"""Rows of one source in, stacked token batches out."""
 
 from __future__ import annotations
 
 import hashlib
-import queue
-import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import datasets
@@ -19,9 +16,9 @@ from simcse.data.augment import Augment
 from simcse.tokens.batch import TokenBatch
 from simcse.tokens.tokenize import Tokenize
 
-__all__ = ["Batch", "Batches", "text_key"]
+__all__ = ["SCORE", "Batch", "Batches", "TextVectors", "text_key"]
 
-AHEAD = 4  # batches prepared before they are needed
+SCORE = "score"  # the column of scored pairs that holds no text
 
 
 @dataclass(frozen=True)
@@ -34,6 +31,9 @@ class Batch:
         rows: (B,) numbers of the rows in the training file.
         keys: (V, B) int64 hashes of the texts; equal texts have equal keys.
         log_frequency: (V, B) natural log of the share of rows that have the text in this view, if asked for.
+        scores: (B,) gold similarities from 0 to 1 of scored pairs.
+        teacher: (V, B, D_t) vectors that a teacher gives the texts, of unit length.
+        source: number of the source that the rows are of.
     """
 
     tokens: TokenBatch
@@ -41,9 +41,34 @@ class Batch:
     rows: np.ndarray
     keys: Tensor
     log_frequency: Tensor | None = None
+    scores: Tensor | None = None
+    teacher: Tensor | None = None
+    source: int = 0
 
     def __len__(self) -> int:
         return len(self.rows)
+
+
+class TextVectors:
+    """The vectors that one or several encoders give the texts of a column, side by side, so that the dot product of two
+    rows is the mean of the encoders' cosines.
+
+    Args:
+        parts: for each encoder (N, D_i), of unit length.
+    """
+
+    def __init__(self, parts: Sequence[np.ndarray]) -> None:
+        self._parts = parts
+
+    @property
+    def dimension(self) -> int:
+        """Of the vectors together."""
+        return sum(part.shape[1] for part in self._parts)
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        """(D_t,) of unit length."""
+        joined: np.ndarray = np.concatenate([part[row] for part in self._parts]) / np.sqrt(len(self._parts))
+        return joined
 
 
 def text_key(text: str) -> int:
@@ -60,7 +85,8 @@ class Batches:
     stop and go on anywhere, and W processes together see what one process would.
 
     Args:
-        dataset: columns `text` (each row is its own positive), or `anchor`, `positive` and perhaps `hard_negative`.
+        dataset: columns `text` (each row is its own positive), or `anchor`, `positive` and perhaps hard negatives;
+            `score` beside two of them makes scored pairs.
         tokenize: cuts and tokenizes; or one for each column, where they have prompts of their own.
         batch_size: rows of a step over all processes; what is left at an epoch's end is dropped, as its few rows would
             meet fewer negatives.
@@ -70,6 +96,8 @@ class Batches:
         device: where the tensors go.
         with_counts: fill `Batch.log_frequency`.
         augment: changes the second view of a text, each time anew; None leaves it as it is.
+        any_two: the columns of a row mean the same; its two views are drawn from them, each time anew.
+        teacher: of each column the vectors that a teacher gives its rows, for `Batch.teacher`; empty: none.
     """
 
     def __init__(
@@ -84,6 +112,8 @@ class Batches:
         device: torch.device | str = "cpu",
         with_counts: bool = False,
         augment: Augment | None = None,
+        any_two: bool = False,
+        teacher: Sequence[TextVectors] = (),
     ) -> None:
         self.dataset = dataset
         self.batch_size = batch_size
@@ -91,10 +121,15 @@ class Batches:
         self.rank, self.world = rank, world
         self.device = device
         self.augment = augment
-        names = list(dataset.column_names)
-        self.columns = names if len(names) > 1 else names * 2  # a text is its own positive
-        each = [tokenize] * len(names) if isinstance(tokenize, Tokenize) else list(tokenize)
-        self.tokenize = each if len(names) > 1 else each * 2  # of the V views
+        self.any_two = any_two
+        self.teacher = teacher
+        self.texts = [name for name in dataset.column_names if name != SCORE]  # C columns
+        each = [tokenize] * len(self.texts) if isinstance(tokenize, Tokenize) else list(tokenize)
+        places = [0, 1] if any_two else list(range(len(self.texts)))
+        places = places if len(places) > 1 else places * 2  # a text is its own positive
+        self.columns = [self.texts[place] for place in places]  # of the V views, unless they are drawn
+        self.tokenize = [each[place] for place in places]
+        self._places = np.asarray(places)
         self.counts = [self._count(name) for name in self.columns] if with_counts else None
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0, dtype=np.int64))
 
@@ -121,10 +156,11 @@ class Batches:
         """This process's share of a step."""
         rows = self.rows_of(step)
         table = self.dataset[rows.tolist()]
-        columns = [table[name] for name in self.columns]  # V lists of B texts
+        places = self._places_of(rows, step)  # (V, B)
+        columns = [[table[self.texts[place]][row] for row, place in enumerate(view)] for view in places.tolist()]
         if self.augment is not None:
             columns[1] = self._augmented(columns[1], rows, step)
-        distinct = columns if columns[0] is not columns[1] else columns[:1]
+        distinct = columns[:1] if self.repeats_texts else columns
         found = [tokenize(column)[0] for tokenize, column in zip(self.tokenize, distinct, strict=False)]
         views = found if len(distinct) > 1 else found * len(columns)  # V lists of B token lists
         ids = [sequence for row in zip(*views, strict=True) for sequence in row]
@@ -136,43 +172,23 @@ class Batches:
             rows,
             torch.tensor(keys, device=self.device),  # (V, B)
             self._log_frequency(keys),
+            torch.tensor(table[SCORE], device=self.device, dtype=torch.float32) if SCORE in table else None,  # (B,)
+            self._teacher_of(places, rows),
         )
 
-    @contextmanager
-    def ahead(self, first: int, last: int) -> Iterator[Iterator[Batch]]:
-        """Yield the batches of steps first..last - 1, each prepared by a thread while earlier ones train."""
-        ready: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=AHEAD)
-        stopped = threading.Event()
+    def _places_of(self, rows: np.ndarray, step: int) -> np.ndarray:
+        """(V, B) which column the text of each view and row stands in."""
+        if not self.any_two:
+            return np.broadcast_to(self._places[:, None], (len(self._places), len(rows)))
+        draws = [np.random.default_rng((self.seed, step, row)) for row in rows.tolist()]
+        return np.stack([draw.permutation(len(self.texts))[:2] for draw in draws], axis=1)
 
-        def put(item: Batch | BaseException) -> None:
-            while not stopped.is_set():
-                with suppress(queue.Full):
-                    ready.put(item, timeout=0.1)
-                    return
-
-        def prepare() -> None:
-            try:
-                for step in range(first, last):
-                    if stopped.is_set():
-                        return
-                    put(self.batch_of(step))
-            except BaseException as error:  # whatever it is, it belongs to the thread that waits
-                put(error)
-
-        def take() -> Iterator[Batch]:
-            for _ in range(first, last):
-                item = ready.get()
-                if isinstance(item, BaseException):
-                    raise item
-                yield item
-
-        thread = threading.Thread(target=prepare, daemon=True, name="simcse-batches")
-        thread.start()
-        try:
-            yield take()
-        finally:
-            stopped.set()
-            thread.join()
+    def _teacher_of(self, places: np.ndarray, rows: np.ndarray) -> Tensor | None:
+        """(V, B, D_t) vectors of the batch's texts, as their files have them before augmentation."""
+        if not len(self.teacher):
+            return None
+        views = [[self.teacher[place][row] for place, row in zip(view, rows, strict=True)] for view in places]
+        return torch.from_numpy(np.asarray(views, dtype=np.float32)).to(self.device)
 
     def _augmented(self, texts: list[str], rows: np.ndarray, step: int) -> list[str]:
         """Each text by a random source of its own (seed, step, row): the same for any number of processes."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from simcse.errors import DataError, shown
 
-__all__ = ["ID_COLUMNS", "LAYOUTS", "ROLES", "VECTOR_COLUMNS", "chosen_columns"]
+__all__ = ["ID_COLUMNS", "LAYOUTS", "ROLES", "VECTOR_COLUMNS", "chosen_columns", "reads_like_data"]
 
 ROLES = (("text",), ("anchor", "positive"), ("anchor", "positive", "hard_negative"))
 # headers whose names say the roles, in whatever order they stand and whatever stands beside them; longest first
@@ -20,6 +22,11 @@ VECTOR_COLUMNS = ("vector", "embedding", "vectors", "embeddings")  # the first i
 NOT_TEXT = frozenset({"_id", "gold", "id", "idx", "index", "label", "labels", "score", "similarity"})
 
 
+def reads_like_data(names: Sequence[str]) -> str | None:
+    """The first of the fields of a line that is a sentence rather than the name of a column."""
+    return next((name for name in names if len(name) > 40 or len(name.split()) > 3), None)
+
+
 def chosen_columns(where: str, names: list[str]) -> list[str]:
     """The columns to train on among `names`, in the order of their roles.
 
@@ -29,8 +36,7 @@ def chosen_columns(where: str, names: list[str]) -> list[str]:
     for layout in LAYOUTS:
         if set(layout) <= set(names):
             return list(layout)
-    sentence = next((name for name in names if len(name) > 40 or len(name.split()) > 3), None)
-    if sentence:
+    if sentence := reads_like_data(names):
         raise DataError(
             f"{where}: {shown(sentence)} reads like data, expected a header such as sent0,sent1,hard_neg; add one"
         )

@@ -23,12 +23,12 @@ STEP = 8  # of proposed lengths
 Counts = npt.NDArray[np.int64]
 
 
-def sample(dataset: datasets.Dataset) -> dict[str, list[str]]:
-    """At most `SAMPLE` rows, the same ones each time, as column -> texts."""
+def sample(dataset: datasets.Dataset, columns: Sequence[str] | None = None) -> dict[str, list[str]]:
+    """At most `SAMPLE` rows, the same ones each time, as column -> texts; of all columns, or of those named."""
     n = len(dataset)
     rows = np.sort(np.random.default_rng(0).choice(n, min(n, SAMPLE), replace=False))
     table: dict[str, list[str]] = dataset[rows.tolist()]
-    return table
+    return table if columns is None else {name: table[name] for name in columns}
 
 
 def token_counts(columns: Mapping[str, Sequence[str]], tokenizer: PreTrainedTokenizerBase) -> dict[str, Counts]:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
 
 from simcse.data.augment import Augment, build_augment, read_synonyms
-from simcse.data.collate import Batches
+from simcse.data.collate import SCORE, Batches
 from simcse.data.fetch import check_fetched
+from simcse.data.groups import read_groups, read_scored_training
+from simcse.data.mixture import Mixture
 from simcse.data.pairs import read_scored_pairs
 from simcse.data.readers import read_texts, read_training
 from simcse.encoder.backends.allocator import keep_freed_memory
@@ -27,18 +30,28 @@ from simcse.evaluation.evaluators import Evaluator, RetrievalEvaluator, ScoredPa
 from simcse.evaluation.sts import SEVEN
 from simcse.evaluation.suite import read_tasks
 from simcse.objectives import build_candidates, build_objective
-from simcse.training.config import DataConfig, TrainConfig
+from simcse.objectives.scored import SCORED
+from simcse.training.config import DataConfig, SourceConfig, TrainConfig
 from simcse.training.distributed import first_process_first, local_world, rank, world
 from simcse.training.launch import check_all_started
-from simcse.training.loss import ContrastiveLoss
+from simcse.training.loss import ContrastiveLoss, Criterion, DistillationLoss, MixedLoss, ScoredPairsLoss
 from simcse.training.model import ContrastiveModel
 from simcse.training.momentum import MomentumQueue
 from simcse.training.resume import data_facts
 from simcse.training.run_dir import RunDir
+from simcse.training.teacher import FITTED, fitted_map, teacher_vectors
 from simcse.training.trainer import Schedule, Trainer, weight_groups
-from simcse.training.watch import check_data, check_dropout
+from simcse.training.watch import check_data, check_dropout, check_prompts
 
-__all__ = ["build_accelerator", "build_evaluator", "build_loss", "build_model", "build_trainer"]
+__all__ = [
+    "build_accelerator",
+    "build_criterion",
+    "build_evaluator",
+    "build_loss",
+    "build_model",
+    "build_trainer",
+    "read_source",
+]
 
 ROLES = {
     "anchor": "query",
@@ -54,7 +67,7 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
     Raises:
         ConfigError: the batch does not divide by the processes, or a precision or tracker is not available here.
     """
-    if config.data.train == "":
+    if not (config.data.train or config.data.sources):
         raise ConfigError("data.train is empty: name a training file (txt, csv, tsv, jsonl, parquet) or a hub id")
     known = {str(name) for name in get_available_trackers()}
     for name in config.trackers:
@@ -121,33 +134,57 @@ def set_prompts(encoder: SentenceEncoder, prompts: Mapping[str, str]) -> None:
         encoder.default_prompt_name = "text"
 
 
-def read_data(config: TrainConfig) -> Any:
-    """The rows of the training file, a `datasets.Dataset`; nothing here needs a model.
+def read_data(config: TrainConfig) -> list[Any]:
+    """The rows of each source, a `datasets.Dataset`; nothing here needs a model.
 
     Raises:
-        DataError, ConfigError: the file is wrong, or does not fit the options.
+        DataError, ConfigError: a file is wrong, or does not fit the options.
     """
-    rows = read_training(config.data.train, columns=config.data.columns, blank_lines=config.data.blank_lines)
-    check_data(config, build_loss(config), rows)
-    return rows
+    found = []
+    for source in config.data.all_sources():
+        found.append(read_source(source, config.data.blank_lines))
+        check_data(config, source, build_loss(config, source), found[-1])
+    check_prompts(config, found)
+    return found
 
 
-def build_batches(config: TrainConfig, encoder: SentenceEncoder, device: torch.device, rows: Any = None) -> Batches:
-    """The training file, shared out; raises as `read_data`, which gives the rows."""
-    criterion = build_loss(config)
-    rows = read_data(config) if rows is None else rows
-    prompts = [encoder.resolve_prompt(role=ROLES.get(column)) for column in rows.column_names]
-    return Batches(
-        rows,
-        [encoder.tokenize(config.max_length, prompt) for prompt in prompts],
-        batch_size=config.batch_size,
-        seed=config.seed,
-        rank=rank(),
-        world=world(),
-        device=device,
-        with_counts=criterion.objective.needs_counts,
-        augment=build_augmentation(config.data, encoder),
-    )
+def read_source(source: SourceConfig, blank_lines: Literal["error", "skip"]) -> Any:
+    """The rows of a source, a `datasets.Dataset`.
+
+    Raises:
+        DataError: the file is wrong.
+    """
+    if source.rows == "any_two":
+        return read_groups(source.train, columns=source.columns)
+    if source.rows == "scored":
+        return read_scored_training(source.train, columns=source.columns)
+    return read_training(source.train, columns=source.columns, blank_lines=blank_lines)
+
+
+def build_batches(config: TrainConfig, encoder: SentenceEncoder, device: torch.device, rows: Any = None) -> Mixture:
+    """The training files, shared out; raises as `read_data`, which gives the rows."""
+    sources, rows = config.data.all_sources(), read_data(config) if rows is None else rows
+    teacher = first_process_first(lambda: teacher_vectors(config.teacher, rows)) if config.teacher.name else None
+    batches = []
+    for number, (source, own) in enumerate(zip(sources, rows, strict=True)):
+        names = [name for name in own.column_names if name != SCORE]
+        roles = [ROLES.get(name) if source.rows == "roles" else None for name in names]
+        prompts = [encoder.resolve_prompt(role=role) for role in roles]
+        batches.append(Batches(
+            own,
+            [encoder.tokenize(config.max_length, prompt) for prompt in prompts],
+            batch_size=config.batch_size,
+            seed=config.seed,
+            rank=rank(),
+            world=world(),
+            device=device,
+            with_counts=build_loss(config, source).objective.needs_counts,
+            augment=build_augmentation(config.data, encoder),
+            any_two=source.rows == "any_two",
+            teacher=() if teacher is None else teacher[number],
+        ))  # fmt: skip
+    shares = [source.share for source in sources if source.share is not None]
+    return Mixture(batches, shares or None)
 
 
 def build_augmentation(data: DataConfig, encoder: SentenceEncoder) -> Augment | None:
@@ -159,8 +196,8 @@ def build_augmentation(data: DataConfig, encoder: SentenceEncoder) -> Augment | 
     return build_augment(data.augment, rate=data.augment_rate, mask_token=mask_token, synonyms=synonyms)
 
 
-def build_loss(config: TrainConfig) -> ContrastiveLoss:
-    """Candidates, then the objective.
+def build_loss(config: TrainConfig, source: SourceConfig | None = None) -> ContrastiveLoss:
+    """Candidates, then the objective; of a source, or of the first.
 
     Raises:
         ConfigError: an unknown candidate set, objective or argument.
@@ -175,8 +212,54 @@ def build_loss(config: TrainConfig) -> ContrastiveLoss:
         build_objective(config.objective, **config.objective_args),
         num_negatives=config.num_negatives,
         mask_equal_texts=config.data.mask_equal_texts,
-        source=config.data.train,
+        mask_margin=config.teacher.mask_margin,
+        source=(source or config.data.all_sources()[0]).train,
     )
+
+
+def build_criterion(config: TrainConfig, dimension: int) -> Criterion:
+    """The loss of a run: one source's, or those of several, with a teacher's.
+
+    Args:
+        config: the options.
+        dimension: D of the views in the student's own space.
+
+    Raises:
+        ConfigError: as `build_loss`.
+    """
+    sources = config.data.all_sources()
+    losses: list[ContrastiveLoss | ScoredPairsLoss | None] = []
+    for source in sources:
+        loss = source.loss or ("cosent" if source.rows == "scored" else "contrastive")
+        if loss in SCORED:
+            losses.append(ScoredPairsLoss(SCORED[loss], config.temperature))
+        else:
+            losses.append(None if loss == "none" else build_loss(config, source))
+    teacher = config.teacher
+    learns = bool(teacher.name) and teacher.loss != "none"
+    if len(losses) == 1 and not learns and isinstance(losses[0], ContrastiveLoss):
+        return losses[0]
+    distillation = DistillationLoss(teacher.loss, build_loss(config).candidates, teacher.temperature)
+    weights = [source.weight for source in sources]
+    return MixedLoss(losses, weights, distillation if learns else None, teacher.weight, dimension)
+
+
+def add_map(config: TrainConfig, model: ContrastiveModel, batches: Mixture, resumed: bool) -> None:
+    """Give the model a linear map to the teacher's space, where its vectors are to be those of the teacher and have
+    another dimension; it starts as the best one for the first rows, and a resumed run reads it from its state."""
+    teacher = [vectors for source in batches.sources for vectors in source.teacher[:1]]
+    if config.teacher.loss not in ("l2", "cosine") or not teacher or teacher[0].dimension == model.dimension:
+        return
+    if resumed:
+        model.map = torch.nn.Linear(model.dimension, teacher[0].dimension, bias=False)
+        return
+    each = FITTED // len(teacher)
+    texts, vectors = [], []
+    for source, known in zip(batches.sources, teacher, strict=True):
+        some = source.dataset[:each][source.texts[0]]
+        texts += some
+        vectors += [known[row] for row in range(len(some))]
+    model.map = fitted_map(model.encoder, texts, np.stack(vectors))
 
 
 def build_evaluator(data: DataConfig) -> Evaluator | None:
@@ -206,19 +289,23 @@ def build_trainer(config: TrainConfig, accelerator: Accelerator) -> Trainer:
 
 
 def _build_trainer(config: TrainConfig, accelerator: Accelerator, run: RunDir) -> Trainer:
-    criterion = build_loss(config)  # wrong options and files before the weights are read
-    check_fetched({f"data.{name}": getattr(config.data, name) for name in ("train", "dev", "test")})
+    build_loss(config)  # wrong options and files before the weights are read
+    files = {"dev": config.data.dev, "test": config.data.test} | config.data.files()
+    check_fetched({f"data.{name}": file for name, file in files.items()})
     rows, evaluator = read_data(config), build_evaluator(config.data)
     if config.data.test:
         read_tasks(SEVEN, config.data.test)  # measured when the run is over, which is late to learn that one is missing
     model = build_model(config, run)
     batches = build_batches(config, model.encoder, accelerator.device, rows)
-    data = data_facts(config.data, batches.dataset)
-    run.check_data(data, asdict(config.data))
+    data = data_facts(config.data, rows)
+    run.check_data(data, config.data.files())
+    add_map(config, model, batches, resumed=run.start is not None)
     model.to(accelerator.device)
-    if batches.repeats_texts and not (config.model.fixed_dropout_mask or config.model.two_encoders):
-        check_dropout(model.train(), batches.batch_of(0))
-    if config.model.queue_size:
+    criterion = build_criterion(config, model.dimension)
+    repeats = next((source for source in batches.sources if source.repeats_texts), None)
+    if repeats and not (config.model.fixed_dropout_mask or config.model.two_encoders):
+        check_dropout(model.train(), repeats.batch_of(0))
+    if config.model.queue_size and isinstance(criterion, ContrastiveLoss):
         criterion = replace(criterion, queue=MomentumQueue(model, config.model.queue_size, config.model.ema_decay))
     optimizer = torch.optim.AdamW(weight_groups(model, config.optim.weight_decay), lr=config.optim.lr, fused=True)
     prepared, optimizer = accelerator.prepare(model, optimizer)

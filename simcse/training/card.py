@@ -39,9 +39,9 @@ def data_files(config: TrainConfig, facts: Mapping[str, Mapping[str, Any]]) -> l
         config: names the files.
         facts: of `resume.data_facts`.
     """
-    rows = []
+    rows, files = [], config.data.files()
     for role, known in facts.items():
-        name = str(getattr(config.data, role))
+        name = files[role]
         file = Path(name)
         digest = sha256_of(file) if file.is_file() else f"{known['fingerprint']} (of the rows)"
         count = f"{known['rows']:,}" if "rows" in known else ""

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from simcse.errors import ConfigError, did_you_mean
 from simcse.training.fields import checked_fields, part_of
 
-__all__ = ["DataConfig", "ModelConfig", "OptimConfig", "TrainConfig"]
+__all__ = ["DataConfig", "ModelConfig", "OptimConfig", "SourceConfig", "TeacherConfig", "TrainConfig"]
 
 ROLES = ("text", "query", "document")  # of training texts
 
@@ -51,6 +51,32 @@ class ModelConfig:
 
 @checked_fields
 @dataclass
+class SourceConfig:
+    """One of several sources of training rows; each batch is of one source."""
+
+    train: str = ""
+    """Training file or hub id."""
+
+    columns: list[str] | None = None
+    """Names of the columns to read, in this order; null: all of the file's."""
+
+    rows: Literal["roles", "any_two", "scored"] = "roles"
+    """What a row is: roles, as of data.train; any_two, columns of one meaning, such as captions of an image, of which
+    two are drawn anew each time; scored, two sentences and their similarity."""
+
+    loss: Literal["contrastive", "cosent", "angle", "cosine_mse", "none"] | None = None
+    """What its rows are trained by: contrastive (default), of scored rows cosent (default), angle or cosine_mse; none:
+    by the teacher alone."""
+
+    share: float | None = None
+    """Share of the steps, in any unit, given for all sources or none; null: by the numbers of rows."""
+
+    weight: float = 1.0
+    """Of its loss; that of the teacher is not weighted by it."""
+
+
+@checked_fields
+@dataclass
 class DataConfig:
     """The files."""
 
@@ -59,6 +85,10 @@ class DataConfig:
 
     columns: list[str] | None = None
     """Names of the columns to read, in this order; null: all of the file's 1 to 3 columns."""
+
+    sources: list[SourceConfig] = field(default_factory=list)
+    """Several training files in place of train, each with columns, loss and share of the steps of its own; helps where
+    one kind of text is not all that the encoder meets."""
 
     prompts: dict[str, str] = field(default_factory=dict)
     """Texts put before those of each role and saved as its prompts: {query: ..., document: ...} for pairs (anchors are
@@ -87,6 +117,44 @@ class DataConfig:
 
     mask_equal_texts: bool = True
     """Leave equal texts out of the denominator, found by a hash of the text: they are no negatives of each other."""
+
+    def all_sources(self) -> list[SourceConfig]:
+        """The sources; `train` is one."""
+        return self.sources or [SourceConfig(self.train, self.columns)]
+
+    def files(self) -> dict[str, str]:
+        """Option -> file, folder or hub id, of those that are given."""
+        found = {name: getattr(self, name) for name in ("train", "dev", "dev_corpus", "synonyms", "test")}
+        found |= {f"sources[{number}]": source.train for number, source in enumerate(self.sources)}
+        return {name: file for name, file in found.items() if file}
+
+
+@checked_fields
+@dataclass
+class TeacherConfig:
+    """Encoders to learn from, whose vectors of the training texts are computed once; helps where a stronger, slower one
+    is at hand, best after it was tuned on the same data."""
+
+    name: list[str] = field(default_factory=list)
+    """Folders, hub ids or package:NAME; of several the cosines are averaged."""
+
+    loss: Literal["kl", "margin_mse", "l2", "cosine", "none"] = "kl"
+    """kl: the student's similarities within a batch follow the teacher's as a distribution; margin_mse: their
+    differences do; l2, cosine: its vectors do, through a linear map where the dimensions differ (LEAF); none: the
+    teacher is a guide alone."""
+
+    weight: float = 1.0
+    """Of that loss beside the sources' own."""
+
+    temperature: float = 0.05
+    """Divides the teacher's similarities in kl."""
+
+    mask_margin: float | None = None
+    """Mask negatives that the teacher finds closer to the anchor than its positive less this margin of the cosine: they
+    may be right, too (GISTEmbed, Solatorio 2024; 0 there); null: none."""
+
+    cache: str = "runs/teacher"
+    """Folder for the teacher's vectors, which runs with the same teacher and texts share."""
 
 
 @checked_fields
@@ -117,6 +185,9 @@ class TrainConfig:
 
     data: DataConfig = field(default_factory=DataConfig)
     """The files."""
+
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    """Encoders to learn from."""
 
     optim: OptimConfig = field(default_factory=OptimConfig)
     """AdamW with linear decay to 0."""
@@ -188,6 +259,10 @@ class TrainConfig:
         """Check what can be checked without the files and the model; a dict stands for its fields."""
         self.model = part_of(ModelConfig, "model", self.model)
         self.data = part_of(DataConfig, "data", self.data)
+        self.data.sources = [
+            part_of(SourceConfig, f"data.sources[{number}]", source) for number, source in enumerate(self.data.sources)
+        ]
+        self.teacher = part_of(TeacherConfig, "teacher", self.teacher)
         self.optim = part_of(OptimConfig, "optim", self.optim)
         for name, low in {"batch_size": 1, "epochs": 1, "max_length": 3, "eval_every": 1, "save_every": 1}.items():
             at_least(name, getattr(self, name), low)
@@ -225,6 +300,37 @@ class TrainConfig:
                 raise ConfigError(f"data.prompts: found {role}: {prompt!r:.60}, expected {known}")
         if self.data.dev_corpus and not self.data.dev:
             raise ConfigError("data.dev_corpus needs data.dev, the file of (query, document) pairs")
+        self._check_sources()
+        self._check_teacher()
+
+    def _check_sources(self) -> None:
+        sources = self.data.sources
+        if sources and (self.data.train or self.data.columns):
+            raise ConfigError("data.sources stands in place of data.train and data.columns: give one of them")
+        if sources and (self.model.queue_size or self.data.augment != "none"):
+            option = "model.queue_size" if self.model.queue_size else "data.augment"
+            raise ConfigError(f"{option} goes with data.train alone, not with data.sources")
+        if len({source.share is None for source in sources}) > 1:
+            raise ConfigError("data.sources: a share is given for some sources, expected for all or none")
+        for number, source in enumerate(sources):
+            name = f"data.sources[{number}]"
+            if not source.train:
+                raise ConfigError(f"{name}.train is empty: name a training file or a hub id")
+            above_zero(f"{name}.share", 1 if source.share is None else source.share)
+            above_zero(f"{name}.weight", source.weight)
+            of_scores, scored = source.loss in ("cosent", "angle", "cosine_mse"), source.rows == "scored"
+            if (of_scores and not scored) or (scored and source.loss == "contrastive"):
+                raise ConfigError(f"{name}: loss={source.loss} does not go with rows={source.rows}")
+            if source.loss == "none" and (not self.teacher.name or self.teacher.loss == "none"):
+                raise ConfigError(f"{name}.loss is none, and there is no teacher.loss either: nothing would be learned")
+
+    def _check_teacher(self) -> None:
+        above_zero("teacher.weight", self.teacher.weight)
+        above_zero("teacher.temperature", self.teacher.temperature)
+        if self.teacher.mask_margin is not None and not self.teacher.name:
+            raise ConfigError("teacher.mask_margin needs teacher.name, the encoder that guides")
+        if self.teacher.name and self.teacher.loss == "none" and self.teacher.mask_margin is None:
+            raise ConfigError("teacher.loss is none and teacher.mask_margin not given: the teacher would do nothing")
 
     def as_dict(self) -> dict[str, Any]:
         """Nested plain values, as `config.yaml` holds them."""

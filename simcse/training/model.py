@@ -6,6 +6,7 @@ import copy
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from simcse.data.collate import Batch
@@ -24,6 +25,9 @@ class ContrastiveModel(nn.Module):
         projection: none drops the head; train keeps it here, out of the saved encoder; always makes it part of it.
         fixed_dropout_mask: view 0 is computed alone and stands for all views, as if each had the same dropout masks.
         two_encoders: a second encoder, a copy trained with weights of its own, makes all views but view 0.
+
+    Attributes:
+        map: linear, from vectors of unit length to a teacher's space, for training only; None: there is none.
     """
 
     def __init__(
@@ -44,6 +48,7 @@ class ContrastiveModel(nn.Module):
         self.encoder = encoder
         self.head = head if projection == "train" else None
         self.fixed_dropout_mask = fixed_dropout_mask
+        self.map: nn.Linear | None = None
         self.second: ContrastiveModel | None = None
         if two_encoders:
             self.second = copy.deepcopy(self)
@@ -54,7 +59,7 @@ class ContrastiveModel(nn.Module):
         return self.encoder.dimension if self.head is None else self.head.linear.out_features
 
     def forward(self, batch: Batch) -> Tensor:
-        """The views of B rows, B * V sequences, in one forward pass -> (V, B, D).
+        """The views of B rows, B * V sequences, in one forward pass -> (V, B, D), or (V, B, D + D_t) with a map.
 
         Every sequence has dropout masks of its own, equal texts too: that is what makes a text its own positive.
         """
@@ -72,4 +77,6 @@ class ContrastiveModel(nn.Module):
         vectors = self.encoder(tokens)  # (B * V, D)
         if self.head is not None:
             vectors = self.head(vectors)
+        if self.map is not None:
+            vectors = torch.cat([vectors, self.map(F.normalize(vectors.float(), dim=-1))], dim=-1)  # (B * V, D + D_t)
         return vectors.view(-1, views, vectors.shape[-1]).transpose(0, 1)  # type: ignore[no-any-return]  # (V, B, D)

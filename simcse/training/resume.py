@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,14 +30,17 @@ FREE = {"resume", "output_dir", "eval_every", "save_every", "log_every", "tracke
 Facts = dict[str, dict[str, Any]]
 
 
-def data_facts(data: DataConfig, rows: Any) -> Facts:
+def data_facts(data: DataConfig, rows: Sequence[Any]) -> Facts:
     """What each file holds, as far as that decides what a run becomes.
 
     Args:
         data: names the files.
-        rows: a `datasets.Dataset`, the training file as read.
+        rows: a `datasets.Dataset` for each source, the training files as read.
     """
-    facts: Facts = {"train": {"rows": len(rows), "fingerprint": fingerprint(rows)}}
+    names = [f"sources[{number}]" for number in range(len(data.sources))] or ["train"]
+    facts: Facts = {
+        name: {"rows": len(own), "fingerprint": fingerprint(own)} for name, own in zip(names, rows, strict=True)
+    }
     for name in ("dev", "dev_corpus", "synonyms"):
         file = getattr(data, name)
         if file is not None and Path(file).is_file():  # a name at the hub has a revision of its own

@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ from simcse.argument_names import knows_other_names
 from simcse.console import in_options
 from simcse.data.lengths import cut_line, sample, token_counts
 from simcse.data.pairs import ScoredPairs
-from simcse.data.readers import read_training
 from simcse.display.progress import training_bar
 from simcse.encoder.model import SentenceEncoder
 from simcse.errors import ConfigError, shown
@@ -27,7 +26,7 @@ from simcse.evaluation.statistics import mean_interval, spearman_intervals
 from simcse.evaluation.sts import SEVEN, load_task
 from simcse.evaluation.suite import evaluate
 from simcse.files import replaced_file
-from simcse.training.build import build_accelerator, build_trainer
+from simcse.training.build import build_accelerator, build_trainer, read_source
 from simcse.training.card import model_card, with_seeds
 from simcse.training.config import DataConfig, TrainConfig
 from simcse.training.distributed import first_process_first, world
@@ -103,7 +102,7 @@ def run_to_report(
         "loss": trainer.run.losses(),
     }
     report = make_report(config, trainer) | {"training": speed, "data": trainer.run.data}
-    report["next"] = ways_on(trainer.run.best, config.data, trainer.batches.dataset)
+    report["next"] = ways_on(trainer.run.best, config.data, trainer.batches.sources[0].dataset)
     encoder = trainer.accelerator.unwrap_model(trainer.model).encoder
     trainer.run.write_card(model_card(report, config, encoder))
     trainer.run.write_report(report)  # the last: who finds it knows that the run is done
@@ -134,10 +133,16 @@ def tell_no_dev(data: DataConfig) -> None:
 
 
 def tell_lengths(config: TrainConfig, trainer: Trainer) -> None:
-    """Say which share of the texts `--max_length` cuts."""
-    encoder, rows = trainer.accelerator.unwrap_model(trainer.model).encoder, trainer.batches.dataset
-    counts = token_counts(sample(rows), encoder.tokenizer)
-    print(cut_line(counts, config.max_length, encoder.backbone_limit, len(rows)), file=sys.stderr)
+    """Say which share of the texts `--max_length` cuts, and how often each of several sources is the batch's."""
+    encoder, batches = trainer.accelerator.unwrap_model(trainer.model).encoder, trainer.batches
+    for number, source in enumerate(batches.sources):
+        rows = source.dataset
+        counts = token_counts(sample(rows, source.texts), encoder.tokenizer)
+        said = cut_line(counts, config.max_length, encoder.backbone_limit, len(rows))
+        if len(batches.sources) > 1:
+            share = f"{100 * batches.shares[number]:.0f} % of the steps"
+            said = f"{config.data.sources[number].train}, {share}: {said}"
+        print(said, file=sys.stderr)
 
 
 def make_report(config: TrainConfig, trainer: Trainer) -> dict[str, Any]:
@@ -212,8 +217,8 @@ def finished_report(config: TrainConfig, accelerator: Accelerator) -> dict[str, 
     def look() -> dict[str, Any] | None:
         run = RunDir(config.output_dir, config.as_dict(), "finished", writes=accelerator.is_main_process)
         try:
-            rows = read_training(config.data.train, columns=config.data.columns, blank_lines=config.data.blank_lines)
-            run.check_data(data_facts(config.data, rows), asdict(config.data))
+            rows = [read_source(source, config.data.blank_lines) for source in config.data.all_sources()]
+            run.check_data(data_facts(config.data, rows), config.data.files())
             return run.finished()
         finally:
             run.close()

@@ -15,12 +15,13 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from simcse.data.collate import Batch, Batches
+from simcse.data.collate import Batch
+from simcse.data.mixture import Mixture
 from simcse.evaluation.evaluators import Evaluator
 from simcse.training.distributed import greatest, mean_over_processes, rank, world
 from simcse.training.interrupt import Interrupted
 from simcse.training.large_batch import cached_backward
-from simcse.training.loss import ContrastiveLoss
+from simcse.training.loss import Criterion
 from simcse.training.model import ContrastiveModel
 from simcse.training.run_dir import RunDir
 from simcse.training.watch import LossWatch, check_finite
@@ -82,8 +83,8 @@ class Trainer:
     accelerator: Accelerator
     model: torch.nn.Module
     optimizer: Any
-    batches: Batches
-    criterion: ContrastiveLoss
+    batches: Mixture
+    criterion: Criterion
     evaluator: Evaluator | None
     run: RunDir
     schedule: Schedule
@@ -192,6 +193,7 @@ class Trainer:
         parts = {
             "optimizer": self.optimizer,
             "head": self._plain.head,
+            "map": self._plain.map,
             "second": self._plain.second,
             "queue": self.criterion.queue,
             "scaler": self.accelerator.scaler,

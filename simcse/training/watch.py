@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,28 +14,30 @@ from torch import Tensor, nn
 
 from simcse.data.collate import Batch
 from simcse.errors import ConfigError, DataError, ModelError
-from simcse.training.config import TrainConfig
+from simcse.training.config import SourceConfig, TrainConfig
 from simcse.training.loss import ContrastiveLoss
 
-__all__ = ["LossWatch", "check_data", "check_dropout", "check_finite"]
+__all__ = ["LossWatch", "check_data", "check_dropout", "check_finite", "check_prompts"]
 
 DELAY = 2  # steps behind the one at hand
 
 
-def check_data(config: TrainConfig, criterion: ContrastiveLoss, rows: Any) -> None:
+def check_data(config: TrainConfig, source: SourceConfig, criterion: ContrastiveLoss, rows: Any) -> None:
     """Make sure that the training rows fit the options.
 
     Args:
         config: the options.
-        criterion: built from them; its queue counts by `config`.
+        source: whose rows they are.
+        criterion: built from the options; its queue counts by `config`.
         rows: a `datasets.Dataset`, the training file as read.
 
     Raises:
         DataError: fewer rows than a batch.
-        ConfigError: rows without a negative, or with fewer than they are to keep; options or prompts for one column,
-            and several; counts of texts that change.
+        ConfigError: rows without a negative, or with fewer than they are to keep; options for one column, and several;
+            counts of texts that change.
     """
-    file, columns, augment = config.data.train, len(rows.column_names), config.data.augment
+    file, columns, augment = source.train, len(rows.column_names), config.data.augment
+    columns = columns if source.rows == "roles" else 2
     if len(rows) < config.batch_size:
         raise DataError(f"{file}: {len(rows)} rows are fewer than batch_size={config.batch_size}; lower it")
     first = criterion.candidates.most_negatives(max(2, columns), config.batch_size)  # in the first step
@@ -54,14 +57,28 @@ def check_data(config: TrainConfig, criterion: ContrastiveLoss, rows: Any) -> No
             f"{option} makes positives of single texts, but {file} has {columns} columns; "
             "name one of them by data.columns, or leave the option out"
         )
-    expected = {"text"} if columns == 1 else {"query", "document"}
-    if wrong := next((role for role in config.data.prompts if role not in expected), None):
-        raise ConfigError(
-            f"data.prompts: found {wrong}, but {file} has {columns} column{'s'[: columns - 1]}, "
-            f"expected {' and '.join(sorted(expected, reverse=True))}"
-        )
     if criterion.objective.needs_counts and augment != "none":
         raise ConfigError(f"objective={config.objective} counts texts, which data.augment changes each time anew")
+
+
+def check_prompts(config: TrainConfig, rows: Sequence[Any]) -> None:
+    """Raise a ConfigError where a prompt is for a role that no source has.
+
+    Args:
+        config: the options.
+        rows: a `datasets.Dataset` for each source.
+    """
+    expected: set[str] = set()
+    for source, own in zip(config.data.all_sources(), rows, strict=True):
+        single = source.rows != "roles" or len(own.column_names) == 1
+        expected |= {"text"} if single else {"query", "document"}
+    if wrong := next((role for role in config.data.prompts if role not in expected), None):
+        files = ", ".join(source.train for source in config.data.all_sources())
+        count = len(rows[0].column_names)
+        held = f"has {count} column{'s'[: count - 1]}" if len(rows) == 1 else "have no such rows"
+        raise ConfigError(
+            f"data.prompts: found {wrong}, but {files} {held}, expected {' and '.join(sorted(expected, reverse=True))}"
+        )
 
 
 def check_dropout(model: nn.Module, batch: Batch) -> None:

@@ -43,18 +43,21 @@ def ways_on(best: Path, data: DataConfig, rows: Any) -> dict[str, str]:
 
 def index_input(data: DataConfig, count: int) -> tuple[str, str]:
     """What to pipe into `simcse index build`, if anything, and what stands behind its --input."""
-    source = data.dev_corpus or data.train
+    source = data.dev_corpus or data.all_sources()[0].train
     file = Path(source)
     if not file.is_file():  # a data set of the hub
         return "echo 'A text of yours.' | ", "-"
     name = shlex.quote(source)
     if format_of(file) == "txt":
-        if count > MANY and source == data.train:
+        if count > MANY and source != data.dev_corpus:
             return f"{'zcat' if file.suffix == '.gz' else 'cat'} {name} | head -n {MANY} | ", "-"
         return "", name
     if source == data.dev_corpus:
         return "", name
-    columns = data.columns or chosen_columns(source, named_rows(file)[0])
+    first = data.all_sources()[0]
+    if first.rows != "roles":  # its columns may have no names
+        return "echo 'A text of yours.' | ", "-"
+    columns = first.columns or chosen_columns(source, named_rows(file)[0])
     return "", f"{name} --text_column {shlex.quote(columns[min(1, len(columns) - 1)])}"
 
 

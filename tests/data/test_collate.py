@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from simcse.data.collate import Batches, text_key
-from simcse.errors import DataError
 from simcse.tokens.tokenize import Tokenize
 
 
@@ -79,21 +78,3 @@ def test_counts(tokenize: Tokenize) -> None:
     assert share[0] == pytest.approx(3 / 4)
     assert share[3] == pytest.approx(1 / 4)
     assert batch.log_frequency[0, 0].item() == pytest.approx(math.log(1 / 4))
-
-
-def test_the_thread_ahead_gives_the_same_batches_and_its_errors(tokenize: Tokenize) -> None:
-    source = batches(tokenize, 40, 4)
-    with source.ahead(3, 14) as stream:
-        rows = [batch.rows.tolist() for batch in stream]
-    assert rows == [source.rows_of(step).tolist() for step in range(3, 14)]
-    broken = Batches(datasets.Dataset.from_dict({"text": [1, 2]}), tokenize, batch_size=2, seed=0)
-    with pytest.raises((DataError, AttributeError)), broken.ahead(0, 1) as stream:
-        next(stream)
-
-
-def test_leaving_early_ends_the_thread(tokenize: Tokenize) -> None:
-    import threading
-
-    with batches(tokenize, 400, 4).ahead(0, 100) as stream:
-        next(stream)
-    assert not any(thread.name == "simcse-batches" for thread in threading.enumerate())

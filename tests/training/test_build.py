@@ -143,7 +143,7 @@ def test_each_column_has_its_prompt(columns: int, include_prompt: bool, tiny_ber
     some = prompted(tiny_bert, files / f"{columns}.csv", prompts)
     model = build_model(some).eval()
     model.encoder.include_prompt = include_prompt
-    batches = build_batches(some, model.encoder, torch.device("cpu"))
+    [batches] = build_batches(some, model.encoder, torch.device("cpu")).sources
     batch = batches.batch_of(0)
     with torch.no_grad():
         views = model(batch)  # (V, B, D)
@@ -169,7 +169,7 @@ def test_the_checkpoints_own_prompts_are_trained_with(tiny_bert: Path, files: Pa
         ({"document": "a "}, [QUERY, "a "]),
     ):
         some = prompted(folder, files / "2.csv", prompts)
-        batches = build_batches(some, build_model(some).encoder, torch.device("cpu"))
+        [batches] = build_batches(some, build_model(some).encoder, torch.device("cpu")).sources
         assert [tokenize.prompt for tokenize in batches.tokenize] == expected
 
 

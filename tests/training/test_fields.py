@@ -22,7 +22,7 @@ from simcse.training.config import DataConfig, ModelConfig, OptimConfig, TrainCo
         (TrainConfig, {"per_device_train_batch_size": 2}, "; here it is batch_size=..., the rows of all"),
         (TrainConfig, {"gradient_accumulation_steps": 2}, "; accumulating adds no negatives: batch_size is the whole"),
         (TrainConfig, {"batchsize": 2}, "; did you mean batch_size=...?"),
-        (TrainConfig, {"zzz": 2}, "; it has model, data, optim, "),
+        (TrainConfig, {"zzz": 2}, "; it has model, data, teacher, optim, "),
         (TrainConfig, {"optim": {"lrr": 1}}, "OptimConfig has no field lrr=1; did you mean lr=...?"),
         (TrainConfig, {"data": {1: "f"}}, "DataConfig has no field 1='f'; it has train, "),
         (OptimConfig, {"learning_rate": 1}, "OptimConfig has no field learning_rate=1; here it is lr=..."),

@@ -1,0 +1,87 @@
+"""What a teacher makes of the training texts: computed once, kept on disk, shared by all runs that need the same."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from simcse.data.arrow import fingerprint
+from simcse.data.collate import SCORE, TextVectors
+from simcse.encoder.model import SentenceEncoder
+from simcse.errors import DataError
+from simcse.training.config import TeacherConfig
+
+__all__ = ["FITTED", "fitted_map", "teacher_vectors"]
+
+FITTED = 8192  # texts that the first linear map is fitted to
+
+
+def teacher_vectors(config: TeacherConfig, rows: Sequence[Any]) -> list[list[TextVectors]]:
+    """For each source the vectors of each of its columns; what is not in the cache is computed.
+
+    A file of the cache is named by teacher and texts. Computing one goes on where it was interrupted.
+
+    Args:
+        config: names the teachers and the cache.
+        rows: the sources, a `datasets.Dataset` each.
+
+    Raises:
+        ModelError: no such teacher, or a damaged one.
+        DataError: the cache has a file of another size.
+    """
+    columns = [[name for name in source.column_names if name != SCORE] for source in rows]
+    found: list[list[list[np.ndarray]]] = [[[] for _ in names] for names in columns]
+    for teacher in config.name:
+        encoder = SentenceEncoder.from_pretrained(teacher)
+        for source, names, parts in zip(rows, columns, found, strict=True):
+            for name, part in zip(names, parts, strict=True):
+                part.append(column_vectors(encoder, source, name, Path(config.cache)))
+    return [[TextVectors(parts) for parts in source] for source in found]
+
+
+def column_vectors(encoder: SentenceEncoder, source: Any, name: str, cache: Path) -> np.ndarray:
+    """(N, D) the unit vectors of a column, mapped from a file."""
+    texts = fingerprint(source.select_columns([name]))
+    key = hashlib.sha256(f"{encoder.fingerprint} {encoder.resolve_prompt()!r} {texts}".encode()).hexdigest()[:16]
+    file = cache / f"{key}.npy"
+    if not file.is_file():
+        said = f"{encoder.name}: vectors of {len(source):,} texts ({name}), kept in {file}"
+        print(said, file=sys.stderr)
+        encoder.encode_to(file, column_texts(source, name), total=len(source), show_progress=sys.stderr.isatty())
+    vectors: np.ndarray = np.load(file, mmap_mode="r")
+    if vectors.shape != (len(source), encoder.dimension):
+        expected = (len(source), encoder.dimension)
+        raise DataError(f"{file}: holds {vectors.shape} vectors, expected {expected}; delete it, and run again")
+    return vectors
+
+
+def column_texts(source: Any, name: str) -> Iterator[str]:
+    """The texts of a column, a few at a time."""
+    for batch in source.iter(10_000):
+        yield from batch[name]
+
+
+def fitted_map(encoder: SentenceEncoder, texts: Sequence[str], teacher: np.ndarray) -> nn.Linear:
+    """The linear map from the encoder's unit vectors that is nearest to a teacher's by least squares.
+
+    Args:
+        encoder: the student, D dimensions.
+        texts: at least one.
+        teacher: (n, D_t) the vectors of these.
+    """
+    student = torch.from_numpy(encoder.encode(list(texts)))  # (n, D)
+    target = torch.from_numpy(np.asarray(teacher, dtype=np.float32))  # (n, D_t)
+    width = student.shape[1]
+    # a ridge far below the variance of a dimension, 1 / D: fewer texts than dimensions leave the rest at 0
+    gram = student.T @ student + 1e-3 * len(student) / width * torch.eye(width)
+    weight = torch.linalg.solve(gram, student.T @ target).T  # (D_t, D)
+    found = nn.Linear(width, target.shape[1], bias=False)
+    found.load_state_dict({"weight": weight})
+    return found
