@@ -34,7 +34,14 @@ from simcse.objectives.scored import SCORED
 from simcse.training.config import DataConfig, SourceConfig, TrainConfig
 from simcse.training.distributed import first_process_first, local_world, rank, world
 from simcse.training.launch import check_all_started
-from simcse.training.loss import ContrastiveLoss, Criterion, DistillationLoss, MixedLoss, ScoredPairsLoss
+from simcse.training.loss import (
+    ContrastiveLoss,
+    Criterion,
+    DistillationLoss,
+    MatryoshkaLoss,
+    MixedLoss,
+    ScoredPairsLoss,
+)
 from simcse.training.model import ContrastiveModel
 from simcse.training.momentum import MomentumQueue
 from simcse.training.resume import data_facts
@@ -238,10 +245,22 @@ def build_criterion(config: TrainConfig, dimension: int) -> Criterion:
     teacher = config.teacher
     learns = bool(teacher.name) and teacher.loss != "none"
     if len(losses) == 1 and not learns and isinstance(losses[0], ContrastiveLoss):
-        return losses[0]
+        return within(config, losses[0], dimension)
     distillation = DistillationLoss(teacher.loss, build_loss(config).candidates, teacher.temperature)
     weights = [source.weight for source in sources]
-    return MixedLoss(losses, weights, distillation if learns else None, teacher.weight, dimension)
+    mixed = MixedLoss(losses, weights, distillation if learns else None, teacher.weight, dimension)
+    return within(config, mixed, dimension)
+
+
+def within(config: TrainConfig, criterion: Criterion, dimension: int) -> Criterion:
+    """The loss, of the first dimensions alone, too, where the config asks for it."""
+    if not config.matryoshka:
+        return criterion
+    if (most := max(config.matryoshka)) > dimension:
+        raise ConfigError(
+            f"matryoshka: found {most} dimensions, but the vectors of {config.model.name} have {dimension}"
+        )
+    return MatryoshkaLoss(criterion, config.matryoshka)
 
 
 def add_map(config: TrainConfig, model: ContrastiveModel, batches: Mixture, resumed: bool) -> None:

@@ -225,6 +225,10 @@ class TrainConfig:
     temperature: float = 0.05
     """Divides the similarities (paper, table D.1: 0.05)."""
 
+    matryoshka: list[int] = field(default_factory=list)
+    """Dimensions, such as [64, 128, 256, 384], whose first ones alone are trained to be a good vector, too (Kusupati et
+    al. 2022): helps where vectors are to be stored short, by truncate_dim; empty: all dimensions alone."""
+
     num_negatives: int | None = None
     """Negatives of a row, drawn anew each step from those it has (Contrastive Tension: 7); null: all of them."""
 
@@ -329,6 +333,11 @@ class TrainConfig:
         above_zero("teacher.temperature", self.teacher.temperature)
         if self.teacher.mask_margin is not None and not self.teacher.name:
             raise ConfigError("teacher.mask_margin needs teacher.name, the encoder that guides")
+        if self.matryoshka and (self.model.queue_size or self.teacher.loss in ("l2", "cosine")):
+            option = "model.queue_size" if self.model.queue_size else f"teacher.loss={self.teacher.loss}"
+            raise ConfigError(f"matryoshka does not go with {option}, which needs all dimensions")
+        for dimensions in self.matryoshka:
+            at_least("matryoshka", dimensions, 1)
         if self.teacher.name and self.teacher.loss == "none" and self.teacher.mask_margin is None:
             raise ConfigError("teacher.loss is none and teacher.mask_margin not given: the teacher would do nothing")
 

@@ -17,7 +17,7 @@ from simcse.objectives.scored import ScoredLoss
 from simcse.training.distributed import gather, rank
 from simcse.training.momentum import MomentumQueue
 
-__all__ = ["ContrastiveLoss", "Criterion", "DistillationLoss", "MixedLoss", "ScoredPairsLoss"]
+__all__ = ["ContrastiveLoss", "Criterion", "DistillationLoss", "MatryoshkaLoss", "MixedLoss", "ScoredPairsLoss"]
 
 
 class Criterion(Protocol):
@@ -154,6 +154,26 @@ class DistillationLoss:
         scaled = replace(teacher, logits=teacher.logits / self.temperature)
         same = (batch.keys[0] == batch.keys[1]).repeat(len(self.candidates.directions))  # (R,)
         return listwise_kl(student, scaled, same)
+
+
+@dataclass(frozen=True)
+class MatryoshkaLoss:
+    """The mean of a loss over the first dimensions of the views, for each of several numbers of them (Kusupati et al.
+    2022, with equal weights).
+
+    Attributes:
+        criterion: the loss of views of any dimension.
+        dimensions: how many of them are taken.
+    """
+
+    criterion: Criterion
+    dimensions: Sequence[int]
+
+    queue: None = None
+
+    def __call__(self, views: Tensor, batch: Batch) -> Tensor:
+        """Views (V, B, D) -> their loss."""
+        return torch.stack([self.criterion(views[..., :kept], batch) for kept in self.dimensions]).mean()
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from simcse.data.pairs import ScoredPairs
 from simcse.display.progress import training_bar
 from simcse.encoder.model import SentenceEncoder
 from simcse.errors import ConfigError, shown
+from simcse.evaluation.evaluators import Evaluator
 from simcse.evaluation.pairs import PairEvaluator
 from simcse.evaluation.report import versions
 from simcse.evaluation.statistics import mean_interval, spearman_intervals
@@ -35,7 +36,7 @@ from simcse.training.resume import data_facts
 from simcse.training.run_dir import RunDir
 from simcse.training.trainer import Trainer
 from simcse.training.ways_on import ways_on
-from simcse.vectors import CachedEncoder
+from simcse.vectors import CachedEncoder, Encode
 
 __all__ = ["train"]
 
@@ -178,7 +179,23 @@ def make_report(config: TrainConfig, trainer: Trainer) -> dict[str, Any]:
         pairs |= {task: load_task(task, config.data.test) for task in SEVEN}
     for task, interval in spearman_intervals(encode, pairs).items():
         report["tasks"][task]["interval"] = list(interval)
+    for kept in config.matryoshka:
+        score = truncated_score(encode, kept, config, trainer.evaluator)
+        report.setdefault("dimensions", {})[str(kept)] = score
     return report
+
+
+def truncated_score(encode: Encode, kept: int, config: TrainConfig, evaluator: Evaluator | None) -> float:
+    """The average of seven of vectors' first dimensions; without test tasks the primary metric on dev."""
+
+    def short(texts: list[str]) -> Any:
+        return encode(texts)[:, :kept]
+
+    if config.data.test:
+        average: float = evaluate(short, SEVEN, config.data.test).to_dict()["average"]
+        return average
+    assert evaluator is not None
+    return float(evaluator(short)[evaluator.primary_metric])
 
 
 def train_seeds(config: TrainConfig, accelerator: Accelerator) -> dict[str, Any]:
@@ -234,12 +251,16 @@ def summarize(config: TrainConfig, reports: list[dict[str, Any]]) -> dict[str, A
         for metric in (name for name, value in scores.items() if isinstance(value, float)):
             tasks[task][metric] = spread_of([report["tasks"][task][metric] for report in reports])
     averages = [report["average"] for report in reports if "average" in report]
+    widths = {
+        kept: spread_of([report["dimensions"][kept] for report in reports]) for kept in reports[0].get("dimensions", {})
+    }
     losses = [report["training"]["loss"]["last"] for report in reports]
     return {
         "model": str(Path(config.output_dir)),
         "protocol": reports[0]["protocol"] | {"seeds": [config.seed + i for i in range(len(reports))]},
         "tasks": tasks,
         **({"average": spread_of(averages)} if averages else {}),
+        **({"dimensions": widths} if widths else {}),
         "training": {"loss": spread_of(losses)},
         "seeds": {f"seed-{config.seed + i}": report["tasks"] for i, report in enumerate(reports)},
         "versions": reports[0]["versions"],

@@ -208,6 +208,39 @@ def test_a_guide_masks_what_may_be_right(tiny_bert: Path, teacher: Path, files: 
     assert float(criterion(views, batch).detach()) == pytest.approx(total / 8, rel=1e-5)
 
 
+def test_matryoshka_is_the_mean_over_the_first_dimensions(
+    tiny_bert: Path, teacher: Path, files: Path, tmp_path: Path
+) -> None:
+    options = {"name": [str(teacher)], "cache": str(tmp_path / "cache")}
+    some = config(tiny_bert, files, tmp_path / "run", teacher=options, sources=SOURCES[:1], matryoshka=[4, 16])
+    model, batches, criterion = built(some)
+    batch = batches.batch_of(0)
+    views = model(batch)
+    plain = built(dataclasses.replace(some, matryoshka=[]))[2]
+    expected = [float(plain(views[..., :kept], batch).detach()) for kept in (4, 16)]
+    assert float(criterion(views, batch).detach()) == pytest.approx(sum(expected) / 2, rel=1e-6)
+    with pytest.raises(ConfigError, match=r"matryoshka: found 999 dimensions, but the vectors of .* have"):
+        built(dataclasses.replace(some, matryoshka=[4, 999]))
+
+
+def test_the_report_has_a_score_for_each_number_of_dimensions(tiny_bert: Path, files: Path, tmp_path: Path) -> None:
+    from simcse.display.summary import summary
+
+    dev = {"sources": [SOURCES[0] | {"train": str(files / "triplets.tsv")}], "dev": str(files / "scored.tsv")}
+    some = dataclasses.replace(config(tiny_bert, files, tmp_path / "run"), data=dev, matryoshka=[4, 16])
+    report = train(some)
+    whole = report["tasks"]["scored.tsv"]["spearman"]
+    assert list(report["dimensions"]) == ["4", "16"]
+    short = SentenceEncoder.from_pretrained(tmp_path / "run" / "best", truncate_dim=4, dtype="fp32", device="cpu")
+    from simcse.data.pairs import read_scored_pairs
+    from simcse.evaluation.evaluators import ScoredPairsEvaluator
+
+    expected = ScoredPairsEvaluator(read_scored_pairs(files / "scored.tsv"))(short.encode)["spearman"]
+    assert report["dimensions"]["4"] == pytest.approx(expected, abs=1e-6)
+    assert report["dimensions"]["4"] != whole
+    assert "first 4 dimensions" in summary(report)
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
@@ -220,6 +253,7 @@ def test_a_guide_masks_what_may_be_right(tiny_bert: Path, teacher: Path, files: 
         ({"data": {"sources": ["a.txt"]}}, ConfigError, r"data\.sources\[0\]: found 'a\.txt', expected SourceConfig"),
         ({"teacher": {"mask_margin": 0.1}}, ConfigError, r"teacher\.mask_margin needs teacher\.name"),
         ({"teacher": {"name": ["t"], "loss": "none"}}, ConfigError, "would do nothing"),
+        ({"teacher": {"name": ["t"], "loss": "l2"}, "matryoshka": [4]}, ConfigError, "needs all dimensions"),
         ({"teacher": {"loss": "k"}}, ConfigError, "did you mean 'kl'"),
         ({"data": {"sources": [{"train": "a"}]}, "model": {"queue_size": 8}}, ConfigError, "data.train alone"),
     ],
