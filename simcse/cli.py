@@ -28,6 +28,7 @@ from simcse.commands import (
     quickstart,
     recipes,
     serve,
+    soup,
     train,
 )
 from simcse.console import Parser, run, separated
@@ -105,6 +106,7 @@ COMMANDS: dict[str, Command | Program | tuple[str, dict[str, Command]]] = {
     "mcp": Command(mcp.mcp, {"index": None}),
     "compare": Command(compare.compare, {"a": None, "b": None}, ("tasks",)),
     "plot": Command(plot.plot, {"runs": "+"}, ("kinds", "formats")),
+    "soup": Command(soup.soup, {"models": "+"}),
     "postprocess": Command(postprocess.postprocess, {"input": None}),
     "info": Command(info.info, {"model": None}),
     "doctor": Command(doctor.doctor, {}),
