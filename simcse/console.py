@@ -27,7 +27,8 @@ class Parser(ArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # the help of an option is its field's docstring
         set_parsing_settings(docstring_parse_attribute_docstrings=True)
-        super().__init__(*args, exit_on_error=True, allow_abbrev=False, **kwargs)
+        # jsonargparse makes parsers of this class for the elements of a list, and asks for its own exceptions
+        super().__init__(*args, **{"exit_on_error": True, "allow_abbrev": False} | kwargs)
 
     def known_options(self) -> list[str]:
         """Dotted names of all options of this parser, without the leading dashes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,9 @@ def test_every_key_of_the_file_reaches_the_run(path: Path) -> None:
         for key, value in written.items():
             if isinstance(value, dict):
                 compare(value, read[key])
+            elif key == "sources":
+                for one, other in zip(value, read[key], strict=True):
+                    compare(one, other)
             else:
                 assert read[key] == value, key
 
@@ -102,7 +106,8 @@ def test_the_packaged_model_is_found(path: Path) -> None:
 def training_file(folder: Path, config: TrainConfig, sentences: list[str]) -> Path:
     """A file of the kind that the recipe names: text, pairs or triplets."""
     header = {"nli": "sent0,sent1,hard_neg", "train.csv": "anchor,positive", "corpus.jsonl": "text"}
-    columns = next((names for key, names in header.items() if key in config.data.train), None)
+    source = config.data.all_sources()[0].train
+    columns = next((names for key, names in header.items() if key in source), None)
     path = folder / ("train.csv" if columns else "train.txt")
     count = 1 + columns.count(",") if columns else 1
     table = [",".join(sentences[i + j] for j in range(count)) for i in range(16)]
@@ -120,8 +125,14 @@ def test_trains_a_tiny_backbone(
     """
     config = load(path)
     name = tiny_roberta if "roberta" in config.model.name else tiny_bert
-    file = training_file(tmp_path, config, sentences)
-    config = load(path, "--model.name", str(name), "--data.train", str(file), "--batch_size", "8")
+    files = ["--data.train", str(training_file(tmp_path, config, sentences))]
+    if config.data.sources:
+        groups = tmp_path / "groups.tsv"
+        groups.write_text("".join(f"{sentences[i]}\t{sentences[i + 1]}\n" for i in range(16)), encoding="utf-8")
+        written = [vars(source) for source in config.data.sources]
+        of = {"any_two": groups, "roles": tmp_path / "train.csv"}
+        files = ["--data.sources", json.dumps([source | {"train": str(of[source["rows"]])} for source in written])]
+    config = load(path, "--model.name", str(name), *files, "--batch_size", "8")
     model = build_model(config).train()
     batch = build_batches(config, model.encoder, torch.device("cpu")).batch_of(0)
     assert batch.views == (3 if "sup" in path.stem and "unsup" not in path.stem else 2)
