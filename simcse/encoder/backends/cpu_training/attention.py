@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from simcse.encoder.backends.cpu_training.dropout import keep_mask, keep_scale
+from simcse.encoder.backends.cpu_training.passes import gather
 from simcse.encoder.backends.relative_bias import bias_matrix, distance_columns
 from simcse.tokens.batch import TokenBatch
 
@@ -184,8 +185,8 @@ def attend(
         (N, D) context; gathered queries, keys and values; and what each group saved.
     """
     width = layout.width
-    queries = query.view(-1, width).index_select(0, layout.query_rows)  # (Rq, d)
-    keys, values = key_value.view(-1, width).index_select(0, layout.key_rows).chunk(2)  # (Rk, d)
+    queries = gather(query.view(-1, width), layout.query_rows)  # (Rq, d)
+    keys, values = gather(key_value.view(-1, width), layout.key_rows).chunk(2)  # (Rk, d)
     context = rows_and_zero(queries)
     saved = []
     for group in layout.groups:
@@ -200,7 +201,7 @@ def attend(
         dropped = weights if keep is None else weights * keep
         torch.bmm(dropped, v, out=context[group.queries].view(group.query_shape))
         saved.append(Saved(weights, dropped, keep))
-    back = context.index_select(0, layout.query_back).view_as(query)  # (N, D)
+    back = gather(context, layout.query_back).view_as(query)  # (N, D)
     return back, (queries, keys, values), saved
 
 
@@ -216,7 +217,7 @@ def attend_backward(
     That of the relative bias is added to `relative_grad` (H, 2 * span - 1).
     """
     width = layout.width
-    grads = context_grad.view(-1, width).index_select(0, layout.context_rows)  # (Rq, d)
+    grads = gather(context_grad.view(-1, width), layout.context_rows)  # (Rq, d)
     query_grad, key_value_grad = rows_and_zero(grads), rows_and_zero(grads, len(layout.key_rows))
     key_grad, value_grad = key_value_grad[:-1].chunk(2)
     for group, (weights, dropped, keep) in zip(layout.groups, saved, strict=True):
@@ -233,8 +234,8 @@ def attend_backward(
         torch.bmm(grad.transpose(1, 2), q, out=key_grad[group.keys].view(group.key_shape))
     tokens = len(context_grad) - 1
     return (
-        query_grad.index_select(0, layout.query_back).view(tokens, -1),  # (N, D)
-        key_value_grad.index_select(0, layout.key_back).view(-1, 2 * context_grad.shape[1]),  # (T, 2 D)
+        gather(query_grad, layout.query_back).view(tokens, -1),  # (N, D)
+        gather(key_value_grad, layout.key_back).view(-1, 2 * context_grad.shape[1]),  # (T, 2 D)
     )
 
 

@@ -1,8 +1,9 @@
-"""Dropout masks at a quarter of a random draw an element.
+"""Dropout masks at one random draw a mask, or, without a compiler, at a quarter of one an element.
 
 torch's own dropout on the CPU spends one draw of the Mersenne Twister an element, a large share of a training step.
-Here one 64-bit draw gives four 16-bit lanes. It comes from torch's default generator, so that
-`torch.manual_seed`, `torch.get_rng_state` and different seeds on different ranks work as with any dropout.
+Here one 64-bit draw seeds a generator by counter (native/training.cpp), or gives four 16-bit lanes. It comes from
+torch's default generator, so that `torch.manual_seed`, `torch.get_rng_state` and different seeds on different ranks
+work as with any dropout.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from simcse.encoder.backends.cpu_training.passes import passes_for
 
 __all__ = ["keep_mask", "keep_scale"]
 
@@ -39,7 +42,13 @@ def keep_mask(shape: Sequence[int], rate: float, dtype: torch.dtype) -> Tensor |
     """
     if not rate:
         return None
-    size = math.prod(shape)
-    draws = torch.empty((size + 3) // 4, dtype=torch.int64).random_(-(1 << 63), None)  # all 64 bits
+    size, library = math.prod(shape), passes_for(dtype)
+    count = (size + 3) // 4 if library is None else 1
+    draws = torch.empty(count, dtype=torch.int64).random_(-(1 << 63), None)  # all 64 bits
+    if library is not None:
+        keep = torch.empty(*shape, dtype=dtype)
+        seed = int(draws) % (1 << 64)
+        library.keep_mask(seed, drop_levels(rate), keep.data_ptr(), size, torch.get_num_threads())
+        return keep
     lanes = draws.view(torch.int16)[:size].view(*shape)
     return torch.ge(lanes, LOWEST + drop_levels(rate), out=torch.empty(*shape, dtype=dtype))

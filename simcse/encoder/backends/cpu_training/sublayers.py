@@ -17,6 +17,13 @@ from torch.autograd.function import once_differentiable
 
 from simcse.encoder.backends.cpu_training.attention import AttentionLayout, attend, attend_backward, rows_and_zero
 from simcse.encoder.backends.cpu_training.dropout import keep_mask, keep_scale
+from simcse.encoder.backends.cpu_training.passes import (
+    add_norm,
+    add_norm_backward,
+    column_sums,
+    gelu,
+    gelu_backward,
+)
 
 __all__ = ["AttentionSublayer", "FeedForwardSublayer"]
 
@@ -42,7 +49,9 @@ class AttentionSublayer(torch.autograd.Function):
         own = x if query_tokens is None else x.index_select(0, query_tokens)  # (N, D)
         query, key_value = F.linear(own, w_query, b_query), F.linear(x, w_key, b_key)  # (N, D), (T, 2 D)
         context, gathered, ctx.attention = attend(layout, query, key_value, relative)
-        out, *ctx.norm = add_norm(own, F.linear(context, w_out, b_out), gamma, beta, eps, rate)
+        update = F.linear(context, w_out, b_out)  # (N, D)
+        ctx.keep = keep_mask(update.shape, rate, update.dtype)
+        out, *ctx.norm = add_norm(own, update, ctx.keep, gamma, beta, eps)
         ctx.layout, ctx.query_tokens, ctx.master = layout, query_tokens, wq.dtype
         ctx.relative = None if relative is None else (relative.shape, relative.dtype)
         ctx.save_for_backward(x, own, context, *gathered, w_query, w_key, w_out, gamma, beta)
@@ -55,16 +64,16 @@ class AttentionSublayer(torch.autograd.Function):
         x, own, context, *gathered, w_query, w_key, w_out, gamma, beta = ctx.saved_tensors
         need = ctx.needs_input_grad
         to_query, to_key, to_out = ctx.scales
-        total, grad, *of_norm = add_norm_backward(grad, ctx.norm, gamma, beta)  # (N, D)
-        of_out = weight_grads(ctx.master, to_out, grad, context, need[7:9])
+        total, grad, *of_norm, sums = add_norm_backward(grad, ctx.norm, ctx.keep, gamma, beta)  # (N, D)
+        of_out = weight_grads(ctx.master, to_out, grad, sums, context, need[7:9])
         context_grad = rows_and_zero(grad)  # padding reads the zeros
         torch.mm(grad, w_out, out=context_grad[:-1])
         relative_grad = None
         if ctx.relative is not None and need[11]:
             relative_grad = grad.new_zeros(ctx.relative[0], dtype=ctx.relative[1])
         query_grad, key_grad = attend_backward(ctx.layout, context_grad, tuple(gathered), ctx.attention, relative_grad)
-        of_query = weight_grads(ctx.master, to_query, query_grad, own, need[1:3])
-        of_key = weight_grads(ctx.master, to_key, key_grad, x, need[3:7])
+        of_query = weight_grads(ctx.master, to_query, query_grad, column_sums(query_grad), own, need[1:3])
+        of_key = weight_grads(ctx.master, to_key, key_grad, column_sums(key_grad), x, need[3:7])
         x_grad = None
         if need[0]:
             total.addmm_(query_grad, w_query)  # (N, D)
@@ -88,8 +97,10 @@ class FeedForwardSublayer(torch.autograd.Function):
         w_up, b_up = cast(x.dtype, (1.0,), [w_up], [b_up])
         w_down, b_down = cast(x.dtype, (ctx.scale,), [w_down], [b_down])
         hidden = F.linear(x, w_up, b_up)  # (N, I)
-        active = F.gelu(hidden)
-        out, *ctx.norm = add_norm(x, F.linear(active, w_down, b_down), gamma, beta, eps, rate)
+        active = gelu(hidden)
+        update = F.linear(active, w_down, b_down)  # (N, D)
+        ctx.keep = keep_mask(update.shape, rate, update.dtype)
+        out, *ctx.norm = add_norm(x, update, ctx.keep, gamma, beta, eps)
         ctx.save_for_backward(x, hidden, active, w_up, w_down, gamma, beta)
         return out
 
@@ -99,33 +110,12 @@ class FeedForwardSublayer(torch.autograd.Function):
         """Gradients of x and of the six weights."""
         x, hidden, active, w_up, w_down, gamma, beta = ctx.saved_tensors
         need = ctx.needs_input_grad
-        total, grad, *of_norm = add_norm_backward(grad, ctx.norm, gamma, beta)  # (N, D)
-        of_down = weight_grads(ctx.master, (ctx.scale,), grad, active, need[3:5])
-        hidden_grad = torch.ops.aten.gelu_backward(torch.mm(grad, w_down), hidden)  # (N, I)
-        of_up = weight_grads(ctx.master, (1.0,), hidden_grad, x, need[1:3])
+        total, grad, *of_norm, sums = add_norm_backward(grad, ctx.norm, ctx.keep, gamma, beta)  # (N, D)
+        of_down = weight_grads(ctx.master, (ctx.scale,), grad, sums, active, need[3:5])
+        hidden_grad, sums = gelu_backward(torch.mm(grad, w_down), hidden)  # (N, I)
+        of_up = weight_grads(ctx.master, (1.0,), hidden_grad, sums, x, need[1:3])
         x_grad = total.addmm_(hidden_grad, w_up) if need[0] else None  # (N, D)
         return x_grad, *of_up, *of_down, *of_norm, None, None
-
-
-def add_norm(
-    x: Tensor, update: Tensor, gamma: Tensor, beta: Tensor, eps: float, rate: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
-    """LayerNorm(x + keep * update) in float32 statistics, and what its backward needs."""
-    keep = keep_mask(update.shape, rate, update.dtype)
-    total = x + update if keep is None else torch.addcmul(x, update, keep)
-    out, mean, rstd = torch.native_layer_norm(total, (x.shape[-1],), gamma, beta, eps)
-    return out, total, mean, rstd, keep
-
-
-def add_norm_backward(
-    grad: Tensor, saved: Sequence[Any], gamma: Tensor, beta: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x, update, gamma and beta."""
-    total, mean, rstd, keep = saved
-    x_grad, gamma_grad, beta_grad = torch.ops.aten.native_layer_norm_backward(
-        grad, total, (total.shape[-1],), mean, rstd, gamma, beta, (True, True, True)
-    )
-    return x_grad, x_grad if keep is None else x_grad * keep, gamma_grad, beta_grad
 
 
 def cast(
@@ -142,7 +132,7 @@ def cast(
 
 
 def weight_grads(
-    dtype: torch.dtype, scales: Sequence[float], grad: Tensor, x: Tensor, need: Sequence[bool]
+    dtype: torch.dtype, scales: Sequence[float], grad: Tensor, sums: Tensor, x: Tensor, need: Sequence[bool]
 ) -> Gradients:
     """Gradients of weight, bias, weight, bias ... of what `cast` put below each other, in the type of the masters.
 
@@ -150,11 +140,12 @@ def weight_grads(
         dtype: of the masters.
         scales: as given to `cast`.
         grad: (N, maps x out) of their output.
+        sums: (maps x out,) of it over rows.
         x: (N, in) their input.
         need: whether each of the weights and biases wants a gradient.
     """
     of_weights: Sequence[Tensor] = outer(grad, x).chunk(len(scales)) if any(need[::2]) else ()
-    of_biases: Sequence[Tensor] = grad.sum(0).chunk(len(scales)) if any(need[1::2]) else ()
+    of_biases = sums.chunk(len(scales)) if any(need[1::2]) else ()
     grads: list[Tensor | None] = [None] * len(need)
     for first, parts in enumerate((of_weights, of_biases)):
         for number, (part, scale) in enumerate(zip(parts, scales, strict=False)):

@@ -48,7 +48,7 @@ AMX = InstructionSet(
     name="amx",
     dtype=torch.bfloat16,
     kernel="amx",
-    headers=("vec512.hpp", "panels.hpp"),
+    headers=("vec512.hpp", "functions.hpp", "panels.hpp"),
     flags=frozenset({
         "amx_bf16", "amx_int8", "amx_tile", "avx512_bf16", "avx512bw", "avx512dq", "avx512f", "avx512vl",
     }),
@@ -61,7 +61,7 @@ AVX512 = InstructionSet(
     name="avx512",
     dtype=torch.bfloat16,
     kernel="avx512",
-    headers=("vec512.hpp", "panels.hpp", "registers.hpp"),
+    headers=("vec512.hpp", "functions.hpp", "panels.hpp", "registers.hpp"),
     flags=frozenset({"avx512_bf16", "avx512_vnni", "avx512bw", "avx512dq", "avx512f", "avx512vl"}),
     options=("-mfma", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512bf16", "-mavx512vnni"),
 )
@@ -69,7 +69,7 @@ AVX2 = InstructionSet(
     name="avx2",
     dtype=torch.float32,
     kernel="avx2",
-    headers=("vec256.hpp", "panels.hpp", "registers.hpp"),
+    headers=("vec256.hpp", "functions.hpp", "panels.hpp", "registers.hpp"),
     flags=frozenset({"avx2", "fma"}),
     options=("-mavx2", "-mfma", "-mavxvnni"),  # VNNI is in the products of integers alone
     integers=False,

@@ -1,0 +1,208 @@
+// What lies between the matrix products of a training step, each pass over the activations with all that it can do on
+// its way: what `cpu_training/passes.py` compiles and calls.
+//
+// Products take most of a step and are torch's. The rest is bound by reading and writing memory and by the number of
+// passes: the gradient of a bias, a sum over rows, is taken while the rows are written, and a dropout mask is made from
+// a counter, many lanes at once. Rows are split among torch's own OpenMP threads, which wait for work between its
+// products and would keep a core from threads of ours. Widths are multiples of 32.
+
+#include LANES
+
+#include "functions.hpp"
+
+#include <vector>
+
+extern "C" {  // of the OpenMP library that torch loaded; without one, one thread
+__attribute__((weak)) void GOMP_parallel(void (*)(void *), void *, unsigned, unsigned);
+__attribute__((weak)) int omp_get_thread_num();
+__attribute__((weak)) int omp_get_num_threads();
+}
+
+namespace {
+
+// body(thread, first, end) for parts of 0 ... count - 1, one for each of up to `threads` threads
+template <class Body>
+void split(long count, long threads, Body body) {
+  if (threads < 2 || count < 2 * threads || !GOMP_parallel || !omp_get_thread_num || !omp_get_num_threads)
+    return body(0, 0, count);
+  struct Work { Body &body; long count; } work = {body, count};
+  GOMP_parallel([](void *shared) {
+    Work &work = *(Work *)shared;
+    long thread = omp_get_thread_num(), all = omp_get_num_threads();
+    work.body(thread, work.count * thread / all, work.count * (thread + 1) / all);
+  }, &work, threads, 0);
+}
+
+// sums over rows, of some kinds, a copy for each thread; added up in the order of the threads
+struct Sums {
+  long kinds, width, threads;
+  std::vector<float> parts;
+  Sums(long kinds, long width, long threads)
+      : kinds(kinds), width(width), threads(threads), parts(kinds * width * threads) {}
+  float *of(long thread, long kind) { return &parts[(thread * kinds + kind) * width]; }
+  void total(long kind, float *out) {
+    for (long i = 0; i < width; i += 16) {
+      lanes sum = load(of(0, kind) + i);
+      for (long thread = 1; thread < threads; thread++) sum = sum + load(of(thread, kind) + i);
+      store(out + i, sum);
+    }
+  }
+};
+
+inline void add_to(float *sums, lanes value) { store(sums, load(sums) + value); }
+
+// of gelu: the normal distribution's share below x, and x times its density; with erfc as in exact_gelu
+inline lanes gelu_slope(lanes x) {
+  lanes size = magnitude(x), t = all(1.0f) / fused(size, all(0.3275911f * 0.70710678f), all(1.0f));
+  lanes sum = polynomial({0.254829592f, -0.284496736f, 1.421413741f, -1.453152027f, 1.061405429f}, t);
+  lanes bell = exp2(x * x * all(-0.5f * 1.44269504f)), tail = all(0.5f) * t * sum * bell;  // the share below -|x|
+  lanes sign = smaller(all(1.0f), larger(all(-1.0f), x * all(1e30f)));
+  return all(0.5f) + sign * (all(0.5f) - tail) + all(0.398942280f) * x * bell;
+}
+
+}  // namespace
+
+extern "C" {
+
+// keep (count) = 1 where 16 random bits are at least `drop`, else 0: four from each number of SplitMix64 (Steele, Lea
+// and Flood 2014) behind `seed`, so that any part can be made alone
+void keep_mask(uint64_t seed, uint32_t drop, number *keep, long count, long threads) {
+  const number one = sizeof(number) == 2 ? (number)0x3f80 : (number)1;
+  auto draw = [&](long i) {
+    uint64_t z = seed + (uint64_t)(i + 1) * 0x9e3779b97f4a7c15u;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+  };
+  split(count / 4, threads, [&](long, long first, long end) {
+    uint64_t draws[64];
+    uint16_t bits[256];
+    for (long i = first; i < end; i += 64) {
+      for (long j = 0; j < 64; j++) draws[j] = draw(i + j);
+      memcpy(bits, draws, sizeof bits);
+      number *to = keep + 4 * i;
+      long some = 4 * (end - i);
+      if (some >= 256)
+        for (long j = 0; j < 256; j++) to[j] = bits[j] >= drop ? one : 0;
+      else
+        for (long j = 0; j < some; j++) to[j] = bits[j] >= drop ? one : 0;
+    }
+  });
+  uint64_t last = draw(count / 4);
+  for (long j = 0; j < count % 4; j++) keep[count / 4 * 4 + j] = (uint16_t)(last >> 16 * j) >= drop ? one : 0;
+}
+
+// out = gelu(x), both (rows, width)
+void gelu_forward(const number *x, number *out, long rows, long width, long threads) {
+  split(rows, threads, [&](long, long first, long end) {
+    for (long i = first * width; i < end * width; i += 32)
+      store(out + i, exact_gelu(load(x + i)), exact_gelu(load(x + i + 16)));
+  });
+}
+
+// grad *= slope of gelu at x; sums (width) = those of its columns
+void gelu_backward(number *grad, const number *x, float *sums, long rows, long width, long threads) {
+  Sums parts(1, width, threads);
+  split(rows, threads, [&](long thread, long first, long end) {
+    float *own = parts.of(thread, 0);
+    for (long row = first; row < end; row++)
+      for (long i = 0; i < width; i += 32) {
+        number *g = grad + row * width + i;
+        const number *at = x + row * width + i;
+        lanes low = load(g) * gelu_slope(load(at)), high = load(g + 16) * gelu_slope(load(at + 16));
+        store(g, low, high);
+        add_to(own + i, low), add_to(own + i + 16, high);
+      }
+  });
+  parts.total(0, sums);
+}
+
+// sums (width) over rows of x
+void column_sums(const number *x, float *sums, long rows, long width, long threads) {
+  Sums parts(1, width, threads);
+  split(rows, threads, [&](long thread, long first, long end) {
+    for (long row = first; row < end; row++)
+      for (long i = 0; i < width; i += 16) add_to(parts.of(thread, 0) + i, load(x + row * width + i));
+  });
+  parts.total(0, sums);
+}
+
+// total = x + keep * update (keep null: 1), out = LayerNorm(total), and each row's mean and 1 / deviation
+void add_norm(
+    const number *x, const number *update, const number *keep, const float *gamma, const float *beta, float eps,
+    number *total_out, number *out, float *means, float *rstds, long rows, long width, long threads) {
+  split(rows, threads, [&](long, long first, long end) {
+    for (long row = first; row < end; row++) {
+      long at = row * width;
+      number *sum = total_out + at;
+      auto added = [&](long i) {
+        lanes change = load(update + at + i);
+        return keep ? fused(change, load(keep + at + i), load(x + at + i)) : change + load(x + at + i);
+      };
+      for (long i = 0; i < width; i += 32) store(sum + i, added(i), added(i + 16));
+      lanes first_moment = all(0), second_moment = all(0);
+      for (long i = 0; i < width; i += 16) first_moment = first_moment + load(sum + i);
+      float mean = total(first_moment) / width;
+      lanes center = all(mean);
+      for (long i = 0; i < width; i += 16) {
+        lanes off = load(sum + i) - center;
+        second_moment = fused(off, off, second_moment);
+      }
+      float rstd = 1.0f / sqrtf(total(second_moment) / width + eps);
+      lanes scale = all(rstd);
+      auto normed = [&](long i) {
+        return fused((load(sum + i) - center) * scale, load(gamma + i), load(beta + i));
+      };
+      for (long i = 0; i < width; i += 32) store(out + at + i, normed(i), normed(i + 16));
+      means[row] = mean, rstds[row] = rstd;
+    }
+  });
+}
+
+// gradients of x and update from that of LayerNorm's output; sums (3, width): gradients of gamma and beta, and the
+// columns of update's. Without a mask the two are one.
+void add_norm_backward(
+    const number *grad, const number *totals, const number *keep, const float *gamma, const float *means,
+    const float *rstds, number *x_grad, number *update_grad, float *sums, long rows, long width, long threads) {
+  Sums parts(3, width, threads);
+  split(rows, threads, [&](long thread, long first, long end) {
+    float *of_gamma = parts.of(thread, 0), *of_beta = parts.of(thread, 1), *of_update = parts.of(thread, 2);
+    for (long row = first; row < end; row++) {
+      long at = row * width;
+      lanes center = all(means[row]), scale = all(rstds[row]), plain = all(0), along = all(0);
+      auto normal = [&](long i) { return (load(totals + at + i) - center) * scale; };
+      for (long i = 0; i < width; i += 16) {
+        lanes g = load(grad + at + i), unit = normal(i), inner = g * load(gamma + i);
+        plain = plain + inner;
+        along = fused(inner, unit, along);
+        add_to(of_gamma + i, g * unit), add_to(of_beta + i, g);
+      }
+      lanes mean = all(total(plain) / width), slope = all(total(along) / width);
+      auto back = [&](long i) {
+        return scale * (load(grad + at + i) * load(gamma + i) - mean - normal(i) * slope);
+      };
+      for (long i = 0; i < width; i += 32) {
+        lanes low = back(i), high = back(i + 16);
+        store(x_grad + at + i, low, high);
+        if (keep) {
+          low = low * load(keep + at + i), high = high * load(keep + at + i + 16);
+          store(update_grad + at + i, low, high);
+        }
+        add_to(of_update + i, low), add_to(of_update + i + 16, high);
+      }
+    }
+  });
+  for (long kind = 0; kind < 3; kind++) parts.total(kind, sums + kind * width);
+}
+
+// out (count, bytes) = rows of x
+void gather(const char *x, const int64_t *rows, char *out, long count, long bytes, long threads) {
+  split(count, threads, [&](long, long first, long end) {
+    if (bytes == 64)
+      for (long i = first; i < end; i++) memcpy(out + i * 64, x + rows[i] * 64, 64);
+    else
+      for (long i = first; i < end; i++) memcpy(out + i * bytes, x + rows[i] * bytes, bytes);
+  });
+}
+
+}  // extern "C"
