@@ -27,10 +27,10 @@ logger = logging.getLogger(__name__)
 WIDTH = 32  # what widths are multiples of
 ARGUMENTS = {  # pointers, sizes, floats, 32- and 64-bit numbers, in the order of training.cpp
     "keep_mask": "uwpll",
-    "gelu_forward": "pplll",
-    "gelu_backward": "ppplll",
+    "gelu_forward": "ppplll",
+    "gelu_backward": "pppplll",
     "column_sums": "pplll",
-    "add_norm": "pppppfpppplll",
+    "add_norm": "ppppppfpppplll",
     "add_norm_backward": "ppppppppplll",
     "gather": "ppplll",
 }
@@ -66,29 +66,31 @@ def fitting(x: Tensor, *parameters: Tensor) -> ctypes.CDLL | None:
     return passes_for(x.dtype)
 
 
-def gelu(x: Tensor) -> Tensor:
-    """(N, I), contiguous -> its exact GELU."""
-    library = fitting(x)
+def gelu(x: Tensor, bias: Tensor) -> Tensor:
+    """(N, I), contiguous, and (I,) -> the exact GELU of their sum (N, I)."""
+    library = fitting(x, bias)
     if library is None:
-        return F.gelu(x)
+        return F.gelu(x + bias.to(x.dtype))
     out = torch.empty_like(x)
-    library.gelu_forward(x.data_ptr(), out.data_ptr(), *x.shape, torch.get_num_threads())
+    library.gelu_forward(x.data_ptr(), bias.data_ptr(), out.data_ptr(), *x.shape, torch.get_num_threads())
     return out
 
 
-def gelu_backward(grad: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """The gradient of x (N, I), and its sums over rows (I,).
+def gelu_backward(grad: Tensor, x: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradient of x (N, I), and its sums over rows (I,), that of the bias.
 
     Args:
         grad: (N, I) that of the output; its memory is used for the result. Contiguous, as x.
-        x: (N, I) the input.
+        x, bias: (N, I) and (I,), as `gelu` got them.
     """
-    library = fitting(x)
+    library = fitting(x, bias)
     if library is None:
-        grad = torch.ops.aten.gelu_backward(grad, x)
+        grad = torch.ops.aten.gelu_backward(grad, x + bias.to(x.dtype))
         return grad, grad.sum(0)
     sums = torch.empty(x.shape[1])
-    library.gelu_backward(grad.data_ptr(), x.data_ptr(), sums.data_ptr(), *x.shape, torch.get_num_threads())
+    library.gelu_backward(
+        grad.data_ptr(), x.data_ptr(), bias.data_ptr(), sums.data_ptr(), *x.shape, torch.get_num_threads()
+    )
     return grad, sums
 
 
@@ -103,27 +105,28 @@ def column_sums(x: Tensor) -> Tensor:
 
 
 def add_norm(
-    x: Tensor, update: Tensor, keep: Tensor | None, gamma: Tensor, beta: Tensor, eps: float
+    x: Tensor, update: Tensor, bias: Tensor, keep: Tensor | None, gamma: Tensor, beta: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """LayerNorm(x + keep * update) in float32 statistics.
+    """LayerNorm(x + keep * (update + bias)) in float32 statistics.
 
     Args:
         x, update, keep: (N, D), contiguous, of one type.
-        gamma, beta: (D,).
+        bias, gamma, beta: (D,).
         eps: of the norm.
 
     Returns:
         The output (N, D), and what its backward needs: the sum (N, D), and the rows' means and 1 / deviations (N, 1).
     """
-    library = fitting(x, gamma, beta)
+    library = fitting(x, bias, gamma, beta)
     if library is None:
+        update = update + bias.to(x.dtype)
         total = x + update if keep is None else torch.addcmul(x, update, keep)
         out, mean, rstd = torch.native_layer_norm(total, (x.shape[-1],), gamma, beta, eps)
         return out, total, mean, rstd
     out, total = torch.empty_like(x), torch.empty_like(x)
     mean, rstd = torch.empty(len(x), 1), torch.empty(len(x), 1)
     library.add_norm(
-        x.data_ptr(), update.data_ptr(), pointer(keep), gamma.data_ptr(), beta.data_ptr(), eps,
+        x.data_ptr(), update.data_ptr(), bias.data_ptr(), pointer(keep), gamma.data_ptr(), beta.data_ptr(), eps,
         total.data_ptr(), out.data_ptr(), mean.data_ptr(), rstd.data_ptr(), *x.shape, torch.get_num_threads(),
     )  # fmt: skip
     return out, total, mean, rstd

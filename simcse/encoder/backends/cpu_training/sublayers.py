@@ -43,15 +43,15 @@ class AttentionSublayer(torch.autograd.Function):
         all, else the first of each sequence.
         """
         ctx.scales = ((layout.width**-0.5,), (1.0, layout.scale), (keep_scale(rate),))
-        w_query, b_query = cast(x.dtype, ctx.scales[0], [wq], [bq])
-        w_key, b_key = cast(x.dtype, ctx.scales[1], [wk, wv], [bk, bv])
-        w_out, b_out = cast(x.dtype, ctx.scales[2], [wo], [bo])
+        w_query, b_query = cast(x.dtype, ctx.scales[0], [wq]), joined(ctx.scales[0], [bq]).to(x.dtype)
+        w_key, b_key = cast(x.dtype, ctx.scales[1], [wk, wv]), joined(ctx.scales[1], [bk, bv]).to(x.dtype)
+        w_out = cast(x.dtype, ctx.scales[2], [wo])
         own = x if query_tokens is None else x.index_select(0, query_tokens)  # (N, D)
         query, key_value = F.linear(own, w_query, b_query), F.linear(x, w_key, b_key)  # (N, D), (T, 2 D)
         context, gathered, ctx.attention = attend(layout, query, key_value, relative)
-        update = F.linear(context, w_out, b_out)  # (N, D)
+        update = F.linear(context, w_out)  # (N, D)
         ctx.keep = keep_mask(update.shape, rate, update.dtype)
-        out, *ctx.norm = add_norm(own, update, ctx.keep, gamma, beta, eps)
+        out, *ctx.norm = add_norm(own, update, joined(ctx.scales[2], [bo]), ctx.keep, gamma, beta, eps)
         ctx.layout, ctx.query_tokens, ctx.master = layout, query_tokens, wq.dtype
         ctx.relative = None if relative is None else (relative.shape, relative.dtype)
         ctx.save_for_backward(x, own, context, *gathered, w_query, w_key, w_out, gamma, beta)
@@ -94,41 +94,43 @@ class FeedForwardSublayer(torch.autograd.Function):
     ) -> Tensor:  # fmt: skip
         """(N, D) states. `rate` is of dropout on the sublayer's output."""
         ctx.master, ctx.scale = w_up.dtype, keep_scale(rate)
-        w_up, b_up = cast(x.dtype, (1.0,), [w_up], [b_up])
-        w_down, b_down = cast(x.dtype, (ctx.scale,), [w_down], [b_down])
-        hidden = F.linear(x, w_up, b_up)  # (N, I)
-        active = gelu(hidden)
-        update = F.linear(active, w_down, b_down)  # (N, D)
+        w_up, w_down = cast(x.dtype, (1.0,), [w_up]), cast(x.dtype, (ctx.scale,), [w_down])
+        hidden = F.linear(x, w_up)  # (N, I), without its bias
+        active = gelu(hidden, b_up)
+        update = F.linear(active, w_down)  # (N, D)
         ctx.keep = keep_mask(update.shape, rate, update.dtype)
-        out, *ctx.norm = add_norm(x, update, ctx.keep, gamma, beta, eps)
-        ctx.save_for_backward(x, hidden, active, w_up, w_down, gamma, beta)
+        out, *ctx.norm = add_norm(x, update, joined((ctx.scale,), [b_down]), ctx.keep, gamma, beta, eps)
+        ctx.save_for_backward(x, hidden, active, w_up, b_up, w_down, gamma, beta)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Gradients:
         """Gradients of x and of the six weights."""
-        x, hidden, active, w_up, w_down, gamma, beta = ctx.saved_tensors
+        x, hidden, active, w_up, b_up, w_down, gamma, beta = ctx.saved_tensors
         need = ctx.needs_input_grad
         total, grad, *of_norm, sums = add_norm_backward(grad, ctx.norm, ctx.keep, gamma, beta)  # (N, D)
         of_down = weight_grads(ctx.master, (ctx.scale,), grad, sums, active, need[3:5])
-        hidden_grad, sums = gelu_backward(torch.mm(grad, w_down), hidden)  # (N, I)
+        hidden_grad, sums = gelu_backward(torch.mm(grad, w_down), hidden, b_up)  # (N, I)
         of_up = weight_grads(ctx.master, (1.0,), hidden_grad, sums, x, need[1:3])
         x_grad = total.addmm_(hidden_grad, w_up) if need[0] else None  # (N, D)
         return x_grad, *of_up, *of_down, *of_norm, None, None
 
 
-def cast(
-    dtype: torch.dtype, scales: Sequence[float], weights: Sequence[Tensor], biases: Sequence[Tensor]
-) -> tuple[Tensor, Tensor]:
-    """Weights and biases of linear maps with one input, below each other, scaled, in another type."""
+def cast(dtype: torch.dtype, scales: Sequence[float], weights: Sequence[Tensor]) -> Tensor:
+    """Weights of linear maps with one input, below each other, scaled, in another type."""
     if len(weights) == 1 and scales[0] == 1 and weights[0].dtype == dtype:
-        return weights[0], biases[0]
+        return weights[0]
     rows, columns = weights[0].shape
     weight = weights[0].new_empty(len(weights) * rows, columns, dtype=dtype)
     for scale, w, part in zip(scales, weights, weight.chunk(len(scales)), strict=True):
         torch.mul(w, scale, out=part)
-    return weight, torch.cat([b * scale for scale, b in zip(scales, biases, strict=True)]).to(dtype)
+    return weight
+
+
+def joined(scales: Sequence[float], biases: Sequence[Tensor]) -> Tensor:
+    """Biases of the maps that `cast` puts below each other, scaled alike, in their own type."""
+    return torch.cat([b * scale for scale, b in zip(scales, biases, strict=True)])
 
 
 def weight_grads(

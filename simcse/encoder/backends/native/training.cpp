@@ -92,16 +92,21 @@ void keep_mask(uint64_t seed, uint32_t drop, number *keep, long count, long thre
   for (long j = 0; j < count % 4; j++) keep[count / 4 * 4 + j] = (uint16_t)(last >> 16 * j) >= drop ? one : 0;
 }
 
-// out = gelu(x), both (rows, width)
-void gelu_forward(const number *x, number *out, long rows, long width, long threads) {
+// out = gelu(x + bias), both (rows, width)
+void gelu_forward(const number *x, const float *bias, number *out, long rows, long width, long threads) {
   split(rows, threads, [&](long, long first, long end) {
-    for (long i = first * width; i < end * width; i += 32)
-      store(out + i, exact_gelu(load(x + i)), exact_gelu(load(x + i + 16)));
+    for (long row = first; row < end; row++)
+      for (long i = 0; i < width; i += 32) {
+        const number *at = x + row * width + i;
+        lanes low = load(at) + load(bias + i), high = load(at + 16) + load(bias + i + 16);
+        store(out + row * width + i, exact_gelu(low), exact_gelu(high));
+      }
   });
 }
 
-// grad *= slope of gelu at x; sums (width) = those of its columns
-void gelu_backward(number *grad, const number *x, float *sums, long rows, long width, long threads) {
+// grad *= slope of gelu at x + bias; sums (width) = those of its columns
+void gelu_backward(
+    number *grad, const number *x, const float *bias, float *sums, long rows, long width, long threads) {
   Sums parts(1, width, threads);
   split(rows, threads, [&](long thread, long first, long end) {
     float *own = parts.of(thread, 0);
@@ -109,7 +114,8 @@ void gelu_backward(number *grad, const number *x, float *sums, long rows, long w
       for (long i = 0; i < width; i += 32) {
         number *g = grad + row * width + i;
         const number *at = x + row * width + i;
-        lanes low = load(g) * gelu_slope(load(at)), high = load(g + 16) * gelu_slope(load(at + 16));
+        lanes low = load(g) * gelu_slope(load(at) + load(bias + i));
+        lanes high = load(g + 16) * gelu_slope(load(at + 16) + load(bias + i + 16));
         store(g, low, high);
         add_to(own + i, low), add_to(own + i + 16, high);
       }
@@ -127,16 +133,16 @@ void column_sums(const number *x, float *sums, long rows, long width, long threa
   parts.total(0, sums);
 }
 
-// total = x + keep * update (keep null: 1), out = LayerNorm(total), and each row's mean and 1 / deviation
+// total = x + keep * (update + bias) (keep null: 1), out = LayerNorm(total), and each row's mean and 1 / deviation
 void add_norm(
-    const number *x, const number *update, const number *keep, const float *gamma, const float *beta, float eps,
+    const number *x, const number *update, const float *bias, const number *keep, const float *gamma, const float *beta, float eps,
     number *total_out, number *out, float *means, float *rstds, long rows, long width, long threads) {
   split(rows, threads, [&](long, long first, long end) {
     for (long row = first; row < end; row++) {
       long at = row * width;
       number *sum = total_out + at;
       auto added = [&](long i) {
-        lanes change = load(update + at + i);
+        lanes change = load(update + at + i) + load(bias + i);
         return keep ? fused(change, load(keep + at + i), load(x + at + i)) : change + load(x + at + i);
       };
       for (long i = 0; i < width; i += 32) store(sum + i, added(i), added(i + 16));
