@@ -1,4 +1,4 @@
-"""Each compiled pass between products against torch: any number of rows and threads, both types, widths that do not fit."""
+"""Each compiled pass between products against torch: any rows and threads, both types, widths that do not fit."""
 
 from __future__ import annotations
 
