@@ -80,7 +80,15 @@ ATTRIBUTES = {
 }
 
 
-class TellsOtherNames:
+class _TellsOtherNames(type):
+    """The same of the class itself, as in `SentenceEncoder.load(folder)`."""
+
+    def __getattr__(cls, name: str) -> Any:
+        said = f"; here it is: {ATTRIBUTES[name]}" if name in ATTRIBUTES else did_you_mean(name, dir(cls))
+        raise AttributeError(f"{cls.__name__} has no attribute {name!r}{said}")
+
+
+class TellsOtherNames(metaclass=_TellsOtherNames):
     """A module whose attributes of other packages' names are told by ours, also where one of them is set, which would
     else do nothing.
     """
@@ -103,9 +111,14 @@ def knows_other_names(function: Callable[P, R]) -> Callable[P, R]:
     """The same function, which understands names of other packages, and tells of those that it does not know.
 
     Raises:
-        ConfigError: on a call, an argument that has no counterpart; says what there is instead.
+        ConfigError: on a call, an argument that has no counterpart; says what there is instead. One that is missing.
     """
     own = inspect.signature(function).parameters
+    needed = [
+        name
+        for name, parameter in own.items()
+        if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+    ]
 
     @functools.wraps(function)
     def called(*args: P.args, **options: P.kwargs) -> R:
@@ -116,6 +129,11 @@ def knows_other_names(function: Callable[P, R]) -> Callable[P, R]:
                 options[ours] = value
             elif not any(value is done or (isinstance(value, str) and value == done) for done in DONE.get(name, ())):
                 raise ConfigError(f"{function.__name__} has no argument {name}={shown(value)}{_instead(name, own)}")
+        if absent := [name for name in needed[len(args) :] if name not in options]:
+            said = ", ".join(name for name in needed if name not in ("self", "cls"))
+            raise ConfigError(
+                f"{function.__name__}: {' and '.join(absent)} missing, expected {function.__name__}({said})"
+            )
         return function(*args, **options)
 
     return called

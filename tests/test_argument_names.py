@@ -89,3 +89,19 @@ def test_wrong_values_are_told_what_to_do(encoder: SentenceEncoder) -> None:
         encoder("a man")
     with pytest.raises(ConfigError, match="batch_size is '8': at least 1, a whole number"):
         encoder.encode(TEXTS, batch_size="8")  # type: ignore[arg-type]
+
+
+def test_what_is_missing_is_told() -> None:
+    with pytest.raises(ConfigError, match=r"^train: config missing, expected train\(config\)$"):
+        train()
+    with pytest.raises(ConfigError, match=r"^from_pretrained: name missing"):
+        SentenceEncoder.from_pretrained()
+    with pytest.raises(ConfigError, match=r"^build: sentences_or_file and encode missing"):
+        SearchIndex.build()
+
+
+def test_attributes_of_the_class_are_told() -> None:
+    with pytest.raises(AttributeError, match=r"'load'; here it is: SentenceEncoder\.from_pretrained\(folder\)"):
+        SentenceEncoder.load  # noqa: B018
+    with pytest.raises(AttributeError, match="did you mean 'from_pretrained'"):
+        SentenceEncoder.from_pretraind  # noqa: B018
