@@ -48,13 +48,9 @@ class Parser(ArgumentParser):
         return super().parse_args(self._with_lists(list(sys.argv[1:] if args is None else args)), *more, **options)
 
     def _with_lists(self, arguments: list[str]) -> list[str]:
-        """The same, where values of lists of texts are JSON."""
-        lists = {
-            flag
-            for action in self._actions
-            if getattr(action, "_typehint", None) in (list[str], list[str] | None)
-            for flag in action.option_strings
-        }
+        """The same, where values of lists of texts and of whole numbers are JSON."""
+        hints = {flag: getattr(action, "_typehint", None) for action in self._actions for flag in action.option_strings}
+        lists = {flag for flag, hint in hints.items() if hint in (list[str], list[str] | None, list[int])}
         alone = all(action.option_strings for action in self._actions)  # no positional argument may follow a list
         written: list[str] = []
         while arguments:
@@ -66,7 +62,10 @@ class Parser(ArgumentParser):
             while alone and arguments and not arguments[0].startswith("-"):
                 values.append(arguments.pop(0))
             plain = len(values) > 1 or not (values[0][:1] in ("[", "") or values[0] == "null")
-            written += [flag, json.dumps(separated(values)) if plain else values[0]]
+            if plain and hints[flag] == list[int]:
+                written += [flag, f"[{','.join(separated(values))}]"]
+            else:
+                written += [flag, json.dumps(separated(values)) if plain else values[0]]
         return written
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:

@@ -221,7 +221,7 @@ def test_add_upsert_delete_compact_info(capsys, built, tmp_path, tiny_bert):
     assert status == 1
     assert "id 'd0' is in the index already" in err
     status, _, err = printed(capsys, "index", "add", built, "--input", tmp_path / "up.jsonl", "--upsert")
-    assert (status, err.strip()) == (0, f"{built}: added 1, now 6 texts")
+    assert (status, err.strip()) == (0, f"{built}: added 0, replaced 1, now 6 texts")
     assert printed(capsys, "index", "delete", built, "d3", "--ids", "d1", "1")[2].endswith(": deleted 3, now 3 texts\n")
     (tmp_path / "ids.txt").write_text("d1\n\n")
     status, _, err = printed(capsys, "index", "delete", built, "--ids_file", tmp_path / "ids.txt")

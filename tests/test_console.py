@@ -81,6 +81,12 @@ def test_lists_by_comma_bracket_or_space(typed):
     assert (parsed.data.columns, parsed.trackers, parsed.seed) == (["question", "answer"], ["wandb"], 3)
 
 
+@pytest.mark.parametrize("typed", ["64,128", "[64, 128]", "64 128"])
+def test_lists_of_numbers(typed):
+    values = typed.split() if typed == "64 128" else [typed]
+    assert training_parser().parse_args(["--matryoshka", *values, "--seed", "3"]).matryoshka == [64, 128]
+
+
 def test_no_list_at_all():
     assert training_parser().parse_args(["--data.columns", "null"]).data.columns is None
     with pytest.raises(ConfigError, match=r"data\.columns"):

@@ -184,8 +184,11 @@ def add(
     rows, opened = count_rows(files), open_index(index, model, device, dtype)
     with progress(rows, sys.stderr.isatty(), "adding") as advance:
         documents, given = stream_files(files, vectors or (), **columns)
-        added = opened.add_documents(documents, upsert=upsert, vectors=given, advance=advance)
-    print(f"{index}: added {len(added)}, now {len(opened)} texts", file=sys.stderr)
+        before = len(opened)
+        written = opened.add_documents(documents, upsert=upsert, vectors=given, advance=advance)
+    added = len(opened) - before
+    replaced = f", replaced {len(written) - added}" if len(written) > added else ""
+    print(f"{index}: added {added}{replaced}, now {len(opened)} texts", file=sys.stderr)
 
 
 def delete(index: str, id: list[str], *, ids: list[str] | None = None, ids_file: str | None = None) -> None:

@@ -77,9 +77,11 @@ def bullet(text: str) -> str:
 
 
 def number(value: Any) -> str:
-    """Two decimals, three for what is small; thousands with commas; nothing for None."""
+    """Two decimals, three for what is small, two digits for what is less; thousands with commas; nothing for None."""
     if value is None:
         return ""
     if isinstance(value, float):
+        if 0 < abs(value) < 0.01:
+            return f"{value:.2g}"
         return f"{value:.{2 if abs(value) >= 10 else 3}f}" if math.isfinite(value) else str(value)
     return f"{value:,}" if isinstance(value, int) else str(value)

@@ -143,7 +143,8 @@ def load_task(task: StsTask | str, data_dir: str | Path) -> list[ScoredPairs]:
 def _folder(task: StsTask, data_dir: Path) -> Path:
     if not data_dir.is_dir():
         raise DataError(
-            f"{data_dir}: no such folder; set data_dir (or SIMCSE_DATA) to the one that holds SentEval's STS"
+            f"{data_dir}: no such folder; set data_dir (or SIMCSE_DATA) to the one that holds SentEval's STS; "
+            "simcse data sts fetches it"
         )
     roots = (data_dir, data_dir / "senteval", data_dir / "ja", data_dir.parent / "ja")
     tried = [root / folder for folder in (task.folder, task.cloned) if folder for root in roots]

@@ -239,7 +239,7 @@ class SearchIndex:
                 if there and not upsert:
                     raise RowError(
                         f"id {next(key for key in keys if key in there)!r} is in the index already; give another id, "
-                        "or use upsert to replace its text"
+                        "or replace its text by the option upsert"
                     )
                 storage.append(rows, next_vectors(encode, [text for _, text, _ in rows], self.dimension, given), there)
                 added += keys

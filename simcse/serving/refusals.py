@@ -11,7 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from simcse.errors import SimCSEError
+from simcse.errors import SimCSEError, did_you_mean
 from simcse.search.fingerprint import OtherEncoderError
 from simcse.search.rows import RowError
 from simcse.serving.batcher import ClosedError, QueueFullError
@@ -82,7 +82,11 @@ def add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
-        return refuse(request, error.status_code, error.detail, **(error.headers or {}))
+        detail = error.detail
+        if "endpoint" not in request.scope and error.status_code == 404:  # no path of ours
+            paths = [path for route in app.routes if (path := getattr(route, "path", ""))]
+            detail = f"no path {request.url.path}{did_you_mean(request.url.path, paths)} (/docs lists all)"
+        return refuse(request, error.status_code, detail, **(error.headers or {}))
 
     @app.exception_handler(RequestError)
     @app.exception_handler(RowError)

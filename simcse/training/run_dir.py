@@ -140,10 +140,10 @@ class RunDir:
                 return scores
         return {}
 
-    def losses(self) -> dict[str, float]:
-        """The first and the last loss of the log; empty where none was written."""
+    def losses(self) -> dict[str, float | None]:
+        """The first and the last loss of the log, no first one where it is the last; empty where none was written."""
         found = [float(record["loss"]) for record in self._logged(sys.maxsize) if "loss" in record]
-        return {"first": found[0], "last": found[-1]} if found else {}
+        return {"first": found[0] if len(found) > 1 else None, "last": found[-1]} if found else {}
 
     def save_last(self, write_encoder: Callable[[Path], None], state: Mapping[str, Any]) -> None:
         """Replace last/ by the encoder, the trainer's state, and what must be the same to go on from there."""

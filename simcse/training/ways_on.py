@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ def ways_on(best: Path, data: DataConfig, rows: Any) -> dict[str, str]:
     code = f"from simcse import SentenceEncoder; print({load}.encode({json.dumps(query)}))"
     return {
         "search": f"{feed}{build} && {search}",
-        "evaluate": f"simcse evaluate --model {model} --tasks {tasks(data)}",
+        "evaluate": evaluation(model, data),
         "python": f"python -c {shlex.quote(code)}",
     }
 
@@ -61,8 +62,12 @@ def index_input(data: DataConfig, count: int) -> tuple[str, str]:
     return "", f"{name} --text_column {shlex.quote(columns[min(1, len(columns) - 1)])}"
 
 
-def tasks(data: DataConfig) -> str:
-    """What stands behind --tasks: the dev file, else STS."""
+def evaluation(model: str, data: DataConfig) -> str:
+    """How to evaluate a model: on the dev file, else on STS, which has to be fetched where nobody named it."""
+    command = f"simcse evaluate --model {model} --tasks"
     if data.dev is not None:
-        return shlex.quote(data.dev)
-    return f"sts --data_dir {shlex.quote(data.test or 'data')}"
+        return f"{command} {shlex.quote(data.dev)}"
+    if data.test is None and "SIMCSE_DATA" in os.environ:
+        return f"{command} sts"
+    fetch = "" if data.test else "simcse data sts --output data && "
+    return f"{fetch}{command} sts --data_dir {shlex.quote(data.test or 'data')}"

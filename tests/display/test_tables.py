@@ -42,7 +42,8 @@ def test_markdown_has_the_same_cells() -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(None, ""), (72.368, "72.37"), (-0.1234, "-0.123"), (9.9999, "10.000"), (math.nan, "nan"), (12020, "12,020"),
+    [(None, ""), (72.368, "72.37"), (-0.1234, "-0.123"), (0.000123, "0.00012"), (0.0, "0.000"),
+     (9.9999, "10.000"), (math.nan, "nan"), (12020, "12,020"),
      ("dev", "dev")],
 )  # fmt: skip
 def test_numbers(value: object, text: str) -> None:

@@ -277,7 +277,7 @@ def test_wrong_use_is_one_clear_line(own, encoder, tmp_path):
         (lambda: SearchIndex.build(["a\ud800"], encoder.encode), "cannot be stored as UTF-8"),
         (lambda: SearchIndex.build(["a"], lambda t: np.full((len(t), 2), np.nan)), "is NaN or infinite"),
         (lambda: SearchIndex.build(["a"], lambda t: np.ones(2)), r"gave shape \(2,\) for 3 texts"),
-        (lambda: index.add(["b"], ids=[2]), "id 2 is in the index already; .* use upsert"),
+        (lambda: index.add(["b"], ids=[2]), "id 2 is in the index already; .* by the option upsert"),
         (lambda: index.search("q", top_k=0), "top_k: found 0, expected a whole number from 1 on"),
         (lambda: index.search("q", top_k=-3), "top_k: found -3"),
         (lambda: index.search("q", top_k=2.5), "top_k: found 2.5"),

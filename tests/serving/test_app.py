@@ -472,7 +472,9 @@ def test_paths_that_are_not_there_are_not_found(client):
     for path in ("/nothing", "/static/../app.py", "/static/%2e%2e/app.py", "/static/nothing.js"):
         assert client.get(path).status_code == 404
     assert client.get("/api/search").status_code == 405
-    assert metric(client, "simcse_requests_total", path="other") >= 4
+    detail = client.post("/search", json={"query": "a"}).json()["detail"]
+    assert detail == "no path /search; did you mean '/api/search'? (/docs lists all)"
+    assert metric(client, "simcse_requests_total", path="other") >= 5
 
 
 def test_healthy_while_it_runs(index, encoder):

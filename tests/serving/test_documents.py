@@ -60,7 +60,7 @@ def test_searches_see_it_at_once(send, sentences):
 
 WRONG = [
     ("POST", {"texts": []}, "texts: "),
-    ("POST", {"texts": ["a"], "ids": [3]}, "id 3 is in the index already; give another id, or use upsert"),
+    ("POST", {"texts": ["a"], "ids": [3]}, "id 3 is in the index already; give another id, or replace its text by "),
     ("POST", {"texts": ["a", "b"], "ids": ["x", "x"]}, "id 'x' is given twice"),
     ("POST", {"texts": ["a", "b"], "ids": ["x"]}, "ids: found 1 for 2 texts, expected one each"),
     ("POST", {"texts": ["a"], "metadata": [{}, {}]}, "metadata: found 2 for 1 texts"),

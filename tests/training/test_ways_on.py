@@ -14,7 +14,9 @@ from simcse.cli import main
 from simcse.display.summary import summary
 from simcse.training.config import DataConfig, TrainConfig
 from simcse.training.run import train
-from simcse.training.ways_on import MANY, index_input
+from simcse.training.ways_on import MANY, evaluation, index_input
+
+FETCHED = "simcse data sts --output data && simcse evaluate --model m --tasks sts --data_dir data"
 
 
 def paste(line: str) -> int:
@@ -83,3 +85,21 @@ def test_of_a_large_file_the_first_lines_are_indexed(tmp_path: Path, name: str) 
     assert source == "-"
     done = subprocess.run(["bash", "-c", feed.removesuffix("| ")], capture_output=True, check=True)
     assert done.stdout.decode().splitlines() == [f"text {i}" for i in range(MANY)]
+
+
+@pytest.mark.parametrize(
+    ("data", "environment", "expected"),
+    [
+        (DataConfig("w.txt"), None, FETCHED),
+        (DataConfig("w.txt"), "elsewhere", "simcse evaluate --model m --tasks sts"),
+        (DataConfig("w.txt", test="my sts"), "elsewhere", "simcse evaluate --model m --tasks sts --data_dir 'my sts'"),
+        (DataConfig("w.txt", dev="dev.csv"), None, "simcse evaluate --model m --tasks dev.csv"),
+    ],
+)
+def test_evaluation_is_proposed_on_what_is_there(
+    data: DataConfig, environment: str | None, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SIMCSE_DATA", raising=False)
+    if environment:
+        monkeypatch.setenv("SIMCSE_DATA", environment)
+    assert evaluation("m", data) == expected

@@ -188,7 +188,7 @@ class Store:
                 there = self.slots([row[0] for row in rows])
                 twice = next((row[0] for i, row in enumerate(rows, first) if there.get(row[0], i) != i), None)
                 raise SearchError(
-                    f"id {twice!r} is in the index already; give another id, or replace the old row with upsert"
+                    f"id {twice!r} is in the index already; give another id, or replace it by the option upsert"
                 ) from error
 
     def remove(self, slots: Iterable[int]) -> None:
