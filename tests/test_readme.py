@@ -168,7 +168,11 @@ def test_every_option_of_the_commands_exists() -> None:
 
     start = r"^[# ]*(?:accelerate launch.*|python )?(?:train\.py|simcse train) (--config .*)$"
     files = [*(ROOT / name for name in DOCUMENTS), *(ROOT / "docs").glob("*.md"), *(ROOT / "configs").rglob("*.yaml")]
-    commands = [line for path in files for line in re.findall(start, path.read_text(encoding="utf-8"), flags=re.M)]
+    commands = []
+    for path in files:
+        text = path.read_text(encoding="utf-8")
+        own = set(re.findall(r"<!-- file: (\S+) -->", text))  # written by the page itself, whose test runs the command
+        commands += [line for line in re.findall(start, text, flags=re.M) if shlex.split(line)[1] not in own]
     assert len(commands) >= 18
     for command in commands:
         build_parser().parse_args(with_recipe_files(shlex.split(command.removesuffix("\\"))))
