@@ -1,4 +1,4 @@
-"""`simcse mine`, `paraphrases`, `dedup` and `cluster`: work on a whole corpus."""
+"""`simcse inspect-data`, `mine`, `paraphrases`, `dedup` and `cluster`: work on a whole corpus."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ import itertools
 import shutil
 import sys
 import textwrap
-from typing import Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from simcse.commands.shared import Format, as_text, load_encoder, print_json, sources
 from simcse.display.hits import SCORE_DIGITS, pair_lines, scores_as_json
 from simcse.display.tables import WIDTH, bullet
 from simcse.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from simcse.evaluation.contamination import Overlap
 
 __all__ = ["cluster", "dedup", "inspect_data", "mine", "paraphrases"]
 
@@ -22,6 +26,7 @@ def inspect_data(
     columns: list[str] | None = None,
     model: str | None = None,
     max_length: int = 32,
+    against: str | None = None,
     format: Format = "text",
 ) -> None:
     """Tell what in a training file may harm.
@@ -34,6 +39,7 @@ def inspect_data(
         columns: names of the columns to read, in this order; default all of the file's 1 to 3
         model: folder of a checkpoint, hub id, or package:NAME, by whose tokenizer the tokens of 2,000 rows are counted
         max_length: tokens kept of each text, as for simcse train
+        against: SentEval's folder, or a file of scored pairs; counts those that stand in the training file
         format: text, or json; auto is text on a terminal, and json where output is piped
     """
     from simcse.data.inspect import as_json, inspect, render
@@ -41,11 +47,15 @@ def inspect_data(
     if max_length < 1:
         raise ConfigError(f"--max_length: found {max_length}, expected at least 1")
     findings, readable = inspect(source, columns=columns), as_text(format)
+    shared = None if against is None else overlap_with(source, columns, against)
+    extra = {} if shared is None else {"overlap": {task: found.to_dict() for task, found in shared.items()}}
     if model is None:
         if not readable:
-            print_json(as_json(findings))
+            print_json(as_json(findings) | extra)
             return
         print(render(findings))
+        if shared is not None:
+            print(f"\n{overlap_table(shared)}")
         print(bullet("tokens are counted, and a --max_length is proposed, with --model NAME: what you will train"))
         return
     from simcse.data.lengths import cut_line, token_counts
@@ -55,11 +65,37 @@ def inspect_data(
     filled = {name: lengths for name, lengths in tokens.items() if len(lengths)}
     line = cut_line(filled, max_length, encoder.backbone_limit, findings.rows, always_propose=True) if filled else None
     if not readable:
-        print_json(as_json(findings, tokens) | {"max_length": line})
+        print_json(as_json(findings, tokens) | {"max_length": line} | extra)
         return
     print(render(findings, tokens))
+    if shared is not None:
+        print(f"\n{overlap_table(shared)}")
     if line is not None:
         print(bullet(line))
+
+
+def overlap_with(source: str, columns: list[str] | None, against: str) -> dict[str, Overlap]:
+    """What of the seven STS tasks in a folder, or of a file of scored pairs, stands in a training file."""
+    from simcse.data.readers import read_scored_pairs, read_training
+    from simcse.evaluation.contamination import overlaps
+    from simcse.evaluation.sts import SEVEN, load_task
+
+    rows = read_training(source, columns=columns, blank_lines="skip")
+    if Path(against).is_dir():
+        tests = {task: load_task(task, against) for task in SEVEN}
+    else:
+        tests = {Path(against).name: [read_scored_pairs(against)]}
+    texts = (row for table in rows.iter(1000) for row in zip(*table.values(), strict=True))
+    return overlaps(texts, tests)
+
+
+def overlap_table(shared: dict[str, Overlap]) -> str:
+    """The counts, a row a test set."""
+    from simcse.display.tables import Table, number, terminal
+
+    names = ["test set", "pairs", "whole pairs seen", "a sentence seen", "normalized", "or near"]
+    rows = [[task, *map(number, found.to_dict().values())] for task, found in shared.items()]
+    return terminal(Table(names, rows, "test pairs in the training file"))
 
 
 def mine(

@@ -26,10 +26,21 @@ def summary(report: dict[str, Any]) -> str:
     several = "seeds" in report
     columns = ("mean", "95 % interval", "spread", "range") if several else ("before", "after")
     rows = seed_rows(report) if several else run_rows(report)
+    if not several and any("clean" in scores for scores in report["tasks"].values()):
+        columns = (*columns, "unseen pairs")
+        rows = [[*row, clean_part(report["tasks"].get(row[0], {}), row[1])] for row in rows]
     where = "the runs and their mean lie in" if several else "the best encoder lies in"
     text = terminal(Table(["task", "measure", *columns], rows), f"{where} {report['model']}")
     # the commands are not folded: they are there to be pasted
     return "\n".join([text, *(f"\n{what}:\n  {line}" for what, line in report.get("next", {}).items())])
+
+
+def clean_part(scores: Mapping[str, Any], measure: str) -> str:
+    """Spearman on the pairs of which no sentence is near a training text, and how many of all these are."""
+    if "clean" not in scores or measure != NAMES["spearman"]:
+        return ""
+    share = f"({100 * scores['clean']['n'] / scores['n']:.0f} %)"
+    return f"{number(scores['clean'].get('spearman'))} {share}".strip()
 
 
 def run_rows(report: Mapping[str, Any]) -> list[list[str]]:

@@ -71,6 +71,7 @@ def model_card(report: Mapping[str, Any], config: TrainConfig, encoder: Sentence
         *usage(str(report["model"]), encoder),
         markdown(Table(["task", "measure", "n", "before", "after", "95 % interval"], score_rows(report), "Scores")),
         "The interval is that of a bootstrap over the pairs; it does not hold how far runs with other seeds differ.",
+        *overlap_part(report),
         "\n".join(f"- {key}: {value}" for key, value in report["protocol"].items()),
         markdown(Table(["role", "file", "rows", "sha256"], data_files(config, report["data"]), "Data")),
         f"## Recipe\n\nWhat differs from the defaults of `simcse`:\n\n```yaml\n{recipe(config)}```",
@@ -78,6 +79,18 @@ def model_card(report: Mapping[str, Any], config: TrainConfig, encoder: Sentence
         "## Versions\n\n" + ", ".join(f"{name} {number}" for name, number in report["versions"].items()),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def overlap_part(report: Mapping[str, Any]) -> Iterator[str]:
+    """How many test pairs stand in the training data, and the score on the others."""
+    rows = [
+        [task, *map(number, scores["overlap"].values()), number(scores["clean"].get("spearman"))]
+        for task, scores in report["tasks"].items()
+        if "overlap" in scores
+    ]
+    if rows:
+        names = ["task", "pairs", "seen as a pair", "a sentence seen", "normalized", "or near", "Spearman on the rest"]
+        yield markdown(Table(names, rows, "Test pairs in the training data"))
 
 
 def with_name(card: str, name: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +20,7 @@ from simcse.data.pairs import ScoredPairs
 from simcse.display.progress import training_bar
 from simcse.encoder.model import SentenceEncoder
 from simcse.errors import ConfigError, shown
+from simcse.evaluation.contamination import clean_score, overlaps
 from simcse.evaluation.evaluators import Evaluator
 from simcse.evaluation.pairs import PairEvaluator
 from simcse.evaluation.report import versions
@@ -176,13 +177,24 @@ def make_report(config: TrainConfig, trainer: Trainer) -> dict[str, Any]:
         report["tasks"] |= tested["tasks"]
         report["protocol"] |= tested["protocol"]
         report["average"] = tested["average"]
-        pairs |= {task: load_task(task, config.data.test) for task in SEVEN}
+        tests = {task: load_task(task, config.data.test) for task in SEVEN}
+        pairs |= tests
+        for task, found in overlaps(training_rows(trainer), tests).items():
+            report["tasks"][task]["overlap"] = found.to_dict()
+            report["tasks"][task]["clean"] = clean_score(encode, tests[task], found.clean, task)
     for task, interval in spearman_intervals(encode, pairs).items():
         report["tasks"][task]["interval"] = list(interval)
     for kept in config.matryoshka:
         score = truncated_score(encode, kept, config, trainer.evaluator)
         report.setdefault("dimensions", {})[str(kept)] = score
     return report
+
+
+def training_rows(trainer: Trainer) -> Iterator[Sequence[str]]:
+    """The texts of each training row, of all sources."""
+    for source in trainer.batches.sources:
+        for table in source.dataset.iter(1000):
+            yield from zip(*(table[name] for name in source.texts), strict=True)
 
 
 def truncated_score(encode: Encode, kept: int, config: TrainConfig, evaluator: Evaluator | None) -> float:

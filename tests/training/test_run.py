@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -270,3 +271,26 @@ def test_files_of_the_paper_that_are_missing_are_said_to_be_fetched(
 ) -> None:
     with pytest.raises(DataError, match=message):
         train(replace(config, data=replace(config.data, **options)))
+
+
+@pytest.mark.skipif("SIMCSE_DATA" not in os.environ, reason="SIMCSE_DATA names no folder with SentEval's STS and SICK")
+def test_the_report_says_what_of_the_test_sets_was_trained_on(config: TrainConfig, tmp_path: Path) -> None:
+    from simcse.data.pairs import read_scored_pairs
+    from simcse.display.summary import summary
+
+    data = Path(os.environ["SIMCSE_DATA"]) / "senteval"
+    seen = read_scored_pairs(data / "STS" / "STSBenchmark" / "sts-train.csv")
+    rows = [f"{a}\t{b}\n" for a, b in zip(seen.a, seen.b, strict=True)]
+    (tmp_path / "seen.tsv").write_text("anchor\tpositive\n" + "".join(rows))
+    own = replace(config.data, train=str(tmp_path / "seen.tsv"), test=str(data), dev=None)
+    report = train(replace(config, data=own, max_steps=1))
+    scores = report["tasks"]["STS13"]
+    assert scores["overlap"]["pairs"] == 595  # of 1,500
+    assert scores["clean"]["n"] == 1500 - scores["overlap"]["near"]
+    assert scores["clean"]["spearman"] != scores["spearman"]
+    shown = summary(report)
+    assert "unseen pairs" in shown
+    assert max(map(len, shown.split("\nsearch:")[0].splitlines()[:-1])) <= 80
+    card = (Path(config.output_dir) / "best" / "README.md").read_text()
+    assert "## Test pairs in the training data" in card
+    assert "| STS13 | 1,500 | 595 |" in card
