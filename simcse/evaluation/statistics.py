@@ -257,6 +257,7 @@ def spearman_intervals(
     encode: Encode,
     tasks: Mapping[str, Sequence[ScoredPairs]],
     *,
+    averaged: Sequence[str] = (),
     resamples: int = 1000,
     confidence: float = 0.95,
     seed: int = 0,
@@ -267,15 +268,18 @@ def spearman_intervals(
 
     Args:
         encode: the encoder.
+        averaged: tasks whose average gets an interval, too, under the name `average`; none by default.
         tasks, resamples, confidence, seed: as of `compare_encoders`.
     """
     evaluator = PairEvaluator(*(subset for subsets in tasks.values() for subset in subsets))
-    rng, found = np.random.default_rng(seed), {}
+    rng, drawn = np.random.default_rng(seed), {}
     for (name, subsets), cosines in zip(tasks.items(), _by_task(evaluator.cosines(encode), tasks), strict=True):
         gold = np.concatenate([subset.scores for subset in subsets])
-        drawn = resampled_spearman(cosines[None], gold, [len(subset) for subset in subsets], resamples, rng)
-        found[name] = _percentiles(drawn[:, 0], confidence)
-    return found
+        sizes = [len(subset) for subset in subsets]
+        drawn[name] = resampled_spearman(cosines[None], gold, sizes, resamples, rng)[:, 0]  # (R,)
+    if averaged:
+        drawn["average"] = np.mean([drawn[name] for name in averaged], axis=0)
+    return {name: _percentiles(values, confidence) for name, values in drawn.items()}
 
 
 class _Sorted:

@@ -162,6 +162,8 @@ def score_rows(report: Mapping[str, Any]) -> list[list[str]]:
         for task, scores in report["tasks"].items()
         if "interval" in scores
     }
+    if "average_interval" in report:
+        intervals["average of 7", NAMES["spearman"]] = " to ".join(map(number, report["average_interval"]))
     return [
         [task, measure, counts.get(task, ""), *values, intervals.get((task, measure), "")]
         for task, measure, *values in run_rows(report)

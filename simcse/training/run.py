@@ -182,7 +182,10 @@ def make_report(config: TrainConfig, trainer: Trainer) -> dict[str, Any]:
         for task, found in overlaps(training_rows(trainer), tests).items():
             report["tasks"][task]["overlap"] = found.to_dict()
             report["tasks"][task]["clean"] = clean_score(encode, tests[task], found.clean, task)
-    for task, interval in spearman_intervals(encode, pairs).items():
+    intervals = spearman_intervals(encode, pairs, averaged=SEVEN if config.data.test else ())
+    if "average" in intervals:
+        report["average_interval"] = list(intervals.pop("average"))
+    for task, interval in intervals.items():
         report["tasks"][task]["interval"] = list(interval)
     for kept in config.matryoshka:
         score = truncated_score(encode, kept, config, trainer.evaluator)

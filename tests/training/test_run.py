@@ -277,6 +277,7 @@ def test_files_of_the_paper_that_are_missing_are_said_to_be_fetched(
 def test_the_report_says_what_of_the_test_sets_was_trained_on(config: TrainConfig, tmp_path: Path) -> None:
     from simcse.data.pairs import read_scored_pairs
     from simcse.display.summary import summary
+    from simcse.evaluation.sts import SEVEN
 
     data = Path(os.environ["SIMCSE_DATA"]) / "senteval"
     seen = read_scored_pairs(data / "STS" / "STSBenchmark" / "sts-train.csv")
@@ -288,6 +289,9 @@ def test_the_report_says_what_of_the_test_sets_was_trained_on(config: TrainConfi
     assert scores["overlap"]["pairs"] == 595  # of 1,500
     assert scores["clean"]["n"] == 1500 - scores["overlap"]["near"]
     assert scores["clean"]["spearman"] != scores["spearman"]
+    low, high = report["average_interval"]
+    assert low < report["average"] < high
+    assert high - low < min(high - low for low, high in (report["tasks"][task]["interval"] for task in SEVEN))
     shown = summary(report)
     assert "unseen pairs" in shown
     assert max(map(len, shown.split("\nsearch:")[0].splitlines()[:-1])) <= 80
