@@ -317,6 +317,12 @@ def test_mined_triplets_are_what_training_takes(capsys, tmp_path, tiny_bert):
     assert (status, err.count("\n")) == (1, 1)
     assert "no pair has a negative" in err
     assert len(read_training(output)) == len(rows), "the old file is still there"
+    (tmp_path / "pairs.csv").write_text("id,a,b\n" + "".join(f"{i},{t},{t} now\n" for i, t in enumerate(TEXTS)))
+    status, _, err = printed(capsys, *command, "--margin", "0.0")
+    assert status == 1
+    assert "name the columns to use with --columns, such as --columns a,b" in err
+    assert printed(capsys, *command, "--margin", "0.0", "--columns", "a,b")[0] == 0
+    assert [row["anchor"] for row in read_training(output)] == [row["anchor"] for row in rows]
 
 
 def test_dedup_and_cluster(capsys, built, tmp_path):

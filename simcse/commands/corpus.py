@@ -103,6 +103,7 @@ def mine(
     *,
     model: str,
     output: str,
+    columns: list[str] | None = None,
     corpus: str | None = None,
     count: int = 1,
     margin: float = 0.05,
@@ -122,6 +123,7 @@ def mine(
         pairs: two columns of text, anchor and positive: csv, tsv, jsonl or parquet
         model: folder of a checkpoint, hub id, or package:NAME
         output: the csv file to write
+        columns: names of the two columns; default all of the file's
         corpus: file of texts to draw negatives from; default the positives
         count: negatives for each pair
         margin: a negative's cosine is below positive - margin * |positive|
@@ -139,7 +141,7 @@ def mine(
         raise ConfigError(f"--output: found {output}, expected a name that ends in .csv")
     check_numbers(count, margin, candidates, kind)
     check_writable(output)
-    known = read_pairs(pairs)
+    known = read_pairs(pairs, columns)
     others = read_texts(corpus) if corpus is not None else None
     encoder, mined = load_encoder(model, device, dtype), Mined()
     triplets = mine_negatives(

@@ -41,9 +41,11 @@ def chosen_columns(where: str, names: list[str]) -> list[str]:
             f"{where}: {shown(sentence)} reads like data, expected a header such as sent0,sent1,hard_neg; add one"
         )
     if not_text := next((name for name in names if name.lower() in NOT_TEXT), None):
+        texts = [name for name in names if name.lower() not in NOT_TEXT]
+        such = f", such as columns={','.join(texts[:2])}" if texts else ""
         raise DataError(
             f"{where}: column {not_text!r} among {', '.join(names)} is no text to train on; "
-            "name the columns to use with the option columns"
+            f"name the columns to use with the option columns{such}"
         )
     if len(names) > 3:
         raise DataError(

@@ -47,13 +47,13 @@ class Mined:
         )
 
 
-def read_pairs(path: str) -> list[tuple[str, str]]:
+def read_pairs(path: str, columns: Sequence[str] | None = None) -> list[tuple[str, str]]:
     """(anchor, positive) of a file as for training.
 
     Raises:
         DataError: it has one column, or is missing or damaged.
     """
-    rows = read_training(path)
+    rows = read_training(path, columns=columns)
     if "positive" not in rows.column_names:
         raise DataError(f"{path}: found one column, expected two: anchor and positive")
     return list(zip(rows["anchor"], rows["positive"], strict=True))
