@@ -46,7 +46,7 @@ from simcse.training.model import ContrastiveModel
 from simcse.training.momentum import MomentumQueue
 from simcse.training.resume import data_facts
 from simcse.training.run_dir import RunDir
-from simcse.training.teacher import FITTED, fitted_map, teacher_vectors
+from simcse.training.teacher import FITTED, fitted_map, teacher_facts, teacher_vectors
 from simcse.training.trainer import Schedule, Trainer, weight_groups
 from simcse.training.watch import check_data, check_dropout, check_prompts
 
@@ -316,8 +316,9 @@ def _build_trainer(config: TrainConfig, accelerator: Accelerator, run: RunDir) -
         read_tasks(SEVEN, config.data.test)  # measured when the run is over, which is late to learn that one is missing
     model = build_model(config, run)
     batches = build_batches(config, model.encoder, accelerator.device, rows)
-    data = data_facts(config.data, rows)
-    run.check_data(data, config.data.files())
+    taught = [source.teacher for source in batches.sources if source.teacher]
+    data = data_facts(config.data, rows) | teacher_facts(taught)
+    run.check_data(data, config.data.files() | {"teacher": ", ".join(config.teacher.name)})
     add_map(config, model, batches, resumed=run.start is not None)
     model.to(accelerator.device)
     criterion = build_criterion(config, model.dimension)

@@ -33,17 +33,21 @@ POOLED = {
 
 
 def data_files(config: TrainConfig, facts: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
-    """Role, file name, rows and SHA-256 of the file; of a hub data set that of its rows.
+    """Role, file name, rows and SHA-256 of the file; that of the rows of a hub data set, of the vectors of a teacher.
 
     Args:
         config: names the files.
         facts: of `resume.data_facts`.
     """
-    rows, files = [], config.data.files()
+    rows, files = [], config.data.files() | {"teacher": ", ".join(config.teacher.name)}
     for role, known in facts.items():
         name = files[role]
         file = Path(name)
-        digest = sha256_of(file) if file.is_file() else f"{known['fingerprint']} (of the rows)"
+        digest = (
+            sha256_of(file)
+            if file.is_file()
+            else f"{known['fingerprint']} (of its {'vectors' if role == 'teacher' else 'rows'})"
+        )
         count = f"{known['rows']:,}" if "rows" in known else ""
         rows.append([role, file.name if file.exists() else name, count, digest])
     return rows

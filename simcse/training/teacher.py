@@ -18,7 +18,7 @@ from simcse.encoder.model import SentenceEncoder
 from simcse.errors import DataError
 from simcse.training.config import TeacherConfig
 
-__all__ = ["FITTED", "fitted_map", "teacher_vectors"]
+__all__ = ["FITTED", "fitted_map", "teacher_facts", "teacher_vectors"]
 
 FITTED = 8192  # texts that the first linear map is fitted to
 
@@ -44,6 +44,18 @@ def teacher_vectors(config: TeacherConfig, rows: Sequence[Any]) -> list[list[Tex
             for name, part in zip(names, parts, strict=True):
                 part.append(column_vectors(encoder, source, name, Path(config.cache)))
     return [[TextVectors(parts) for parts in source] for source in found]
+
+
+def teacher_facts(columns: Sequence[Sequence[TextVectors]]) -> dict[str, dict[str, str]]:
+    """What tells on resuming whether a teacher is the same: a digest of the vectors of its first rows.
+
+    Args:
+        columns: of `teacher_vectors`; empty for none.
+    """
+    digest = hashlib.sha256()
+    for vectors in (one for source in columns for one in source):
+        digest.update(vectors[0].tobytes())
+    return {"teacher": {"fingerprint": digest.hexdigest()}} if columns else {}
 
 
 def column_vectors(encoder: SentenceEncoder, source: Any, name: str, cache: Path) -> np.ndarray:

@@ -168,6 +168,17 @@ def test_a_killed_run_goes_on_bit_for_bit(
         assert weight.equal(same), name
 
 
+def test_another_teacher_is_another_run(tiny_bert: Path, teacher: Path, files: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "teacher"
+    SentenceEncoder.from_pretrained(teacher, device="cpu").save_pretrained(copy)
+    options = {"name": [str(copy)], "cache": str(tmp_path / "cache")}
+    some = config(tiny_bert, files, tmp_path / "run", teacher=options, max_steps=4)
+    stopped_after(some, 3)
+    SentenceEncoder.from_pretrained(tiny_bert, pooling="mean", device="cpu").save_pretrained(copy)
+    with pytest.raises(DataError, match=r"teacher: holds other content but the run in .* was started"):
+        train(dataclasses.replace(some, resume="auto"))
+
+
 def stopped_after(some: TrainConfig, steps: int) -> None:
     """The run until its last/ holds that step, as if it had been killed then."""
     from simcse.training.build import build_accelerator, build_trainer
