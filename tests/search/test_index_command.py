@@ -88,7 +88,7 @@ def test_each_command_works_on_each_storage(durable, tiny_bert, tmp_path, capsys
         (["index", "search", place, "snow", "--hybrid", "--format", "text"], "snow"),
         (["dedup", place, "--delete", "--threshold", "0.99999"], '{"keep": "a", "duplicates": [{"id": "c"'),
         (["cluster", place, "--clusters", "2"], '"size": 1, "examples": '),
-        (["index", "add", place, "--input", str(source), "--upsert"], "added 3, now 3 texts"),
+        (["index", "add", place, "--input", str(source), "--upsert"], "added 1, replaced 2, now 3 texts"),
         (["index", "delete", place, "b"], "deleted 1, now 2 texts"),
         (["index", "compact", place], "2 texts"),
     ]
