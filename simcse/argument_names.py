@@ -84,7 +84,9 @@ class _TellsOtherNames(type):
     """The same of the class itself, as in `SentenceEncoder.load(folder)`."""
 
     def __getattr__(cls, name: str) -> Any:
-        said = f"; here it is: {ATTRIBUTES[name]}" if name in ATTRIBUTES else did_you_mean(name, dir(cls))
+        said = f"; here it is: {ATTRIBUTES[name]}" if name in ATTRIBUTES else ""
+        if not said and not name.startswith("_"):  # protocols ask for many of these
+            said = did_you_mean(name, dir(cls))
         raise AttributeError(f"{cls.__name__} has no attribute {name!r}{said}")
 
 

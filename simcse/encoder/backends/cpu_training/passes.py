@@ -7,7 +7,6 @@ computes the same in several passes; it is the reference of the tests, too.
 from __future__ import annotations
 
 import ctypes
-import logging
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -21,8 +20,6 @@ from simcse.encoder.backends.native.binding import OPTIONS
 from simcse.encoder.backends.native.instruction_sets import best_instruction_set
 
 __all__ = ["add_norm", "add_norm_backward", "column_sums", "gather", "gelu", "gelu_backward", "passes_for"]
-
-logger = logging.getLogger(__name__)
 
 WIDTH = 32  # what widths are multiples of
 ARGUMENTS = {  # pointers, sizes, floats, 32- and 64-bit numbers, in the order of training.cpp
@@ -46,12 +43,8 @@ def passes_for(dtype: torch.dtype) -> ctypes.CDLL | None:
     lanes = instructions.headers[0]
     sources = [Path(native.__file__).with_name(name) for name in ("training.cpp", lanes, "functions.hpp")]
     path = native.compiled(sources, (*OPTIONS, f'-DLANES="{lanes}"', *instructions.options))
-    if path is None:
-        return None
-    try:
-        library = ctypes.CDLL(str(path))
-    except OSError as error:  # a folder shared with a machine that has an older C library
-        logger.info("%s: %s; training by torch alone", path, error)
+    library = None if path is None else native.opened(path)
+    if library is None:
         return None
     for name, arguments in ARGUMENTS.items():
         function = getattr(library, name)

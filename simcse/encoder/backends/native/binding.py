@@ -7,7 +7,7 @@ import logging
 from functools import cache
 from pathlib import Path
 
-from simcse.encoder.backends.native.compile import compiled
+from simcse.encoder.backends.native.compile import compiled, opened
 from simcse.encoder.backends.native.instruction_sets import InstructionSet
 
 __all__ = ["EmbeddingFields", "LayerFields", "LinearFields", "NormFields", "build", "load_kernel"]
@@ -59,16 +59,12 @@ STRUCTS = (NormFields, LinearFields, EmbeddingFields, LayerFields)  # in the ord
 def load_kernel(instructions: InstructionSet | None) -> ctypes.CDLL | None:
     """The kernel for instructions that this CPU has; None where the system or the lack of a compiler forbids it."""
     path = None if instructions is None else build(instructions)
-    if path is None:
-        return None
-    try:
-        library = ctypes.CDLL(str(path))
-    except OSError as error:  # a folder shared with a machine that has an older C library
-        logger.info("%s: %s; encoding by torch alone", path, error)
+    library = None if path is None else opened(path)
+    if library is None:
         return None
     expected, found = [ctypes.sizeof(struct) for struct in STRUCTS], struct_sizes(library)
     if found != expected:  # by a compiler with another layout of structs
-        logger.warning("%s: structs of %s bytes, expected %s; encoding by torch alone", path, found, expected)
+        logger.warning("%s: structs of %s bytes, expected %s; torch computes instead", path, found, expected)
         return None
     library.run_layer.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_long] * 2 + [ctypes.c_int, ctypes.c_void_p]
     library.run_layer.restype = None

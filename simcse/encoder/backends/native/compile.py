@@ -9,6 +9,7 @@ what does not hash to its own name is never loaded but compiled anew.
 from __future__ import annotations
 
 import atexit
+import ctypes
 import hashlib
 import logging
 import os
@@ -25,7 +26,7 @@ from pathlib import Path
 from simcse.errors import ConfigError
 from simcse.files import replaced_file
 
-__all__ = ["cache_folder", "compiled", "compiler", "user_folder"]
+__all__ = ["cache_folder", "compiled", "compiler", "opened", "user_folder"]
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ def compiled(sources: Sequence[Path], options: Sequence[str]) -> Path | None:
     """
     name = compiler()
     if name is None:
-        logger.info("no C++ compiler (c++, g++, clang++, or what CXX names): encoding by torch alone")
+        logger.info("no C++ compiler (c++, g++, clang++, or what CXX names): torch computes instead")
         return None
     command = [*name.split(), *options]
     key = hashlib.sha256(b"".join(file.read_bytes() for file in sources) + "\0".join(command).encode()).hexdigest()[:16]
@@ -59,11 +60,20 @@ def compiled(sources: Sequence[Path], options: Sequence[str]) -> Path | None:
             folder = cache_folder()
             return kept(folder, stem) or keep(folder, stem, run(command, sources[0]))
     except ConfigError as error:
-        logger.warning("%s: encoding by torch alone", error)
+        logger.warning("%s: torch computes instead", error)
     except (OSError, subprocess.SubprocessError) as error:
         reason = (getattr(error, "stderr", b"") or str(error).encode()).decode(errors="replace").strip()
-        logger.info("%s cannot compile %s: encoding by torch alone (%s)", name, sources[0].name, reason.split("\n")[0])
+        logger.info("%s cannot compile %s: torch computes instead (%s)", name, sources[0].name, reason.split("\n")[0])
     return None
+
+
+def opened(path: Path) -> ctypes.CDLL | None:
+    """A compiled library; None, and a line in the log, where the system cannot open it."""
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError as error:  # a folder shared with a machine that has an older C library
+        logger.info("%s: %s; torch computes instead", path, error)
+        return None
 
 
 def compiler() -> str | None:
