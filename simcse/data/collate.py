@@ -123,11 +123,11 @@ class Batches:
         self.augment = augment
         self.any_two = any_two
         self.teacher = teacher
-        self.texts = [name for name in dataset.column_names if name != SCORE]  # C columns
-        each = [tokenize] * len(self.texts) if isinstance(tokenize, Tokenize) else list(tokenize)
-        places = [0, 1] if any_two else list(range(len(self.texts)))
+        self.text_columns = [name for name in dataset.column_names if name != SCORE]  # C columns
+        each = [tokenize] * len(self.text_columns) if isinstance(tokenize, Tokenize) else list(tokenize)
+        places = [0, 1] if any_two else list(range(len(self.text_columns)))
         places = places if len(places) > 1 else places * 2  # a text is its own positive
-        self.columns = [self.texts[place] for place in places]  # of the V views, unless they are drawn
+        self.columns = [self.text_columns[place] for place in places]  # of the V views, unless they are drawn
         self.tokenize = [each[place] for place in places]
         self._places = np.asarray(places)
         self.counts = [self._count(name) for name in self.columns] if with_counts else None
@@ -157,7 +157,7 @@ class Batches:
         rows = self.rows_of(step)
         table = self.dataset[rows.tolist()]
         places = self._places_of(rows, step)  # (V, B)
-        columns = [[table[self.texts[place]][row] for row, place in enumerate(view)] for view in places.tolist()]
+        columns = [[table[self.text_columns[place]][row] for row, place in enumerate(view)] for view in places.tolist()]
         if self.augment is not None:
             columns[1] = self._augmented(columns[1], rows, step)
         distinct = columns[:1] if self.repeats_texts else columns
@@ -181,7 +181,7 @@ class Batches:
         if not self.any_two:
             return np.broadcast_to(self._places[:, None], (len(self._places), len(rows)))
         draws = [np.random.default_rng((self.seed, step, row)) for row in rows.tolist()]
-        return np.stack([draw.permutation(len(self.texts))[:2] for draw in draws], axis=1)
+        return np.stack([draw.permutation(len(self.text_columns))[:2] for draw in draws], axis=1)
 
     def _teacher_of(self, places: np.ndarray, rows: np.ndarray) -> Tensor | None:
         """(V, B, D_t) vectors of the batch's texts, as their files have them before augmentation."""

@@ -246,7 +246,9 @@ def build_criterion(config: TrainConfig, dimension: int) -> Criterion:
     learns = bool(teacher.name) and teacher.loss != "none"
     if len(losses) == 1 and not learns and isinstance(losses[0], ContrastiveLoss):
         return within(config, losses[0], dimension)
-    distillation = DistillationLoss(teacher.loss, build_loss(config).candidates, teacher.temperature)
+    distillation = DistillationLoss(
+        teacher.loss, build_loss(config).candidates, teacher.temperature, [source.train for source in sources]
+    )
     weights = [source.weight for source in sources]
     mixed = MixedLoss(losses, weights, distillation if learns else None, teacher.weight, dimension)
     return within(config, mixed, dimension)
@@ -275,7 +277,7 @@ def add_map(config: TrainConfig, model: ContrastiveModel, batches: Mixture, resu
     each = FITTED // len(teacher)
     texts, vectors = [], []
     for source, known in zip(batches.sources, teacher, strict=True):
-        some = source.dataset[:each][source.texts[0]]
+        some = source.dataset[:each][source.text_columns[0]]
         texts += some
         vectors += [known[row] for row in range(len(some))]
     model.map = fitted_map(model.encoder, texts, np.stack(vectors))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -68,7 +69,7 @@ class ContrastiveLoss:
         Raises:
             DataError: a row without a negative; names file and row.
         """
-        try:
+        with naming_rows(batch, self.source):
             logits = self.candidates(
                 views,
                 keys=batch.keys if self.mask_equal_texts else None,
@@ -77,12 +78,21 @@ class ContrastiveLoss:
                 gather=gather,
                 rank=rank(),
             )
-        except RowError as error:  # as the file has it: views of a batch lie below each other
-            row = 1 + int(batch.rows[error.row % len(batch)])
-            raise DataError(f"{self.source}: row {row} {error.why}") from error
         if self.mask_margin is not None and batch.teacher is not None:
             logits = without_close(logits, cosines(self.candidates, batch.teacher), self.mask_margin)
         return self.objective(logits if self.num_negatives is None else keep_negatives(logits, self.num_negatives))
+
+
+@contextmanager
+def naming_rows(batch: Batch, source: str) -> Iterator[None]:
+    """Name the row of the training file, counted from 1, in the error of a row of a batch, whose views lie below each
+    other.
+    """
+    try:
+        yield
+    except RowError as error:
+        row = 1 + int(batch.rows[error.row % len(batch)])
+        raise DataError(f"{source}: row {row} {error.why}") from error
 
 
 def cosines(candidates: BatchCandidates, views: Tensor) -> ContrastiveLogits:
@@ -136,11 +146,13 @@ class DistillationLoss:
         kind: kl, margin_mse, l2 or cosine.
         candidates: which vectors are compared in the first two; their temperature is the student's.
         temperature: the teacher's, in kl.
+        sources: the training files, for errors.
     """
 
     kind: str
     candidates: BatchCandidates
     temperature: float
+    sources: Sequence[str] = ("the training file",)
 
     def __call__(self, views: Tensor, batch: Batch) -> Tensor:
         """Views (V, B, D) in the student's space; for l2 and cosine (V, B, D_t) in the teacher's."""
@@ -150,7 +162,9 @@ class DistillationLoss:
         teacher = cosines(self.candidates, batch.teacher)
         if self.kind == "margin_mse":
             return margin_mse(cosines(self.candidates, views), teacher)
-        student = replace(self.candidates, hard_negative_weight=1.0)(views, keys=batch.keys, gather=gather, rank=rank())
+        plain = replace(self.candidates, hard_negative_weight=1.0)
+        with naming_rows(batch, self.sources[batch.source]):
+            student = plain(views, keys=batch.keys, gather=gather, rank=rank())
         scaled = replace(teacher, logits=teacher.logits / self.temperature)
         same = (batch.keys[0] == batch.keys[1]).repeat(len(self.candidates.directions))  # (R,)
         return listwise_kl(student, scaled, same)

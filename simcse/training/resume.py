@@ -26,7 +26,17 @@ __all__ = ["Facts", "check_data", "check_options", "check_whole", "data_facts", 
 
 FACTS = "run.json"
 # what may change between a run and its resumption without making it another run
-FREE = {"resume", "output_dir", "eval_every", "save_every", "log_every", "trackers", "seeds", "micro_batch_size"}
+FREE = {
+    "resume",
+    "output_dir",
+    "eval_every",
+    "save_every",
+    "log_every",
+    "trackers",
+    "seeds",
+    "micro_batch_size",
+    "teacher.cache",
+}
 Facts = dict[str, dict[str, Any]]
 
 
@@ -112,7 +122,7 @@ def check_options(before: Mapping[str, Any], now: Mapping[str, Any], folder: Pat
     """Raise a ConfigError that names an option with another value than the run in `folder` was started with."""
     was, new = _flat(before), _flat(now)
     for key in sorted(set(was) | set(new)):
-        if key.split(".")[0] not in FREE and was.get(key) != new.get(key):
+        if not {key, key.split(".")[0]} & FREE and was.get(key) != new.get(key):
             raise ConfigError(
                 f"{key} is {new.get(key)!r}, but the run in {folder} was started with {was.get(key)!r}; resume it "
                 "with the same value, or name another output_dir"

@@ -139,7 +139,7 @@ def tell_lengths(config: TrainConfig, trainer: Trainer) -> None:
     encoder, batches = trainer.accelerator.unwrap_model(trainer.model).encoder, trainer.batches
     for number, source in enumerate(batches.sources):
         rows = source.dataset
-        counts = token_counts(sample(rows, source.texts), encoder.tokenizer)
+        counts = token_counts(sample(rows, source.text_columns), encoder.tokenizer)
         said = cut_line(counts, config.max_length, encoder.backbone_limit, len(rows))
         if len(batches.sources) > 1:
             share = f"{100 * batches.shares[number]:.0f} % of the steps"
@@ -197,7 +197,7 @@ def training_rows(trainer: Trainer) -> Iterator[Sequence[str]]:
     """The texts of each training row, of all sources."""
     for source in trainer.batches.sources:
         for table in source.dataset.iter(1000):
-            yield from zip(*(table[name] for name in source.texts), strict=True)
+            yield from zip(*(table[name] for name in source.text_columns), strict=True)
 
 
 def truncated_score(encode: Encode, kept: int, config: TrainConfig, evaluator: Evaluator | None) -> float:

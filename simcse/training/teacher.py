@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import sys
 from collections.abc import Iterator, Sequence
@@ -63,10 +64,13 @@ def column_vectors(encoder: SentenceEncoder, source: Any, name: str, cache: Path
     texts = fingerprint(source.select_columns([name]))
     key = hashlib.sha256(f"{encoder.fingerprint} {encoder.resolve_prompt()!r} {texts}".encode()).hexdigest()[:16]
     file = cache / f"{key}.npy"
-    if not file.is_file():
-        said = f"{encoder.name}: vectors of {len(source):,} texts ({name}), kept in {file}"
-        print(said, file=sys.stderr)
-        encoder.encode_to(file, column_texts(source, name), total=len(source), show_progress=sys.stderr.isatty())
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another run that computes the same is waited for
+        if not file.is_file():
+            said = f"{encoder.name}: vectors of {len(source):,} texts ({name}), kept in {file}"
+            print(said, file=sys.stderr)
+            encoder.encode_to(file, column_texts(source, name), total=len(source), show_progress=sys.stderr.isatty())
     vectors: np.ndarray = np.load(file, mmap_mode="r")
     if vectors.shape != (len(source), encoder.dimension):
         expected = (len(source), encoder.dimension)

@@ -179,6 +179,26 @@ def test_another_teacher_is_another_run(tiny_bert: Path, teacher: Path, files: P
         train(dataclasses.replace(some, resume="auto"))
 
 
+def test_the_cache_may_lie_elsewhere_on_resuming(tiny_bert: Path, teacher: Path, files: Path, tmp_path: Path) -> None:
+    options = {"name": [str(teacher)], "cache": str(tmp_path / "cache")}
+    some = config(tiny_bert, files, tmp_path / "run", teacher=options, max_steps=4)
+    stopped_after(some, 3)
+    train(dataclasses.replace(some, resume="auto", teacher=options | {"cache": str(tmp_path / "moved")}))
+    assert {file.name for file in (tmp_path / "moved").glob("*.npy")} == {
+        file.name for file in (tmp_path / "cache").glob("*.npy")
+    }
+
+
+def test_a_row_without_negatives_is_named_under_a_teacher_too(tiny_bert: Path, teacher: Path, tmp_path: Path) -> None:
+    (tmp_path / "same.txt").write_text("one line\n" * ROWS)
+    options = {"name": [str(teacher)], "cache": str(tmp_path / "cache")}
+    some = config(
+        tiny_bert, tmp_path, tmp_path / "run", teacher=options, sources=[{"train": "same.txt", "loss": "none"}]
+    )
+    with pytest.raises(DataError, match=r"same\.txt: row \d+ has no valid negative"):
+        train(some)
+
+
 def stopped_after(some: TrainConfig, steps: int) -> None:
     """The run until its last/ holds that step, as if it had been killed then."""
     from simcse.training.build import build_accelerator, build_trainer
