@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from simcse.evaluation.geometry import Geometry, evaluate_geometry
+from simcse.evaluation.items import pair_items
 from simcse.evaluation.plots.runs import learning_curves, read_run, trajectory
 from simcse.evaluation.plots.spaces import Place, alignment_uniformity, cosine_distributions, spectra
 from simcse.evaluation.plots.style import save
@@ -52,6 +53,7 @@ class Contents:
         """Encode each sentence once a model, and measure; the first model is what the others are compared with."""
         once = {name: CachedEncoder(encode) for name, encode in encoders.items()}
         tasks = {task: load_task(task, data_dir) for task in SEVEN}
+        items = [pair_items(task, subsets) for task, subsets in tasks.items()]
         [dev] = load_task("STS-B-dev", data_dir)
         raw = next(iter(once))
         return cls(
@@ -59,7 +61,7 @@ class Contents:
             scores={name: score_sts(encode, tasks) for name, encode in once.items()},
             spaces={name: evaluate_geometry(encode, dev) for name, encode in once.items()},
             against_raw={
-                name: compare_encoders([once[raw]], [encode], tasks) for name, encode in once.items() if name != raw
+                name: compare_encoders([once[raw]], [encode], items) for name, encode in once.items() if name != raw
             },
             runs=runs,
             vectors={name: unit_vectors(encode, SENTENCES) for name, encode in once.items()},

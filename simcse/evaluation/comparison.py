@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from simcse.display.tables import Table, terminal
 from simcse.errors import ConfigError, did_you_mean
+from simcse.evaluation.items import KINDS
 from simcse.evaluation.published import RECIPES, departures, recipe_of
-from simcse.evaluation.statistics import Comparison, Interval, mean_interval
+from simcse.evaluation.statistics import POWER, Comparison, Difference, Interval, mean_interval, rounded
 from simcse.evaluation.sts import SEVEN
 
 __all__ = ["Side", "as_json", "as_tables", "check_recipe", "sides_of"]
@@ -34,7 +35,7 @@ class Side:
     name: str
     """Short."""
     scores: NDArray[np.float64]
-    """(k, T): Spearman x 100 of each seed on each task."""
+    """(k, T): score x 100 of each seed on each task."""
     averages: Interval
     """Of the mean over the tasks, over the seeds."""
     recipe: str | None
@@ -77,11 +78,16 @@ def as_json(found: Comparison, sides: list[Side]) -> dict[str, Any]:
         return {"model": side.run, "seeds": side.scores.tolist(), "average": averages, "published": published}
 
     a, b = sides
+    unit, metric = KINDS[found.kind]
     return {
+        "kind": found.kind,
+        "metric": metric,
+        "unit": unit,
         "a": of_side(a),
         "b": of_side(b),
         "tasks": {r.name: {**asdict(r), "difference": r.difference, "significant": r.significant} for r in found.rows},
-        "welch": found.welch,
+        "over_seeds": found.over_seeds,
+        "paired_seeds": found.paired,
         "significant": found.significant,
         "verdict": found.in_words(a.name, b.name),
         "confidence": found.confidence,
@@ -93,6 +99,9 @@ def as_tables(found: Comparison, sides: list[Side]) -> str:
     """At most 80 columns: the differences, what each side's seeds say, the verdict, and the paper beside."""
     names = [side.name for side in sides]
     parts: list[Table | str] = [differences_table(found, names)]
+    if any(row.more is not None for row in found.rows):
+        unit = KINDS[found.kind][0]
+        parts.append(f"no, +n: about n more {unit} would decide it at this difference (power {100 * POWER:g} %).")
     parts += [seeds_in_words(side, found.confidence) for side in sides if side.averages.n > 1]
     parts.append(found.in_words(*names))
     for recipe in dict.fromkeys(side.recipe for side in sides if side.recipe):
@@ -104,15 +113,21 @@ def as_tables(found: Comparison, sides: list[Side]) -> str:
 
 def differences_table(found: Comparison, names: list[str]) -> Table:
     """A row a task, and their average."""
-    columns = ["task", "pairs", *names, "difference", f"{100 * found.confidence:g} % interval", "significant"]
+    unit, metric = KINDS[found.kind]
+    columns = ["task", unit, *names, "difference", f"{100 * found.confidence:g} % interval", "significant"]
     rows = [
         [
             row.name, f"{row.n:,}", f"{row.a:.2f}", f"{row.b:.2f}", f"{row.difference:+.2f}",
-            f"{row.low:+.2f} to {row.high:+.2f}", "yes" if row.significant else "no",
+            f"{row.low:+.2f} to {row.high:+.2f}", _answer(row),
         ]
         for row in found.rows
     ]  # fmt: skip
-    return Table(columns, rows, "Spearman × 100")
+    return Table(columns, rows, metric)
+
+
+def _answer(row: Difference) -> str:
+    """Whether it is significant, else how many more items would make it so."""
+    return "yes" if row.significant else "no" if row.more is None else f"no, +{rounded(row.more)}"
 
 
 def seeds_in_words(side: Side, confidence: float) -> str:

@@ -9,9 +9,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from simcse import __version__
 from simcse.display.tables import Table, markdown, number, terminal
 from simcse.errors import ConfigError
+from simcse.evaluation.resampling import Floats, percentiles
 from simcse.files import check_writable, replaced_file
 
 __all__ = ["TITLES", "Report", "TaskResult", "check_output", "versions"]
@@ -55,6 +58,10 @@ class TaskResult:
     """In a few words: `all sub-sets together`, `10-fold`."""
     details: dict[str, Any] = field(default_factory=dict)
     """What else goes to report.json, such as the sub-sets."""
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Metric -> the ends of its 95 % bootstrap interval over the items that n counts."""
+    drawn: Floats | None = field(default=None, repr=False, compare=False)
+    """(R,) resampled headlines, of which the interval of an average is made."""
 
 
 @dataclass(frozen=True)
@@ -81,17 +88,29 @@ class Report:
         picked = [next(iter(r.metrics.values())) for r in self.results if r.name in self.averaged]
         return sum(picked) / len(picked) if picked else None
 
+    @property
+    def average_interval(self) -> tuple[float, float] | None:
+        """The ends of its 95 % interval; None without any, or where a task has none."""
+        drawn = [result.drawn for result in self.results if result.name in self.averaged]
+        known = [values for values in drawn if values is not None]
+        return percentiles(np.mean(known, axis=0), 0.95) if known and len(known) == len(drawn) else None
+
     def to_dict(self) -> dict[str, Any]:
         """The content of `report.json`: all scores unrounded."""
         tasks = {
-            r.name: {**r.metrics, "n": r.n, "unit": r.unit, "split": r.split, "protocol": r.protocol, **r.details}
+            r.name: {
+                **r.metrics, "intervals": {name: list(ends) for name, ends in r.intervals.items()},
+                "n": r.n, "unit": r.unit, "split": r.split, "protocol": r.protocol, **r.details,
+            }
             for r in self.results
-        }
+        }  # fmt: skip
+        interval = self.average_interval
         return {
             "model": self.model,
             "protocol": self.protocol,
             "tasks": tasks,
             "average": self.average,
+            "average_interval": None if interval is None else list(interval),
             "average_of": self.average_of,
             "geometry": self.geometry,
             "speed": self.speed,
@@ -128,6 +147,8 @@ class Report:
             group = [result for result in self.results if result.kind == kind]
             if group:
                 tables.append(Table(*self._table(group), title))
+                if kind == "retrieval":
+                    tables.append(interval_table(group))
         if self.geometry:
             single = {k: v for k, v in self.geometry.items() if isinstance(v, float | int | str)}  # no spectrum
             rows = [[HEADINGS.get(name, name.replace("_", " ")), number(value)] for name, value in single.items()]
@@ -144,6 +165,10 @@ class Report:
         if len(within) > 1:
             label = f"average of {len(within)}"
             rows.append([label, "", "", "", number(self.average), *[""] * (len(metrics) - 1)])
+        if group[0].kind != "retrieval":  # which has too many metrics for a table of 80 columns
+            columns.append("95 % interval")
+            of_task = [span(result.intervals.get(metrics[0])) for result in group]
+            rows = [[*row, end] for row, end in zip(rows, [*of_task, span(self.average_interval)], strict=False)]
         return columns, rows
 
     def _notes(self) -> list[str]:
@@ -156,6 +181,18 @@ class Report:
             f"{speed['sentences']:,.0f} sentences encoded, distinct ones once, in {speed['seconds']:.1f} s: "
             f"{speed['sentences_per_second']:,.0f} sentences/s",
         ]
+
+
+def interval_table(group: Sequence[TaskResult]) -> Table:
+    """The 95 % intervals of retrieval, but for two metrics that report.json alone has."""
+    metrics = ("ndcg@10", "mrr@10", "recall@10", "recall@100")
+    rows = [[result.name, *(span(result.intervals.get(name)) for name in metrics)] for result in group]
+    return Table(["task", *(HEADINGS[name] for name in metrics)], rows, "95 % intervals over the queries")
+
+
+def span(ends: tuple[float, float] | None) -> str:
+    """`72.10 to 74.35`; empty for None."""
+    return "" if ends is None else " to ".join(map(number, ends))
 
 
 def check_output(path: str | Path | None) -> None:

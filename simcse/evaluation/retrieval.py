@@ -19,8 +19,18 @@ from simcse.data.tabular import delimited_rows, json_rows, named_rows
 from simcse.errors import DataError, shown
 from simcse.vectors import Encode, Encoder, Roles, roles_of, unit_vectors
 
-__all__ = ["Collection", "evaluate_retrieval", "load_beir", "load_query_pairs", "ranking_metrics"]
+__all__ = [
+    "METRICS",
+    "Collection",
+    "evaluate_retrieval",
+    "load_beir",
+    "load_query_pairs",
+    "query_metrics",
+    "query_scores",
+    "ranking_metrics",
+]
 
+METRICS = ("ndcg@10", "mrr@10", "recall@1", "recall@10", "recall@100", "map")
 DEPTH = 1000  # documents ranked for each query: as deep as trec_eval's convention, over which MAP is taken
 GAIN = re.compile(r"-?[0-9]{1,9}")
 QUERIES_A_BLOCK = 64  # their (64, documents) cosines are in memory at once
@@ -147,7 +157,12 @@ def load_query_pairs(path: str | Path, columns: Sequence[str] | None = None) -> 
 
 
 def evaluate_retrieval(encode: Encode | Encoder | Roles, collection: Collection) -> dict[str, float]:
-    """Rank all documents for each query by cosine, exactly, and score: see `ranking_metrics`.
+    """The means of `query_scores` over the queries, by the names in `METRICS`."""
+    return _means(query_scores(encode, collection))
+
+
+def query_scores(encode: Encode | Encoder | Roles, collection: Collection) -> NDArray[np.float64]:
+    """Rank all documents for each query by cosine, exactly, and score each query: see `query_metrics`.
 
     A document that is the query itself is left out of its ranking (`Collection.repeated`). Equal texts are encoded
     once and have one cosine; equal cosines keep the corpus's order. An encoder with `encode_query` and
@@ -171,7 +186,7 @@ def evaluate_retrieval(encode: Encode | Encoder | Roles, collection: Collection)
             left_out = query if query in collection.repeated else None
             best = [document_ids[i] for i in _top(row, min(depth + 1, len(row)))]
             rankings[query] = [document for document in best if document != left_out][:depth]
-    return ranking_metrics(rankings, collection.relevant)
+    return query_metrics(rankings, collection.relevant)
 
 
 def _embed(encode: Encode, texts: Mapping[str, str], what: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -196,13 +211,22 @@ def _top(scores: NDArray[np.float32], k: int) -> NDArray[np.int64]:
 def ranking_metrics(
     rankings: Mapping[str, Sequence[str]], relevant: Mapping[str, Mapping[str, int]]
 ) -> dict[str, float]:
-    """Means over queries, by trec_eval's definitions.
+    """The means of `query_metrics` over the queries, by the names in `METRICS`."""
+    return _means(query_metrics(rankings, relevant))
+
+
+def query_metrics(
+    rankings: Mapping[str, Sequence[str]], relevant: Mapping[str, Mapping[str, int]]
+) -> NDArray[np.float64]:
+    """What each query scores, by trec_eval's definitions.
 
     Args:
         rankings: query -> document ids, best first.
         relevant: query -> document id -> gain.
 
     Returns:
+        (queries, 6), in the order of `relevant`; the columns are those of `METRICS`:
+
         - `ndcg@10`: sum of gain / log2(rank + 1) over the first 10, divided by that of the ideal ranking.
         - `mrr@10`: 1 / rank of the first relevant document, 0 beyond 10.
         - `recall@1`, `recall@10`, `recall@100`: share of the relevant documents found.
@@ -222,8 +246,11 @@ def ranking_metrics(
                 precision.sum() / len(ideal),
             ]
         )
-    names = ("ndcg@10", "mrr@10", "recall@1", "recall@10", "recall@100", "map")
-    return dict(zip(names, np.mean(rows, axis=0).tolist(), strict=True))
+    return np.asarray(rows)
+
+
+def _means(scores: NDArray[np.float64]) -> dict[str, float]:
+    return dict(zip(METRICS, scores.mean(axis=0).tolist(), strict=True))
 
 
 def _dcg(gains: NDArray[np.float64]) -> float:

@@ -14,11 +14,22 @@ from simcse.data.tabular import check_file, delimited_rows, format_of, named_row
 from simcse.errors import ConfigError, DataError, did_you_mean
 from simcse.evaluation import retrieval, sts, transfer
 from simcse.evaluation.geometry import evaluate_geometry
-from simcse.evaluation.pairs import PairEvaluator, check_gold
+from simcse.evaluation.items import (
+    KINDS,
+    RESAMPLES,
+    Items,
+    pair_items,
+    query_intervals,
+    query_items,
+    row_items,
+    transfer_intervals,
+)
+from simcse.evaluation.pairs import check_gold, correlate
 from simcse.evaluation.report import TITLES, Report, TaskResult
+from simcse.evaluation.resampling import Floats, percentiles
 from simcse.vectors import CachedEncoder, Encode, TimedEncoder
 
-__all__ = ["GROUPS", "Plan", "Task", "evaluate", "read_scored_tasks", "read_tasks", "task_names"]
+__all__ = ["GROUPS", "Plan", "Task", "evaluate", "read_items", "read_tasks", "task_names"]
 
 GROUPS = {
     "sts": (*sts.SEVEN, "STS-B-dev"),
@@ -35,30 +46,53 @@ def task_names() -> list[str]:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """What a task found; fields as of `TaskResult`."""
+
+    metrics: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    details: dict[str, Any] = field(default_factory=dict)
+    drawn: Floats | None = None
+
+
+@dataclass(frozen=True)
 class Task:
     """An `evaluators.Evaluator` with what a report says beside its metrics."""
 
-    name: str
-    kind: str
-    """sts | pairs | transfer | retrieval, as in `TaskResult`."""
-    measure: Callable[[Encode], dict[str, Any]]
-    n: int
-    unit: str
+    items: Items
+    """What it consists of, for a comparison of encoders."""
+    measure: Callable[[Encode], Measured]
     split: str
     protocol: str
     primary_metric: str
     greater_is_better: bool = True
 
+    @property
+    def name(self) -> str:
+        """Of the task."""
+        return self.items.name
+
+    @property
+    def kind(self) -> str:
+        """sts | pairs | transfer | retrieval, as in `TaskResult`."""
+        return self.items.kind
+
+    @property
+    def n(self) -> int:
+        """Pairs, rows, queries."""
+        return self.items.n
+
     def __call__(self, encode: Encode) -> dict[str, Any]:
-        """Metrics by name; what is no number among them are details."""
-        return self.measure(encode)
+        """Metrics by name."""
+        return self.measure(encode).metrics
 
     def result(self, encode: Encode) -> TaskResult:
         """Measure, for a report."""
-        found = self(encode)
-        metrics = {name: value for name, value in found.items() if isinstance(value, float)}
-        details = {name: value for name, value in found.items() if name not in metrics}
-        return TaskResult(self.name, self.kind, metrics, self.n, self.unit, self.split, self.protocol, details)
+        found, unit = self.measure(encode), KINDS[self.kind][0]
+        return TaskResult(
+            self.name, self.kind, found.metrics, self.n, unit, self.split, self.protocol, found.details,
+            found.intervals, found.drawn,
+        )  # fmt: skip
 
 
 @dataclass
@@ -118,6 +152,8 @@ def evaluate(
         protocol["sts_text"] = "as in SentEval's files (lower-cased and tokenised, SICK and Japanese raw)"
     if any(task.kind == "transfer" for task in plan.tasks):
         protocol["transfer"] = transfer.NOTE
+    if plan.tasks:
+        protocol["intervals"] = f"95 %, bootstrap over pairs, test rows or queries, {RESAMPLES:,} resamples"
     return Report(model, protocol, results, geometry, averaged=sts.SEVEN, speed=_speed(timed))
 
 
@@ -160,26 +196,33 @@ def read_tasks(tasks: Sequence[str], data_dir: str | Path | None = None, aggrega
     return plan
 
 
-def read_scored_tasks(
+def read_items(
     file: str | None, data_dir: str | None, tasks: Sequence[str], default_dir: str | None = None
-) -> dict[str, list[ScoredPairs]]:
-    """Sub-sets of scored pairs by task name, from a file or from SentEval's folders; by default the seven of the paper.
+) -> dict[str, list[Items]]:
+    """What encoders are compared on, by kind: a file or BEIR folder, or tasks as of `evaluate`; default the paper's.
 
     Raises:
-        ConfigError: neither is given, or both.
+        ConfigError: neither is given, or both; the task geometry, which has no items.
         DataError: a file is missing or damaged.
     """
     if file is not None:
         if data_dir is not None or tasks:
             raise ConfigError("the option data names one file; leave out data_dir and the option tasks, or that file")
-        return {Path(file).name: [read_scored_pairs(file)]}
+        tasks = [file]
     folder = data_dir or default_dir
-    if folder is None:
+    if folder is None and not tasks:
         raise ConfigError(
             "no evaluation data given: pass data=FILE of (a, b, score), or "
             "SentEval's folder as data_dir (or SIMCSE_DATA)"
         )
-    return {task: sts.load_task(task, folder) for task in (tasks or sts.SEVEN)}
+    groups = {"sts": sts.SEVEN, "all": (*sts.SEVEN, "transfer", "retrieval")}  # no development set, and no geometry
+    plan = read_tasks([name for task in tasks or ("sts",) for name in groups.get(task, (task,))], folder)
+    if plan.geometry is not None:
+        raise ConfigError("tasks: geometry is no score of pairs, rows or queries; simcse evaluate measures it")
+    by_kind: dict[str, list[Items]] = {}
+    for task in plan.tasks:
+        by_kind.setdefault(task.kind, []).append(task.items)
+    return by_kind
 
 
 def _expanded(tasks: Sequence[str]) -> Iterable[str]:
@@ -219,40 +262,53 @@ def _own_task(path: Path) -> Task:
     if len(columns) == 2:
         return _retrieval_task(retrieval.load_query_pairs(path))
     pairs = read_scored_pairs(path)
-    check_gold(pairs.scores, pairs.name)
-    return Task(path.name, "pairs", PairEvaluator(pairs), len(pairs), "pairs", "file", "cosine", "spearman")
+    items = pair_items(path.name, [pairs], kind="pairs")
+
+    def measure(encode: Encode) -> Measured:
+        cosines = items.measure(encode)
+        metrics = dict(zip(("spearman", "pearson"), correlate(cosines, pairs.scores, pairs.name), strict=True))
+        return Measured(metrics, {"spearman": percentiles(items.drawn(cosines), 0.95)})
+
+    return Task(items, measure, "file", "cosine", "spearman")
 
 
 def _sts_task(task: sts.StsTask, subsets: list[ScoredPairs], aggregation: sts.Aggregation) -> Task:
     for subset in subsets:
         check_gold(subset.scores, subset.name)
+    items = pair_items(task.name, subsets, aggregation)
 
-    def measure(encode: Encode) -> dict[str, Any]:
+    def measure(encode: Encode) -> Measured:
         score = sts.score_sts(encode, {task.name: subsets}, aggregation)[task.name]
-        details = {"subsets": {key: dataclasses.asdict(part) for key, part in score.subsets.items()}}
-        return {"spearman": score.spearman, "pearson": score.pearson, **(details if score.subsets else {})}
+        drawn = items.drawn(items.measure(encode))
+        metrics = {"spearman": score.spearman, "pearson": score.pearson}
+        parts = {"subsets": {key: dataclasses.asdict(part) for key, part in score.subsets.items()}}
+        return Measured(metrics, {"spearman": percentiles(drawn, 0.95)}, parts if score.subsets else {}, drawn)
 
     protocol = f"{aggregation}, {len(subsets)} sub-sets" if len(subsets) > 1 else "cosine"
-    return Task(task.name, "sts", measure, sum(map(len, subsets)), "pairs", task.split, protocol, "spearman")
+    return Task(items, measure, task.split, protocol, "spearman")
 
 
 def _transfer_task(data: transfer.TransferSet) -> Task:
-    def measure(encode: Encode) -> dict[str, float]:
-        score = transfer.evaluate_transfer(encode, data)
-        return {"accuracy": score.accuracy} | ({"f1": score.f1} if score.f1 is not None else {})
+    items = row_items(data)
 
-    split = "test" if data.task.parts else "all"
-    n = len(data.parts[split].labels)
-    return Task(data.task.name, "transfer", measure, n, "rows", split, data.task.protocol, "accuracy")
+    def measure(encode: Encode) -> Measured:
+        score = transfer.evaluate_transfer(encode, data)
+        metrics = {"accuracy": score.accuracy} | ({"f1": score.f1} if score.f1 is not None else {})
+        return Measured(metrics, transfer_intervals(score, items.name))
+
+    return Task(items, measure, "test" if data.task.parts else "all", data.task.protocol, "accuracy")
 
 
 def _retrieval_task(collection: retrieval.Collection) -> Task:
-    n, documents = len(collection.queries), len(collection.documents)
+    documents = len(collection.documents)
 
-    def measure(encode: Encode) -> dict[str, Any]:
-        return {**retrieval.evaluate_retrieval(encode, collection), "documents": documents}
+    def measure(encode: Encode) -> Measured:
+        scores = retrieval.query_scores(encode, collection)  # (queries, 6)
+        metrics = dict(zip(retrieval.METRICS, scores.mean(axis=0).tolist(), strict=True))
+        intervals = query_intervals(scores, collection.name)
+        return Measured(metrics, intervals, {"documents": documents})
 
-    return Task(collection.name, "retrieval", measure, n, "queries", collection.split, f"{documents:,} docs", "ndcg@10")
+    return Task(query_items(collection), measure, collection.split, f"{documents:,} docs", "ndcg@10")
 
 
 def _speed(timed: TimedEncoder) -> dict[str, float]:

