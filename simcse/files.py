@@ -30,6 +30,7 @@ __all__ = [
     "make_folder",
     "moved",
     "naming_target",
+    "removed",
     "replaced_file",
     "replaced_folder",
     "sha256_of",
@@ -90,6 +91,13 @@ def moved(source: Path, target: Path) -> None:
     sync_tree(source)
     source.replace(target)
     sync(target.parent)
+
+
+def removed(file: Path) -> None:
+    """Remove a file, durably, if it is there."""
+    if file.exists():
+        file.unlink(missing_ok=True)
+        sync(file.parent)
 
 
 def make_folder(folder: Path) -> None:
@@ -283,6 +291,7 @@ def _put(new: Path, target: Path, aside: Path) -> None:
                 new.rename(target)
             elif not _exchanged(new, target):
                 shutil.rmtree(aside, ignore_errors=True)
+                sync_tree(aside.parent)  # a cut between the two renames leaves the target to `sweep`
                 target.rename(aside)
                 new.rename(target)
             return

@@ -186,7 +186,6 @@ def write_corpus(entries: list[Entry], output: Path, *, share: float = SHARE, se
         "docstrings.txt": "".join(f"{entry.text}\n" for entry in train),
         "corpus.jsonl": "".join(json.dumps(asdict(entry), ensure_ascii=False) + "\n" for entry in entries),
     }
-    output.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
         with replaced_file(output / name) as new:
             new.write_text(text, encoding="utf-8", newline="")

@@ -225,20 +225,22 @@ class RunDir:
         return facts
 
     def _logged(self, last: int) -> list[dict[str, Any]]:
-        """The log's records up to a step. What a kill cut short at its end is left out.
+        """The log's records up to a step. What a kill or a power cut tore behind them is left out.
 
         Raises:
-            DataError: a line before that is damaged.
+            DataError: a line before one of them is damaged.
         """
         file, records, bad = self.folder / "log.jsonl", [], 0
         for number, line in enumerate(file.read_bytes().splitlines() if file.is_file() else [], 1):
             try:
                 record = json.loads(line)
-                if int(record["step"]) <= last:
-                    records.append(record)
+                step = int(record["step"])
             except (ValueError, KeyError, TypeError):
                 bad = bad or number
                 continue
+            if step > last:  # not synced before the state was saved: any of it may be there
+                continue
             if bad:
                 raise DataError(f"{file}:{bad}: no JSON object with a step; delete the line")
+            records.append(record)
         return records

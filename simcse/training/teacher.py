@@ -17,6 +17,7 @@ from simcse.data.arrow import fingerprint
 from simcse.data.collate import SCORE, TextVectors
 from simcse.encoder.model import SentenceEncoder
 from simcse.errors import DataError
+from simcse.files import make_folder
 from simcse.training.config import TeacherConfig
 
 __all__ = ["FITTED", "fitted_map", "teacher_facts", "teacher_vectors"]
@@ -64,7 +65,7 @@ def column_vectors(encoder: SentenceEncoder, source: Any, name: str, cache: Path
     texts = fingerprint(source.select_columns([name]))
     key = hashlib.sha256(f"{encoder.fingerprint} {encoder.resolve_prompt()!r} {texts}".encode()).hexdigest()[:16]
     file = cache / f"{key}.npy"
-    cache.mkdir(parents=True, exist_ok=True)
+    make_folder(cache)
     with (cache / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # another run that computes the same is waited for
         if not file.is_file():

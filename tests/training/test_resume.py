@@ -145,12 +145,16 @@ def test_a_damaged_report_of_a_seed(again: tuple[Path, Path, TrainConfig]) -> No
 
 
 def test_a_log_with_damage(again: tuple[Path, Path, TrainConfig]) -> None:
-    """A half line at the end is what a kill leaves; damage before it is an error."""
+    """A half line at the end is what a kill leaves; damage before the state that the run goes on from is an error."""
     _, run, config = again
     log = run / "seed-42" / "log.jsonl"
     whole = log.read_bytes()
     log.write_bytes(whole + b'{"step": 3, "lo')
     train(one_of(config))
+    assert [json.loads(line) for line in log.read_text().splitlines()] == list(map(json.loads, whole.splitlines()))
+    steps = [json.loads(line)["step"] for line in whole.splitlines()]
+    log.write_bytes(whole + bytes(512) + b"\n" + json.dumps({"step": steps[-1] + 2}).encode() + b"\n")
+    train(one_of(config))  # what a power cut leaves of lines behind the state, which were never synced
     assert [json.loads(line) for line in log.read_text().splitlines()] == list(map(json.loads, whole.splitlines()))
     log.write_bytes(b"\xff\xfe\n" + whole)
     with pytest.raises(DataError, match=r"log\.jsonl:1: no JSON object with a step; delete the line"):

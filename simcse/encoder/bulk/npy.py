@@ -19,7 +19,7 @@ from simcse.display.progress import paced, progress
 from simcse.encoder.bulk.tables import Rows, check_format, write_table
 from simcse.encoder.encode import TEXTS_PER_CHUNK
 from simcse.errors import ConfigError, DataError
-from simcse.files import check_writable, moved, naming_target, replaced_file
+from simcse.files import check_writable, make_folder, moved, naming_target, removed, replaced_file, sweep
 from simcse.vectors import Matrix, Quantize
 from simcse.vectors import quantize as quantized
 
@@ -81,8 +81,9 @@ def encode_to(
     path = Path(path)
     check_format(path)
     check_writable(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     partial = path.with_name(path.name + ".partial")
+    sweep(path.parent, _state_file(partial).name)
     made_by += f", {quantize}" if quantize != "none" else ""
 
     def vectors(some: list[str]) -> npt.NDArray[Any]:
@@ -118,6 +119,8 @@ def _encode_rows(
     row_bytes = like.shape[1] * like.itemsize
     if resume and partial.is_file() and state_file.is_file():
         state = _skip_done(_read_progress(state_file, partial, like.itemsize), state, source, partial)
+    if not state.rows:
+        removed(state_file)  # before the rows that it speaks of are overwritten
     try:
         with partial.open("r+b" if state.rows else "wb") as file, progress(total, show_progress) as advance:
             advance(state.rows)

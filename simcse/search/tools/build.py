@@ -179,7 +179,6 @@ def _begun(
         except (SearchError, KeyError):
             pass  # another encoder, other files, or the rest of a kill in the first second
         shutil.rmtree(partial)
-    output.parent.mkdir(parents=True, exist_ok=True)
     index = SearchIndex.empty(encode, kind=kind, target_recall=recall)
     index.add_documents([], note={**wanted, "done": 0})
     index.save(partial)

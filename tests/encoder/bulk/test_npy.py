@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,38 @@ def encoder(tiny_bert: Path) -> SentenceEncoder:
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(npy, "TEXTS_PER_CHUNK", 10)
+
+
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("rows", [0, 5, 40])
+def test_a_call_that_starts_anew_forgets_how_far_the_one_before_came(
+    encoder: SentenceEncoder, sentences: list[str], tmp_path: Path, rows: int
+) -> None:
+    """Killed in its first chunk, it leaves a file as long as any, with whatever the disk held in place of vectors."""
+
+    def cut_off(at: int) -> Iterator[str]:
+        yield from sentences[:at]
+        if at == 3:
+            (tmp_path / "vectors.npy.partial").write_bytes(bytes(npy.HEADER + rows * 128))
+            os._exit(0)
+        raise KeyboardInterrupt
+
+    path = tmp_path / "vectors.npy"
+    with pytest.raises(KeyboardInterrupt):
+        encoder.encode_to(path, cut_off(35))
+    if (child := os.fork()) == 0:
+        encoder.encode_to(path, cut_off(3), resume=False)
+    os.waitpid(child, 0)
+    encoder.encode_to(path, sentences)
+    np.testing.assert_allclose(np.load(path), encoder.encode(sentences), atol=1e-6)
+
+
+def test_what_a_kill_left_beside_a_note_is_cleared_up(
+    encoder: SentenceEncoder, sentences: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / ".vectors.npy.partial.json.simcse-0123456789ab.tmp").mkdir()
+    encoder.encode_to(tmp_path / "vectors.npy", [])
+    assert [path.name for path in tmp_path.iterdir()] == ["vectors.npy"]
 
 
 @pytest.mark.usefixtures("small_chunks")

@@ -1,0 +1,39 @@
+"""The long forms of tests, for about an hour in all: `make soak`, or SOAK_MINUTES=10 SOAK_SEED=7 python tests/soak.py.
+
+A test with a long form asks this module: whether it is to run it, from which seed, and for how long.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+__all__ = ["LONG", "SECONDS", "SEED"]
+
+LONG = os.environ.get("SIMCSE_SOAK") == "1"
+SEED = int(os.environ.get("SOAK_SEED", "0"))
+SECONDS = float(os.environ.get("SOAK_SECONDS", "600"))  # that a part has
+
+PARTS = ["tests/reliability", "tests/durability"]  # in this order, each with its share of the time that is left
+
+
+def main() -> int:
+    """Run all parts; the exit status of the first that failed."""
+    end = time.monotonic() + 60 * float(os.environ.get("SOAK_MINUTES", "60"))
+    seed, failed = os.environ.get("SOAK_SEED") or str(random.randrange(2**31)), 0
+    for number, part in enumerate(PARTS):
+        seconds = max(end - time.monotonic(), 0) / (len(PARTS) - number)
+        print(f"{part}: SOAK_SEED={seed}, {seconds:.0f} seconds", flush=True)
+        environment = os.environ | {"SIMCSE_SOAK": "1", "SOAK_SEED": seed, "SOAK_SECONDS": str(seconds)}
+        command = [sys.executable, "-m", "pytest", "-s", part]
+        done = subprocess.run(command, cwd=Path(__file__).parents[1], env=environment, check=False)
+        failed = failed or done.returncode
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())
