@@ -24,6 +24,7 @@ def inspect_data(
     source: str,
     *,
     columns: list[str] | None = None,
+    rows: Literal["roles", "any_two"] = "roles",
     model: str | None = None,
     max_length: int = 32,
     against: str | None = None,
@@ -37,6 +38,8 @@ def inspect_data(
     Args:
         source: txt, csv, tsv, jsonl or parquet; .gz too
         columns: names of the columns to read, in this order; default all of the file's 1 to 3
+        rows: what a row is: roles, as simcse train reads them; any_two, texts of one meaning in any number of columns,
+            such as captions of an image, with or without a header
         model: folder of a checkpoint, hub id, or package:NAME, by whose tokenizer the tokens of 2,000 rows are counted
         max_length: tokens kept of each text, as for simcse train
         against: SentEval's folder, or a file of scored pairs; counts those that stand in the training file
@@ -46,8 +49,8 @@ def inspect_data(
 
     if max_length < 1:
         raise ConfigError(f"--max_length: found {max_length}, expected at least 1")
-    findings, readable = inspect(source, columns=columns), as_text(format)
-    shared = None if against is None else overlap_with(source, columns, against)
+    findings, readable = inspect(source, columns=columns, kind_of_rows=rows), as_text(format)
+    shared = None if against is None else overlap_with(source, columns, rows, against)
     extra = {} if shared is None else {"overlap": {task: found.to_dict() for task, found in shared.items()}}
     if model is None:
         if not readable:
@@ -74,19 +77,22 @@ def inspect_data(
         print(bullet(line))
 
 
-def overlap_with(source: str, columns: list[str] | None, against: str) -> dict[str, Overlap]:
+def overlap_with(source: str, columns: list[str] | None, rows: str, against: str) -> dict[str, Overlap]:
     """What of the seven STS tasks in a folder, or of a file of scored pairs, stands in a training file."""
+    from simcse.data.groups import group_rows
     from simcse.data.readers import read_scored_pairs, read_training
     from simcse.evaluation.contamination import overlaps
     from simcse.evaluation.sts import SEVEN, load_task
 
-    rows = read_training(source, columns=columns, blank_lines="skip")
     if Path(against).is_dir():
         tests = {task: load_task(task, against) for task in SEVEN}
     else:
         tests = {Path(against).name: [read_scored_pairs(against)]}
-    texts = (row for table in rows.iter(1000) for row in zip(*table.values(), strict=True))
-    return overlaps(texts, tests)
+    if rows == "any_two":
+        grouped = ((text for text in row if isinstance(text, str)) for _, row in group_rows(Path(source), columns))
+        return overlaps(map(list, grouped), tests)
+    training = read_training(source, columns=columns, blank_lines="skip")
+    return overlaps((row for table in training.iter(1000) for row in zip(*table.values(), strict=True)), tests)
 
 
 def overlap_table(shared: dict[str, Overlap]) -> str:

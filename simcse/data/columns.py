@@ -37,8 +37,10 @@ def chosen_columns(where: str, names: list[str]) -> list[str]:
         if set(layout) <= set(names):
             return list(layout)
     if sentence := reads_like_data(names):
+        captions = ", or say rows=any_two where all columns are texts of one meaning" if len(names) > 1 else ""
         raise DataError(
-            f"{where}: {shown(sentence)} reads like data, expected a header such as sent0,sent1,hard_neg; add one"
+            f"{where}: {shown(sentence)} reads like data, expected a header such as sent0,sent1,hard_neg; "
+            f"add one{captions}"
         )
     if not_text := next((name for name in names if name.lower() in NOT_TEXT), None):
         texts = [name for name in names if name.lower() not in NOT_TEXT]

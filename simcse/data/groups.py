@@ -18,7 +18,7 @@ from simcse.errors import DataError, shown
 if TYPE_CHECKING:
     import datasets
 
-__all__ = ["read_groups", "read_scored_training"]
+__all__ = ["group_rows", "read_groups", "read_scored_training"]
 
 
 def read_groups(source: str | Path, *, columns: Sequence[str] | None = None) -> datasets.Dataset:
@@ -36,10 +36,7 @@ def read_groups(source: str | Path, *, columns: Sequence[str] | None = None) -> 
     path = Path(source)
     check_file(path)
     table: list[list[str]] = []
-    for number, values in _rows(path, columns):
-        if len(values) < 2 or (table and len(values) != len(table[0])):
-            expected = f"{len(table[0])} texts as in the first row" if table else "at least 2 texts of one meaning"
-            raise DataError(f"{path}:{number}: found {len(values)} columns, expected {expected}")
+    for number, values in group_rows(path, columns):
         for value in values:
             if not isinstance(value, str) or not value.strip():
                 raise DataError(f"{path}:{number}: found {shown(value)}, expected a text; fill it or delete the row")
@@ -49,6 +46,21 @@ def read_groups(source: str | Path, *, columns: Sequence[str] | None = None) -> 
     return datasets.Dataset.from_dict(
         {f"text{place + 1}": list(texts) for place, texts in enumerate(zip(*table, strict=True))}
     )
+
+
+def group_rows(path: Path, columns: Sequence[str] | None) -> Iterator[Row]:
+    """(line, texts) of a file as of `read_groups`, each row as wide as the first.
+
+    Raises:
+        DataError: it is not, or the first has fewer than two columns.
+    """
+    width = 0
+    for number, values in _rows(path, columns):
+        if len(values) < 2 or (width and len(values) != width):
+            expected = f"{width} texts as in the first row" if width else "at least 2 texts of one meaning"
+            raise DataError(f"{path}:{number}: found {len(values)} columns, expected {expected}")
+        width = len(values)
+        yield number, values
 
 
 def _rows(path: Path, columns: Sequence[str] | None) -> Iterator[Row]:

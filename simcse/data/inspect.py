@@ -9,13 +9,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from itertools import combinations
+from itertools import chain, combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from simcse.data.columns import ROLES, chosen_columns
+from simcse.data.groups import group_rows
 from simcse.data.lengths import LONGEST, SAMPLE, Counts
 from simcse.data.tabular import Row, check_file, format_of, lines, named_rows
 from simcse.display.tables import Table, bullet, number, terminal
@@ -91,7 +92,9 @@ class Findings:
         return _warnings(self)
 
 
-def inspect(source: str | Path, *, columns: Sequence[str] | None = None) -> Findings:
+def inspect(
+    source: str | Path, *, columns: Sequence[str] | None = None, kind_of_rows: Literal["roles", "any_two"] = "roles"
+) -> Findings:
     """Read a training file to its end and count what may harm.
 
     Memory grows by some 200 bytes for each distinct row, whatever its length.
@@ -99,6 +102,7 @@ def inspect(source: str | Path, *, columns: Sequence[str] | None = None) -> Find
     Args:
         source: as for `read_training`, files only.
         columns: as for `read_training`.
+        kind_of_rows: roles, or any_two: columns of one meaning, as of `read_groups`.
 
     Raises:
         DataError: the file is missing, empty, of unknown format, not UTF-8, or has rows of another width than its
@@ -107,9 +111,14 @@ def inspect(source: str | Path, *, columns: Sequence[str] | None = None) -> Find
     path = Path(source)
     check_file(path)
     kind = format_of(path)
-    if kind == "txt":
-        names: list[str] = list(ROLES[0])
-        rows: Iterable[Row] = ((number, (line,)) for number, line in enumerate(lines(path), 1))
+    if kind_of_rows == "any_two":
+        grouped = group_rows(path, columns)
+        first = next(grouped, None)
+        rows: Iterable[Row] = () if first is None else chain([first], grouped)
+        names = [] if first is None else [f"text{place + 1}" for place in range(len(first[1]))]
+    elif kind == "txt":
+        names = list(ROLES[0])
+        rows = ((number, (line,)) for number, line in enumerate(lines(path), 1))
     else:
         header = named_rows(path)[0]
         picked = list(columns) if columns else chosen_columns(f"{path}:1", header)
@@ -237,8 +246,9 @@ def _warnings(findings: Findings) -> list[str]:
     found = []
     for (left, right), count in findings.equal.items():
         where = _lines(findings.equal_examples[left, right])
-        if (left, right) == ("anchor", "positive"):
-            found.append(f"{count:,} rows pair a text with itself ({where}): they teach what dropout alone teaches")
+        if right != "hard_negative":
+            what = "pair a text with itself" if right == "positive" else f"have {left} = {right}"
+            found.append(f"{count:,} rows {what} ({where}): they teach what dropout alone teaches")
         else:
             found.append(f"{count:,} rows have {left} = {right} ({where}): pulled two ways at once; delete them")
     for column in findings.columns:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from simcse.cli import main
 from simcse.data.inspect import PERCENTILES, _percentiles, inspect, render
 from simcse.errors import DataError
 
@@ -52,6 +54,30 @@ def test_columns_are_compared(tmp_path: Path) -> None:
     text = render(findings)
     assert "1 rows pair a text with itself (line 3)" in text
     assert "1 rows have positive = hard_negative (line 4)" in text
+
+
+def test_rows_of_captions_need_no_header(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "captions.tsv"
+    rows = [[f"a man walks dog number {i} in place {j}" for j in range(5)] for i in range(3)]
+    rows[1][4] = rows[1][0]
+    path.write_text("".join("\t".join(row) + "\n" for row in rows))
+    findings = inspect(path, kind_of_rows="any_two")
+    assert (findings.rows, [column.name for column in findings.columns]) == (3, [f"text{i}" for i in range(1, 6)])
+    assert findings.equal == {("text1", "text5"): 1}
+    assert "1 rows have text1 = text5 (line 2): they teach" in render(findings)
+    with pytest.raises(DataError, match=r"captions\.tsv:1: .* reads like data.*or say rows=any_two"):
+        inspect(path)
+    test = tmp_path / "test.tsv"
+    test.write_text(f"{rows[0][0]}\t{rows[0][3]}\t5\n{rows[2][1]}\tthe rain\t1\nmusic\tbread\t0\n")
+    assert main(["inspect-data", str(path), "--rows", "any_two", "--against", str(test), "--json"]) == 0
+    overlap = json.loads(capsys.readouterr().out)["overlap"]["test.tsv"]
+    assert (overlap["n"], overlap["pairs"], overlap["exact"]) == (3, 1, 2)
+    path.write_text("\t".join(rows[0]) + "\na\tb\n")
+    with pytest.raises(DataError, match=r"captions\.tsv:2: found 2 columns, expected 5 texts as in the first row"):
+        inspect(path, kind_of_rows="any_two")
+    path.write_text("")
+    with pytest.raises(DataError, match=r"captions\.tsv: is empty"):
+        inspect(path, kind_of_rows="any_two")
 
 
 def test_constant_columns_are_reported(tmp_path: Path) -> None:
