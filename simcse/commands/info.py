@@ -37,7 +37,7 @@ def facts_of(name: str, device: str, dtype: str) -> dict[str, Any]:
 
     model = open_model(name, device, dtype)
     encoder = model.encoder
-    backbone, config = encoder.backbone, encoder.backbone.config
+    backbone, config = encoder.loaded, encoder.config
     trains = why_not_fused(backbone)
     return {
         "model": encoder.name,

@@ -6,7 +6,14 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from simcse.errors import ConfigError, ModelError, SimCSEError
 
-__all__ = ["check_length", "choose_length", "longest_input", "override_dropout", "usual_length"]
+__all__ = [
+    "check_length",
+    "choose_length",
+    "longest_input",
+    "override_dropout",
+    "padding_position",
+    "usual_length",
+]
 
 # parts of names of rates that do not act on token states: heads' own, and those at which whole layers are left out
 OTHER_RATES = ("classif", "summary", "qa_", "pooler", "head", "layerdrop", "drop_path")
@@ -45,7 +52,8 @@ def longest_input(config: PretrainedConfig, tokenizer_limit: int) -> int:
     A backbone without a table of positions (T5), or with -1 of them (XLNet), accepts any number.
     """
     positions = getattr(config, "max_position_embeddings", None) or -1
-    limit = positions - position_offset(config) if positions > 0 else NO_LIMIT
+    padding = padding_position(config)
+    limit = positions - (0 if padding is None else padding + 1) if positions > 0 else NO_LIMIT
     return int(min(limit, tokenizer_limit, NO_LIMIT))
 
 
@@ -54,12 +62,11 @@ def usual_length(limit: int) -> int:
     return 512 if limit >= NO_LIMIT else limit
 
 
-def position_offset(config: PretrainedConfig) -> int:
-    """Where positions begin: RoBERTa and its kin count from behind the padding index."""
+def padding_position(config: PretrainedConfig) -> int | None:
+    """The row behind which positions begin, as RoBERTa and its kin count them; None: they begin at row 0."""
     if config.model_type == "mpnet":  # whose padding index is 1, whatever its configuration says
-        return 2
-    is_roberta = config.model_type in COUNT_FROM_PADDING
-    return int(config.pad_token_id) + 1 if is_roberta and config.pad_token_id is not None else 0
+        return 1
+    return config.pad_token_id if config.model_type in COUNT_FROM_PADDING else None
 
 
 def check_length(

@@ -11,25 +11,26 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import (
-    AutoConfig,
-    AutoTokenizer,
-    PretrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from safetensors.torch import load_file
+from torch import nn
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from simcse.encoder.backbone import override_dropout
+from simcse.encoder.backends.bert_modules import BertModules
+from simcse.encoder.backends.bert_weights import KINDS, BertWeights
 from simcse.encoder.json_files import as_json, entry, read_object
 from simcse.encoder.projection import check_finite
 from simcse.encoder.traits import auto_class, find_traits
 from simcse.errors import ModelError
 
-__all__ = ["WEIGHT_FILES", "load_backbone", "load_tokenizer", "new_backbone", "quiet_transformers"]
+if TYPE_CHECKING:  # the class takes longer to import than all else here
+    from transformers import PreTrainedModel
+
+__all__ = ["WEIGHT_FILES", "load_backbone", "load_modules", "load_tokenizer", "new_backbone", "quiet_transformers"]
 
 WEIGHT_FILES = (
     "model.safetensors",
@@ -58,15 +59,50 @@ HEADS = frozenset({
     "pooler", "pre_classifier", "pred_layer", "predictions", "qa_classifier", "qa_outputs", "score",
     "sequence_summary", "sop_classifier", "vocab_layer_norm", "vocab_projector", "vocab_transform",
 })  # fmt: skip
+BUFFERS = ("embeddings.position_ids", "embeddings.token_type_ids")  # which checkpoints of years ago hold
 
 
-def load_backbone(folder: Path, *, dropout: float | None = None, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """Load the encoder of a checkpoint folder; the original SimCSE's unconverted layout (`bert.*`) too.
+def load_modules(folder: Path, *, dropout: float | None = None) -> BertModules | None:
+    """The modules alone of a BERT-like checkpoint, in float32: all that the backends written out here read.
 
     Args:
         folder: a folder with `config.json` and weights.
         dropout: rate put in place of every dropout rate of the configuration, if given.
-        dtype: of the weights.
+
+    Returns:
+        None where they are not all that `model.safetensors` holds, but for what heads and old buffers account for:
+        `load_backbone` takes whatever transformers takes, and says what is wrong with the rest.
+
+    Raises:
+        ModelError: there is no usable `config.json`.
+    """
+    config, file = read_config(folder), folder / "model.safetensors"
+    if config.model_type not in KINDS or not file.is_file() or (folder / "adapter_config.json").exists():
+        return None
+    try:
+        if dropout is not None:
+            override_dropout(config, dropout)
+        with torch.device("meta"):  # nothing is allocated
+            modules = BertModules(config)
+        check_sizes(folder, modules)
+        weights, expected = load_file(file), modules.state_dict().keys()
+        if any(key.split(".")[0] not in HEADS and key not in BUFFERS for key in weights.keys() - expected):
+            return None
+        state = {key: weights[key].to(torch.float32, copy=True) for key in expected}  # the file may change meanwhile
+        modules.load_state_dict(state, assign=True)
+        check_finite(dict(modules.named_parameters()), folder)
+    except Exception:
+        return None
+    config.name_or_path, config.dtype = str(folder), torch.float32
+    return modules.eval() if BertWeights.from_hf(modules) is not None else None
+
+
+def load_backbone(folder: Path, *, dropout: float | None = None) -> PreTrainedModel:
+    """Load the encoder of a checkpoint folder in float32; the original SimCSE's unconverted layout (`bert.*`) too.
+
+    Args:
+        folder: a folder with `config.json` and weights.
+        dropout: rate put in place of every dropout rate of the configuration, if given.
 
     Raises:
         ModelError: the folder is no checkpoint; its weights are not the backbone's that config.json describes, or not
@@ -86,7 +122,7 @@ def load_backbone(folder: Path, *, dropout: float | None = None, dtype: torch.dt
     options: dict[str, Any] = {"add_pooling_layer": False} if takes_pooler(outline) else {}
     try:
         load: Any = type(outline).from_pretrained
-        model, info = load(folder, config=config, dtype=dtype, output_loading_info=True, **options)
+        model, info = load(folder, config=config, dtype=torch.float32, output_loading_info=True, **options)
     except Exception as error:  # a damaged file raises whatever its parser stumbles over
         raise ModelError(f"{folder}: the weights cannot be loaded ({first_line(error)})") from error
     if missing := sorted(key for key in info["missing_keys"] if "pooler" not in key):
@@ -164,7 +200,7 @@ def takes_pooler(backbone: PreTrainedModel) -> bool:
     return "add_pooling_layer" in inspect.signature(type(backbone).__init__).parameters
 
 
-def check_sizes(folder: Path, outline: PreTrainedModel) -> None:
+def check_sizes(folder: Path, outline: nn.Module) -> None:
     """Raise a ModelError if the model has more weights than the files can hold: they take a byte each at least."""
     size = sum(file.stat().st_size for pattern in WEIGHTS for file in folder.glob(pattern) if file.is_file())
     if not size:
@@ -192,7 +228,9 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def load_tokenizer(folder: Path, backbone: PreTrainedModel, *, lower_case: bool = False) -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    folder: Path, backbone: PreTrainedModel | BertModules, *, lower_case: bool = False
+) -> PreTrainedTokenizerBase:
     """The tokenizer of a checkpoint folder.
 
     Args:

@@ -6,24 +6,26 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from simcse.argument_names import TellsOtherNames, knows_other_names
 from simcse.encoder import encode as inference
 from simcse.encoder.backbone import check_length, choose_length, longest_input, usual_length
 from simcse.encoder.backends.allocator import prefer_large_pages
 from simcse.encoder.backends.base import TokenStates
+from simcse.encoder.backends.bert_modules import BertModules
 from simcse.encoder.backends.int8 import calibration_batch
 from simcse.encoder.backends.select import choose_backend, choose_dtype, prepared_backend, release, training_pass
 from simcse.encoder.bulk import npy
 from simcse.encoder.device import pick_device
 from simcse.encoder.formats import read_layout, resolve
-from simcse.encoder.loading import load_backbone, load_tokenizer, quiet_transformers
+from simcse.encoder.loading import load_backbone, load_modules, load_tokenizer, quiet_transformers
+from simcse.encoder.on_demand import BackboneOnDemand
 from simcse.encoder.pooling import check_pooling, pool
 from simcse.encoder.projection import Projection, check_truncate_dim, read_head
 from simcse.encoder.prompts import check_prompts, choose_prompt, with_role
@@ -35,12 +37,15 @@ from simcse.tokens.batch import TokenBatch
 from simcse.tokens.tokenize import Tokenize, TokenizeCache
 from simcse.vectors import Quantize
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 __all__ = ["SentenceEncoder"]
 
 logger = logging.getLogger(__name__)
 
 
-class SentenceEncoder(TellsOtherNames, nn.Module):
+class SentenceEncoder(TellsOtherNames, BackboneOnDemand):
     """Sentence in, vector out. Build one with `from_pretrained`.
 
     As a module it maps a `TokenBatch` of S sequences to (S, d) vectors with
@@ -48,7 +53,7 @@ class SentenceEncoder(TellsOtherNames, nn.Module):
     optimizer, `load_state_dict` or `to`; it does not see a write in place through `.data`, nor does autograd.
 
     Args:
-        backbone: a Hugging Face encoder.
+        backbone: a Hugging Face encoder, or the modules that make one.
         tokenizer: its tokenizer.
         pooling: cls | mean | last_token | first_last_mean | top2_mean.
         projection: the head, if it is part of the encoder.
@@ -70,7 +75,7 @@ class SentenceEncoder(TellsOtherNames, nn.Module):
 
     def __init__(
         self,
-        backbone: PreTrainedModel,
+        backbone: PreTrainedModel | BertModules,
         tokenizer: PreTrainedTokenizerBase | None = None,
         *,
         pooling: str = "cls",
@@ -83,14 +88,13 @@ class SentenceEncoder(TellsOtherNames, nn.Module):
         truncate_dim: int | None = None,
         backend: str = "auto",
     ) -> None:
-        super().__init__()
         if tokenizer is None or not isinstance(backbone, nn.Module):
             raise ConfigError(
                 f"SentenceEncoder({backbone!r:.60}): expected a backbone and its tokenizer; a name or a folder is what "
                 "SentenceEncoder.from_pretrained loads"
             )
         check_prompts(prompts or {}, default_prompt_name, ConfigError, "")
-        self.backbone: PreTrainedModel = backbone
+        super().__init__(backbone)
         self.tokenizer = tokenizer
         self._tokenizing = TokenizeCache()
         self.pooling = check_pooling(pooling)
@@ -154,7 +158,8 @@ class SentenceEncoder(TellsOtherNames, nn.Module):
         head = read_head(folder, "pooler.dense") if projection == "pooler" else layout.projection
         place = pick_device(device)
         with quiet_transformers(), verified(folder, layout.digests, onnx=backend == "onnx"):
-            backbone = load_backbone(layout.folder, dropout=dropout)
+            modules = None if backend in ("huggingface", "onnx") else load_modules(layout.folder, dropout=dropout)
+            backbone = modules or load_backbone(layout.folder, dropout=dropout)
             tokenizer = load_tokenizer(layout.folder, backbone, lower_case=layout.lower_case)
         encoder = cls(
             backbone,
@@ -271,11 +276,11 @@ class SentenceEncoder(TellsOtherNames, nn.Module):
     ) -> np.ndarray:
         """(n, d) vectors of n texts, in evaluation mode; raises as `encode`."""
         was_training = self.training
-        if was_training or self.backbone.training:
+        if was_training or self.loaded.training:
             self.eval()
-            release(self.backbone)  # a fused optimizer's step changes weights and not their versions
+            release(self.loaded)  # a fused optimizer's step changes weights and not their versions
         try:
-            backend = prepared_backend(self.backbone, self.asked_backend, partial(calibration_batch, self.tokenize()))
+            backend = prepared_backend(self.loaded, self.asked_backend, partial(calibration_batch, self.tokenize()))
             vectors, cut = inference.encode(
                 texts, tokenize, backend, partial(self.pooled, backend), name=self.name, dimension=self.dimension,
                 normalize=normalize, batch_size=batch_size, show_progress=show,
@@ -334,7 +339,7 @@ class SentenceEncoder(TellsOtherNames, nn.Module):
 
     def _apply(self, *args: Any, **options: Any) -> Self:
         moved: Self = super()._apply(*args, **options)  # type: ignore[no-untyped-call]
-        release(self.backbone, unless_current=True)
+        release(self.loaded, unless_current=True)
         return moved
 
     def tokenize(self, max_length: int | None = None, prompt: str = "") -> Tokenize:
@@ -350,7 +355,7 @@ class SentenceEncoder(TellsOtherNames, nn.Module):
     @property
     def backbone_limit(self) -> int:
         """The most tokens, special ones included, that the backbone has positions for."""
-        return longest_input(self.backbone.config, self.tokenizer.model_max_length)
+        return longest_input(self.config, self.tokenizer.model_max_length)
 
     @property
     def dimension(self) -> int:
@@ -359,25 +364,9 @@ class SentenceEncoder(TellsOtherNames, nn.Module):
         return whole if self.truncate_dim is None else min(whole, self.truncate_dim)
 
     @property
-    def width(self) -> int:
-        """D of the token states."""
-        config: Any = self.backbone.config
-        return int(config.hidden_size)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights lie."""
-        return next(self.parameters()).device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the weights."""
-        return next(self.parameters()).dtype
-
-    @property
     def backend(self) -> str:
         """What computes token states in `encode` now, never `auto`; raises as `choose_backend`."""
-        return choose_backend(self.backbone, self.asked_backend)
+        return choose_backend(self.loaded, self.asked_backend)
 
     @property
     def fingerprint(self) -> str:

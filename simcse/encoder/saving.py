@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from simcse.encoder.formats import SETTINGS
 from simcse.encoder.json_files import read_object, within, write_json
@@ -25,6 +24,8 @@ from simcse.errors import ModelError
 from simcse.files import sha256_of
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from simcse.encoder.model import SentenceEncoder
 
 __all__ = ["add_digests", "digest", "verified", "write_checkpoint"]

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForTextEncoding, PretrainedConfig
-from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES
 
 from simcse.encoder.backends.bert_weights import BertWeights
 from simcse.errors import ConfigError, ModelError
@@ -40,6 +39,8 @@ def auto_class(config: PretrainedConfig) -> Any:
     Raises:
         ModelError: the model is both, and transformers knows no class for one half.
     """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES  # slow to import
+
     if MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES.get(config.model_type, "").endswith("EncoderModel"):
         return AutoModelForTextEncoding
     if getattr(config, "is_encoder_decoder", False):

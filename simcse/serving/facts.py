@@ -22,7 +22,7 @@ def facts_of(index: SearchIndex, encoder: SentenceEncoder, limits: Limits) -> di
         "encoder": {
             "name": shown_name(encoder.name),
             "dimension": encoder.dimension,
-            "layers": getattr(encoder.backbone.config, "num_hidden_layers", None),
+            "layers": getattr(encoder.config, "num_hidden_layers", None),
             "parameters": sum(weight.numel() for weight in encoder.parameters()),
             "pooling": encoder.pooling,
             "max_length": encoder.max_length,

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-__all__ = ["BertWeights", "LayerWeights", "why_not_bert"]
+__all__ = ["KINDS", "BertWeights", "LayerWeights", "Names", "why_not_bert"]
 
 
 @dataclass(frozen=True)
@@ -157,17 +157,24 @@ def parts(weights: BertWeights) -> Iterator[tuple[nn.Module, type[nn.Module]]]:
 class Names(NamedTuple):
     """What an architecture calls the modules of `BertWeights`; an empty path is a module that it does not have.
 
+    Both tables are in the order of a checkpoint's weights.
+
     Attributes:
         table: of the backbone's, by the names of `BertWeights`.
         layers: where the layers lie.
         layer: of a layer's, by the names of `LayerWeights`.
         heads: their number in the config.
+        inner: there, too, the width of the feed-forward sublayer.
+        dropout, weight_dropout: there, too, the rates of token states and of attention weights.
     """
 
     table: dict[str, str]
     layers: str
     layer: dict[str, str]
     heads: str = "num_attention_heads"
+    inner: str = "intermediate_size"
+    dropout: str = "hidden_dropout_prob"
+    weight_dropout: str = "attention_probs_dropout_prob"
 
     def weights(self, backbone: nn.Module) -> BertWeights:
         """Of a backbone.
@@ -193,14 +200,6 @@ def modules(inside: nn.Module, paths: dict[str, str]) -> dict[str, Any]:
     return {name: inside.get_submodule(path) if path else None for name, path in paths.items()}
 
 
-TABLE = {
-    "word": "embeddings.word_embeddings",
-    "position": "embeddings.position_embeddings",
-    "token_type": "",
-    "norm": "embeddings.LayerNorm",
-    "dropout": "embeddings.dropout",
-    "relative": "",
-}
 FEED_FORWARD = {
     "up": "intermediate.dense",
     "down": "output.dense",
@@ -208,10 +207,16 @@ FEED_FORWARD = {
     "output_dropout": "output.dropout",
 }
 BERT = Names(
-    table=TABLE | {"token_type": "embeddings.token_type_embeddings"},
+    table={
+        "word": "embeddings.word_embeddings",
+        "position": "embeddings.position_embeddings",
+        "token_type": "embeddings.token_type_embeddings",
+        "norm": "embeddings.LayerNorm",
+        "dropout": "embeddings.dropout",
+        "relative": "",
+    },
     layers="encoder.layer",
-    layer=FEED_FORWARD
-    | {
+    layer={
         "query": "attention.self.query",
         "key": "attention.self.key",
         "value": "attention.self.value",
@@ -219,49 +224,56 @@ BERT = Names(
         "attention_out": "attention.output.dense",
         "attention_norm": "attention.output.LayerNorm",
         "attention_dropout": "attention.output.dropout",
+        **FEED_FORWARD,
     },
 )
+ROBERTA = BERT._replace(
+    table={role: BERT.table[role] for role in ("word", "token_type", "norm", "dropout", "position", "relative")}
+)
 MPNET = Names(
-    table=TABLE | {"relative": "encoder.relative_attention_bias"},
+    table=BERT.table | {"token_type": "", "relative": "encoder.relative_attention_bias"},
     layers="encoder.layer",
-    layer=FEED_FORWARD
-    | {
+    layer={
         "query": "attention.attn.q",
         "key": "attention.attn.k",
         "value": "attention.attn.v",
-        "weight_dropout": "attention.attn.dropout",
         "attention_out": "attention.attn.o",
+        "weight_dropout": "attention.attn.dropout",
         "attention_norm": "attention.LayerNorm",
         "attention_dropout": "attention.dropout",
+        **FEED_FORWARD,
     },
 )
 DISTILBERT = Names(
-    table=TABLE,
+    table=BERT.table | {"token_type": ""},
     layers="transformer.layer",
     layer={
+        "weight_dropout": "attention.dropout",
         "query": "attention.q_lin",
         "key": "attention.k_lin",
         "value": "attention.v_lin",
-        "weight_dropout": "attention.dropout",
         "attention_out": "attention.out_lin",
         "attention_norm": "sa_layer_norm",
         "attention_dropout": "",
+        "output_dropout": "ffn.dropout",
         "up": "ffn.lin1",
         "down": "ffn.lin2",
         "output_norm": "output_layer_norm",
-        "output_dropout": "ffn.dropout",
     },
     heads="n_heads",
+    inner="hidden_dim",
+    dropout="dropout",
+    weight_dropout="attention_dropout",
 )
 # post-norm encoders with absolute positions, MPNet's with relative ones beside them
 KINDS = {
     "bert": BERT,
-    "camembert": BERT,
-    "data2vec-text": BERT,
+    "camembert": ROBERTA,
+    "data2vec-text": ROBERTA,
     "distilbert": DISTILBERT,
     "electra": BERT,
     "ernie": BERT,
     "mpnet": MPNET,
-    "roberta": BERT,
-    "xlm-roberta": BERT,
+    "roberta": ROBERTA,
+    "xlm-roberta": ROBERTA,
 }

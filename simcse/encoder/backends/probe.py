@@ -22,9 +22,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from transformers import BertConfig
 
 from simcse import __version__
 from simcse.encoder.backends.base import Backend
+from simcse.encoder.backends.bert_modules import BertModules
 from simcse.encoder.backends.cpu_features import cpu_flags, cpu_model
 from simcse.encoder.backends.native.compile import user_folder
 from simcse.encoder.backends.workers import in_parallel, worker_count
@@ -88,17 +90,17 @@ def shape_of(config: Any) -> Shape | None:
     return Shape(width, min(inner, INNERMOST), heads)
 
 
-def stand_in(shape: Shape, dtype: torch.dtype) -> Any:
+def stand_in(shape: Shape, dtype: torch.dtype) -> BertModules:
     """A BERT of one layer of that shape on the CPU, whose weights are what was in memory."""
-    from transformers import BertConfig, BertModel
-
     config = BertConfig(
         vocab_size=VOCABULARY, hidden_size=shape.width, intermediate_size=shape.inner, num_hidden_layers=1,
         num_attention_heads=shape.heads, max_position_embeddings=LENGTH,
     )  # fmt: skip
     with torch.device("meta"):
-        model: Any = BertModel(config, add_pooling_layer=False)
-    return model.to(dtype).to_empty(device="cpu").eval()
+        model = BertModules(config)
+    state = {name: torch.empty(weight.shape, dtype=dtype) for name, weight in model.state_dict().items()}
+    model.load_state_dict(state, assign=True)
+    return model.eval()
 
 
 def probe_batch(shape: Shape) -> TokenBatch:
@@ -143,8 +145,6 @@ def backend_of(shape: Shape, dtype: torch.dtype, prepare: Prepare) -> Backend:
     with torch.no_grad():
         for weight in model.parameters():
             weight.copy_(noise[: weight.shape[-1]])
-        for buffer in model.buffers():  # rows of the embedding tables
-            buffer.zero_()
     return prepare(model)
 
 

@@ -25,6 +25,7 @@ from simcse.encoder.backends.onnx import OnnxBackend, unfit_for_onnx
 from simcse.encoder.backends.probe import Shape, probe, probe_batch, shape_of, stand_in
 from simcse.encoder.backends.torch_packed import TorchPackedBackend
 from simcse.encoder.device import has_native_bf16, pick_dtype
+from simcse.encoder.on_demand import whole_backbone
 from simcse.errors import ConfigError
 from simcse.tokens.batch import TokenBatch
 
@@ -207,7 +208,7 @@ def prepare(backbone: nn.Module, chosen: str, calibration: Callable[[], TokenBat
     if chosen == "onnx":
         return OnnxBackend(backbone)
     if chosen == "huggingface":
-        return HuggingFaceBackend(backbone)
+        return HuggingFaceBackend(whole_backbone(backbone))
     if (modern := ModernBertWeights.from_hf(backbone)) is not None:
         return ModernBertBackend(modern)
     weights = BertWeights.from_hf(backbone)

@@ -122,8 +122,8 @@ def test_threads_share_what_one_of_them_prepares(tiny_bert: Path) -> None:
 def test_a_weight_at_the_address_of_an_old_one_is_another(tiny_bert: Path, sentences: list[str]) -> None:
     """Through bf16 and back: the allocator likes to hand out the addresses that were just freed."""
     encoder = load(tiny_bert)
-    first = encoder.encode(sentences)
     addresses = {weight.data_ptr() for weight in encoder.backbone.parameters()}
+    first = encoder.encode(sentences)
     encoder.backbone.to(torch.bfloat16).to(torch.float32)  # behind the encoder's back
     assert not addresses & {weight.data_ptr() for weight in encoder.backbone.parameters()}
     assert 0 < np.abs(encoder.encode(sentences) - first).max() < 0.05

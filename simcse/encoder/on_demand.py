@@ -1,0 +1,81 @@
+"""transformers' own backbone, made once someone asks for it: to import its class takes seconds, and to encode none."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from transformers import PretrainedConfig
+
+from simcse.encoder.backends.bert_modules import BertModules
+from simcse.encoder.loading import new_backbone
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+__all__ = ["BackboneOnDemand", "whole_backbone"]
+
+_making = threading.Lock()  # all threads get the same one
+
+
+class BackboneOnDemand(nn.Module):
+    """A module that has a backbone.
+
+    Args:
+        loaded: a Hugging Face encoder, or the modules that make one once `backbone` is asked for.
+    """
+
+    def __init__(self, loaded: PreTrainedModel | BertModules) -> None:
+        super().__init__()
+        self._modules["backbone"] = loaded
+
+    @property
+    def loaded(self) -> nn.Module:
+        """The Hugging Face encoder, or its modules as long as no one has asked for it."""
+        loaded: Any = self._modules["backbone"]
+        return loaded  # type: ignore[no-any-return]
+
+    @property
+    def backbone(self) -> PreTrainedModel:
+        """The Hugging Face encoder."""
+        with _making:
+            self._modules["backbone"] = whole = whole_backbone(self.loaded)
+        return whole
+
+    @property
+    def config(self) -> PretrainedConfig:
+        """Of the backbone."""
+        config: Any = self.loaded.config
+        return config  # type: ignore[no-any-return]
+
+    @property
+    def width(self) -> int:
+        """D of the token states."""
+        return int(self.config.hidden_size)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        return next(self.parameters()).dtype
+
+
+def whole_backbone(backbone: nn.Module) -> PreTrainedModel:
+    """The backbone itself, or a Hugging Face encoder of these modules, which are then parts of both."""
+    if not isinstance(backbone, BertModules):
+        return backbone  # type: ignore[return-value]
+    from transformers.initialization import no_init_weights
+
+    with no_init_weights():  # its own modules give way at once
+        whole: Any = new_backbone(backbone.config)
+    for path, module in backbone.named_modules():
+        if not module._modules:
+            whole.set_submodule(path, module)
+    whole.to(next(backbone.parameters()).device)  # the buffers, which are its own
+    return whole.train(backbone.training)  # type: ignore[no-any-return]
