@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import nn
@@ -43,6 +43,11 @@ class BackboneOnDemand(nn.Module):
         with _making:
             self._modules["backbone"] = whole = whole_backbone(self.loaded)
         return whole
+
+    def whole(self) -> Self:
+        """Itself, its backbone made: what copies or wraps a module for training finds all that will compute."""
+        self._modules["backbone"] = self.backbone
+        return self
 
     @property
     def config(self) -> PretrainedConfig:

@@ -45,7 +45,7 @@ class ContrastiveModel(nn.Module):
         if projection != "none" and (head is None or head.linear.in_features != width):
             head = Projection(width).to(encoder.device)
         encoder.projection = head if projection == "always" else None
-        self.encoder = encoder
+        self.encoder = encoder.whole()
         self.head = head if projection == "train" else None
         self.fixed_dropout_mask = fixed_dropout_mask
         self.map: nn.Linear | None = None
