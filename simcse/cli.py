@@ -27,6 +27,7 @@ from simcse.commands import (
     push,
     quickstart,
     recipes,
+    runs,
     serve,
     soup,
     train,
@@ -77,6 +78,7 @@ COMMANDS: dict[str, Command | Program | tuple[str, dict[str, Command]]] = {
     "evaluate": Program(evaluate.main, evaluate.build_parser),
     "quickstart": Program(quickstart.main, quickstart.build_parser),
     "recipes": Command(recipes.recipes, {}),
+    "runs": Command(runs.runs, {"folder": "?"}),
     "encode": Command(encode.encode, {"inputs": "*"}),
     "similarity": Command(encode.similarity, {"texts": "*"}),
     "index": (

@@ -19,6 +19,9 @@ def place(tmp_path_factory, tiny_bert):
     (folder / "texts.txt").write_text("".join(f"a man walks {i} miles\n" for i in range(16)))
     (folder / "pairs.tsv").write_text(PAIRS)
     (folder / "model").symlink_to(tiny_bert)
+    (folder / "listed").mkdir()
+    (folder / "listed" / "config.yaml").write_text("epochs: 1\n")
+    (folder / "listed" / "log.jsonl").write_text('{"step": 0, "dev": {"spearman": 70.0}}\n')
     status = main(
         ["index", "build", str(folder / "texts.txt"), "--model", str(tiny_bert), "--output", str(folder / "i")]
     )
@@ -30,6 +33,7 @@ def place(tmp_path_factory, tiny_bert):
     ("command", "key"),
     [
         ("recipes", "expected"),
+        ("runs listed", "state"),
         ("inspect-data pairs.tsv --columns a,b", "warnings"),
         ("inspect-data pairs.tsv --columns a,b --model model", "max_length"),
         ("similarity a b --model model", "score"),

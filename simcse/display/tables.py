@@ -18,8 +18,10 @@ WORDS = (
     "measure",
     "protocol",
     "role",
+    "run",
     "sha256",
     "split",
+    "state",
     "task",
 )  # columns that are aligned left
 

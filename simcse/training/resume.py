@@ -22,7 +22,7 @@ from simcse.files import sha256_of
 if TYPE_CHECKING:
     from simcse.training.config import DataConfig
 
-__all__ = ["Facts", "check_data", "check_options", "check_whole", "data_facts", "read_config", "seal"]
+__all__ = ["Facts", "check_data", "check_options", "check_whole", "data_facts", "flat", "read_config", "seal"]
 
 FACTS = "run.json"
 # what may change between a run and its resumption without making it another run
@@ -120,7 +120,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def check_options(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
     """Raise a ConfigError that names an option with another value than the run in `folder` was started with."""
-    was, new = _flat(before), _flat(now)
+    was, new = flat(before), flat(now)
     for key in sorted(set(was) | set(new)):
         if not {key, key.split(".")[0]} & FREE and was.get(key) != new.get(key):
             raise ConfigError(
@@ -144,11 +144,12 @@ def check_data(before: Facts, now: Facts, names: Mapping[str, Any], folder: Path
         )
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Options by dotted name."""
+    found: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, Mapping) and key not in ("objective_args", "prompts"):
-            flat.update(_flat(value, f"{prefix}{key}."))
+            found.update(flat(value, f"{prefix}{key}."))
         else:
-            flat[prefix + key] = value
-    return flat
+            found[prefix + key] = value
+    return found
