@@ -27,7 +27,7 @@ class Batch:
 
     Attributes:
         tokens: B * V sequences; the V views of a row stand side by side, so that a run of rows is a run of tokens.
-        views: V, sentences of a row: 2 for dropout positives and pairs, 3 for triplets.
+        views: V, sentences of a row: 2 for dropout positives and pairs, 3 for triplets, 1 for texts without positives.
         rows: (B,) numbers of the rows in the training file.
         keys: (V, B) int64 hashes of the texts; equal texts have equal keys.
         log_frequency: (V, B) natural log of the share of rows that have the text in this view, if asked for.
@@ -97,6 +97,7 @@ class Batches:
         with_counts: fill `Batch.log_frequency`.
         augment: changes the second view of a text, each time anew; None leaves it as it is.
         any_two: the columns of a row mean the same; its two views are drawn from them, each time anew.
+        once: the texts of a column alone have no positives: one view, which a teacher can be learned from.
         teacher: of each column the vectors that a teacher gives its rows, for `Batch.teacher`; empty: none.
     """
 
@@ -113,6 +114,7 @@ class Batches:
         with_counts: bool = False,
         augment: Augment | None = None,
         any_two: bool = False,
+        once: bool = False,
         teacher: Sequence[TextVectors] = (),
     ) -> None:
         self.dataset = dataset
@@ -126,7 +128,7 @@ class Batches:
         self.text_columns = [name for name in dataset.column_names if name != SCORE]  # C columns
         each = [tokenize] * len(self.text_columns) if isinstance(tokenize, Tokenize) else list(tokenize)
         places = [0, 1] if any_two else list(range(len(self.text_columns)))
-        places = places if len(places) > 1 else places * 2  # a text is its own positive
+        places = places if len(places) > 1 or once else places * 2  # a text is its own positive
         self.columns = [self.text_columns[place] for place in places]  # of the V views, unless they are drawn
         self.tokenize = [each[place] for place in places]
         self._places = np.asarray(places)
@@ -136,7 +138,7 @@ class Batches:
     @property
     def repeats_texts(self) -> bool:
         """Whether a row is the same text twice, so that only dropout tells its views apart."""
-        return self.columns[0] == self.columns[1] and self.augment is None
+        return self.columns[1:] == self.columns[:1] and self.augment is None
 
     @property
     def per_epoch(self) -> int:

@@ -188,6 +188,7 @@ def build_batches(config: TrainConfig, encoder: SentenceEncoder, device: torch.d
             with_counts=build_loss(config, source).objective.needs_counts,
             augment=build_augmentation(config.data, encoder),
             any_two=source.rows == "any_two",
+            once=source.loss == "none",
             teacher=() if teacher is None else teacher[number],
         ))  # fmt: skip
     shares = [source.share for source in sources if source.share is not None]

@@ -155,10 +155,15 @@ class DistillationLoss:
     sources: Sequence[str] = ("the training file",)
 
     def __call__(self, views: Tensor, batch: Batch) -> Tensor:
-        """Views (V, B, D) in the student's space; for l2 and cosine (V, B, D_t) in the teacher's."""
+        """Views (V, B, D) in the student's space; for l2 and cosine (V, B, D_t) in the teacher's.
+
+        Of texts without positives (V = 1), each is compared with the others.
+        """
         assert batch.teacher is not None
         if self.kind in ("l2", "cosine"):
             return vector_loss(views.float(), batch.teacher, self.kind)
+        if len(views) == 1:
+            views, batch = views.expand(2, -1, -1), twice(batch)
         teacher = cosines(self.candidates, batch.teacher)
         if self.kind == "margin_mse":
             return margin_mse(cosines(self.candidates, views), teacher)
@@ -168,6 +173,12 @@ class DistillationLoss:
         scaled = replace(teacher, logits=teacher.logits / self.temperature)
         same = (batch.keys[0] == batch.keys[1]).repeat(len(self.candidates.directions))  # (R,)
         return listwise_kl(student, scaled, same)
+
+
+def twice(batch: Batch) -> Batch:
+    """A batch of texts without positives, each of which is now its own."""
+    assert batch.teacher is not None
+    return replace(batch, keys=batch.keys.expand(2, -1), teacher=batch.teacher.expand(2, -1, -1))
 
 
 @dataclass(frozen=True)

@@ -300,3 +300,26 @@ def test_a_source_is_named_where_it_is_wrong(tiny_bert: Path, files: Path, tmp_p
     with pytest.raises(ModelError, match="no such folder"):
         train(config(tiny_bert, files, tmp_path / "run", teacher={"name": ["./none"]}))
     assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+@pytest.mark.parametrize("loss", ["kl", "margin_mse", "l2", "cosine"])
+def test_texts_learned_from_the_teacher_alone_are_encoded_once(
+    loss: str, tiny_bert: Path, teacher: Path, files: Path, tmp_path: Path
+) -> None:
+    """One view a text, and by kl each text's distribution over the others."""
+    options = {"name": [str(teacher)], "loss": loss, "cache": str(tmp_path / "cache")}
+    sources = [{"train": "text.txt", "loss": "none"}]
+    some = config(tiny_bert, files, tmp_path / "run", teacher=options, sources=sources, temperature=0.1)
+    model, batches, criterion = built(some)
+    batch = batches.batch_of(0)
+    assert (len(batch.tokens), batch.views, batch.teacher.shape[0]) == (8, 1, 1)
+    views = model(batch)
+    loss_of_views = float(criterion(views, batch).detach())
+    if loss == "kl":
+        others = ~torch.eye(8, dtype=torch.bool)
+        unit = torch.nn.functional.normalize(views[0].detach(), dim=-1)
+        log_q = ((unit @ unit.T) / 0.1)[others].view(8, 7).log_softmax(-1)
+        log_p = ((batch.teacher[0] @ batch.teacher[0].T) / 0.05)[others].view(8, 7).log_softmax(-1)
+        assert loss_of_views == pytest.approx(float((log_p.exp() * (log_p - log_q)).sum(-1).mean()), rel=1e-5)
+    train(some)
+    assert (tmp_path / "run" / "best" / "simcse.json").is_file()
