@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from simcse.data.columns import ROLES, chosen_columns
+from simcse.data.columns import chosen_columns, roles_of
 from simcse.data.tabular import FORMATS
 from simcse.errors import DataError, did_you_mean
 
@@ -53,7 +53,7 @@ def read_hub(
             raise DataError(
                 f"{name}: column {column!r} holds {whole.features[column]}, expected strings; pick others with columns"
             )
-    part = whole.select_columns(chosen).rename_columns(dict(zip(chosen, ROLES[len(chosen) - 1], strict=True)))
+    part = whole.select_columns(chosen).rename_columns(dict(zip(chosen, roles_of(len(chosen)), strict=True)))
 
     def filled(batch: pa.Table) -> pa.ChunkedArray:
         """Which rows have text in every column."""

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from simcse.data.columns import ROLES, chosen_columns
+from simcse.data.columns import chosen_columns, roles_of
 from simcse.data.groups import group_rows
 from simcse.data.lengths import LONGEST, SAMPLE, Counts
 from simcse.data.tabular import Row, check_file, format_of, lines, named_rows
@@ -117,13 +117,13 @@ def inspect(
         rows: Iterable[Row] = () if first is None else chain([first], grouped)
         names = [] if first is None else [f"text{place + 1}" for place in range(len(first[1]))]
     elif kind == "txt":
-        names = list(ROLES[0])
+        names = roles_of(1)
         rows = ((number, (line,)) for number, line in enumerate(lines(path), 1))
     else:
         header = named_rows(path)[0]
         picked = list(columns) if columns else chosen_columns(f"{path}:1", header)
         rows = named_rows(path, columns=picked)[1]
-        names = list(ROLES[len(picked) - 1])
+        names = roles_of(len(picked))
     findings = _count(str(path), names, rows)
     if not findings.rows:
         raise DataError(f"{path}: is empty; expected at least one row")

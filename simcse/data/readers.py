@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from simcse.data.arrow import to_dataset
-from simcse.data.columns import ID_COLUMNS, ROLES, chosen_columns
+from simcse.data.columns import ID_COLUMNS, chosen_columns, roles_of
 from simcse.data.hub import hub_id, read_hub
 from simcse.data.opening import is_there, name_of
 from simcse.data.pairs import ScoredPairs, read_scored_pairs
@@ -36,8 +36,8 @@ def read_training(
     - A `.txt` file holds one sentence a line: column `text` (the positives come from dropout).
     - A csv or tsv starts with a header, always; a first line that reads like a sentence is refused. One column becomes
       `text`, two `anchor, positive`, three `anchor, positive, hard_negative`, by position; the headers
-      `sent0,sent1,hard_neg` and `anchor,positive,negative` (or `hard_negative`) say it by name, and other columns may
-      stand beside them. In a tsv quotes are plain characters.
+      `sent0,sent1,hard_neg` and `anchor,positive,negative` (or `hard_negative`; `negative_1, negative_2, ...` where a
+      row has several) say it by name, and other columns may stand beside them. In a tsv quotes are plain characters.
     - In jsonl the keys of the first object, in parquet the schema replace the header's place.
     - `owner/name`, `owner/name:config`, `owner/name@revision` is a dataset on the hub; its `train` split is read.
 
@@ -47,17 +47,17 @@ def read_training(
 
     Args:
         source: a file or a hub id.
-        columns: one, two or three column names, in the order of their roles; default: the rules above.
+        columns: names in the order of their roles, behind the second all hard negatives; default: the rules above.
         blank_lines: a line or field without text is an `error`, or `skip` leaves its row out.
 
     Raises:
-        ConfigError: `columns` of no one to three names.
+        ConfigError: `columns` without a name.
         DataError: a missing or empty file, unknown extension, invalid UTF-8, blank line, wrong number of columns,
             unknown column, or a value that is no text; with file and line, and the remedy.
     """
-    if columns is not None and not 1 <= len(columns) <= 3:
+    if columns is not None and not columns:
         raise ConfigError(
-            f"columns: found {len(columns)} names, expected 1, 2 or 3 (text | anchor, positive[, hard_negative])"
+            "columns: found no name, expected one (text), two (anchor, positive) or more (hard negatives)"
         )
     path = Path(source)
     if not is_there(path) and (hub := hub_id(str(source))):
@@ -69,14 +69,14 @@ def read_training(
             raise DataError(
                 f"{path}: columns {', '.join(columns)} are asked of a .txt file, which has none; a csv has them"
             )
-        roles: tuple[str, ...] = ROLES[0]
+        roles = roles_of(1)
         rows: Iterator[Row] = ((number, (line,)) for number, line in enumerate(lines(path), 1))
     else:
         names, _ = named_rows(path)
         chosen = (
             list(columns) if columns else chosen_columns(f"{path}:1" if kind in ("csv", "tsv") else str(path), names)
         )
-        roles = ROLES[len(chosen) - 1]
+        roles = roles_of(len(chosen))
         rows = named_rows(path, columns=chosen)[1]
     schema = _schema(roles)
     batches = _batches(path, schema, rows, blank_lines)

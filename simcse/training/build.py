@@ -60,11 +60,6 @@ __all__ = [
     "read_source",
 ]
 
-ROLES = {
-    "anchor": "query",
-    "positive": "document",
-    "hard_negative": "document",
-}  # a text has none, but may have a prompt
 MIXED = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
@@ -175,7 +170,8 @@ def build_batches(config: TrainConfig, encoder: SentenceEncoder, device: torch.d
     batches = []
     for number, (source, own) in enumerate(zip(sources, rows, strict=True)):
         names = [name for name in own.column_names if name != SCORE]
-        roles = [ROLES.get(name) if source.rows == "roles" else None for name in names]
+        plain = source.rows != "roles" or len(names) == 1  # a text has no role, but may have a prompt
+        roles = [None if plain else "query" if name == "anchor" else "document" for name in names]
         prompts = [encoder.resolve_prompt(role=role) for role in roles]
         batches.append(Batches(
             own,

@@ -81,10 +81,10 @@ class DataConfig:
     """The files."""
 
     train: str = ""
-    """Training file or hub id: 1 column (dropout positives), 2 (anchor, positive) or 3 (and a hard negative)."""
+    """Training file or hub id: 1 column (dropout positives), 2 (anchor, positive), 3 and more (and hard negatives)."""
 
     columns: list[str] | None = None
-    """Names of the columns to read, in this order; null: all of the file's 1 to 3 columns."""
+    """Names of the columns to read, in this order, behind the second hard negatives; null: all of the file's 1 to 3."""
 
     sources: list[SourceConfig] = field(default_factory=list)
     """Several training files in place of train, each with columns, loss and share of the steps of its own; helps where

@@ -85,6 +85,8 @@ def test_every_format_gives_the_same_triplets(tmp_path: Path, kind: str) -> None
         (["x", "y", "z"], ["z", "x"], (2, 0)),
         (["x", "y", "z"], ["y"], (1,)),
         (["id", "sent0", "sent1"], None, (1, 2)),
+        (["id", "positive", "anchor"], None, (2, 1)),
+        (["positive", "anchor", "negatives of"], None, (1, 0)),
     ],
 )
 def test_roles_come_from_names_options_or_positions(
@@ -93,6 +95,24 @@ def test_roles_come_from_names_options_or_positions(
     dataset = read_training(write_csv(tmp_path / "rows.csv", header, TRIPLETS), columns=columns)
     assert as_rows(dataset) == [tuple(row[i] for i in expected) for row in TRIPLETS]
     assert dataset.column_names == (["text"] if len(expected) == 1 else ROLES[: len(expected)])
+
+
+@pytest.mark.parametrize(
+    ("header", "columns"),
+    [
+        ("anchor,positive,negative_1,negative_2,negative_3", None),
+        ("label,negative_1,negative_2,negative_3,positive,anchor", None),
+        ("q,d,x,y,z", ["q", "d", "x", "y", "z"]),
+    ],
+)
+def test_a_row_has_any_number_of_hard_negatives(tmp_path: Path, header: str, columns: list[str] | None) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(f"{header}\n{header}\n")
+    [row] = read_training(path, columns=columns)
+    roles = [*ROLES, "hard_negative_2", "hard_negative_3"]
+    named = ["anchor", "positive", "negative_1", "negative_2", "negative_3"]
+    assert row == dict(zip(roles, columns or named, strict=True))
+    assert [column.name for column in inspect(path, columns=columns).columns] == roles
 
 
 def test_lines_of_text_keep_quotes_commas_and_unusual_separators(tmp_path: Path) -> None:
@@ -247,8 +267,8 @@ def test_missing_files_folders_and_wrong_options(tmp_path: Path) -> None:
         read_training(tmp_path / "folder.txt")
     with pytest.raises(DataError, match=r"columns text are asked of a \.txt file"):
         read_training(tmp_path / "sentences.txt", columns=["text"])
-    with pytest.raises(ConfigError, match="found 4 names, expected 1, 2 or 3"):
-        read_training(tmp_path / "sentences.txt", columns=list("abcd"))
+    with pytest.raises(ConfigError, match="columns: found no name, expected 1"):
+        read_training(tmp_path / "sentences.txt", columns=[])
     rows = write_csv(tmp_path / "rows.csv", ["query", "answer"], [("a", "b")])
     with pytest.raises(DataError, match=r"no column 'anwser' among query, answer; did you mean 'answer'\?"):
         read_training(rows, columns=["query", "anwser"])

@@ -16,6 +16,7 @@ from accelerate.state import AcceleratorState
 
 from simcse import SentenceEncoder
 from simcse.data.collate import Batches, TextVectors
+from simcse.data.columns import roles_of
 from simcse.objectives import CANDIDATES, SoftmaxCrossEntropy, build_candidates
 from simcse.objectives.scored import cosent
 from simcse.training.distributed import rank, world
@@ -94,7 +95,8 @@ def one_of_two(
 @pytest.mark.parametrize(
     ("views", "micro", "kind"),
     [
-        (2, None, "in_batch"), (3, None, "in_batch"), (3, 2, "in_batch"), (2, None, "all_views"),
+        (2, None, "in_batch"), (3, None, "in_batch"), (3, 2, "in_batch"), (4, 2, "in_batch"),
+        (2, None, "all_views"),
         (3, None, "symmetric"), (3, None, "guide"), (2, None, "cosent"), (2, 2, "cosent"),
         (3, None, "kl"), (3, 2, "kl"), (3, None, "margin_mse"), (2, None, "l2"), (2, 2, "cosine"),
     ],
@@ -105,7 +107,7 @@ def test_two_processes_have_the_gradients_of_one(
     """To 1e-6. Two positives are equal texts, so the mask must reach across processes."""
     texts = [sentences[i * ROWS : (i + 1) * ROWS] for i in range(views)]
     texts[1][3] = texts[1][5]
-    columns = dict(zip(["anchor", "positive", "hard_negative"], texts, strict=False))
+    columns = dict(zip(roles_of(views), texts, strict=True))
     AcceleratorState._reset_state(True)
     loss, expected = gradients_of_one_step(tiny_bert, columns, None, kind)
     arguments = (free_port(), tiny_bert, columns, micro, kind, tmp_path / "grads.pt")
