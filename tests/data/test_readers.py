@@ -267,7 +267,7 @@ def test_missing_files_folders_and_wrong_options(tmp_path: Path) -> None:
         read_training(tmp_path / "folder.txt")
     with pytest.raises(DataError, match=r"columns text are asked of a \.txt file"):
         read_training(tmp_path / "sentences.txt", columns=["text"])
-    with pytest.raises(ConfigError, match="columns: found no name, expected 1"):
+    with pytest.raises(ConfigError, match="columns: found no name, expected one"):
         read_training(tmp_path / "sentences.txt", columns=[])
     rows = write_csv(tmp_path / "rows.csv", ["query", "answer"], [("a", "b")])
     with pytest.raises(DataError, match=r"no column 'anwser' among query, answer; did you mean 'answer'\?"):
