@@ -163,7 +163,7 @@ class DistillationLoss:
         if self.kind in ("l2", "cosine"):
             return vector_loss(views.float(), batch.teacher, self.kind)
         if len(views) == 1:
-            views, batch = views.expand(2, -1, -1), twice(batch)
+            return self(views.expand(2, -1, -1), twice(batch))
         teacher = cosines(self.candidates, batch.teacher)
         if self.kind == "margin_mse":
             return margin_mse(cosines(self.candidates, views), teacher)
