@@ -24,8 +24,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
+
+from simcse.errors import SimCSEError
 
 __all__ = [
+    "check_version",
     "check_writable",
     "make_folder",
     "moved",
@@ -108,6 +112,24 @@ def make_folder(folder: Path) -> None:
         sync(place.parent)
     if not missing and not folder.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
+
+
+def check_version(file: str | Path, found: Any, known: int, error: type[SimCSEError]) -> None:
+    """Refuse a file of a format that came after this program.
+
+    Args:
+        file: for the error.
+        found: the version that it says. Files from before they said one are of version 1: give 1 in its place.
+        known: the newest version that this program reads.
+        error: to raise.
+
+    Raises:
+        SimCSEError: `error`; the version is newer, or no version.
+    """
+    if type(found) is not int or found < 1:
+        raise error(f"{file}: damaged: found format version {found!r}, expected 1 to {known}; restore a copy")
+    if found > known:
+        raise error(f"{file}: found format version {found}, this program knows {known}; upgrade simcse")
 
 
 def sha256_of(file: Path) -> str:

@@ -19,12 +19,13 @@ from simcse.encoder.pooling import POOLINGS
 from simcse.encoder.projection import Projection, read_dense, read_head
 from simcse.encoder.prompts import read_prompts
 from simcse.errors import ConfigError, ModelError, shown
+from simcse.files import check_version
 
-__all__ = ["SETTINGS", "Layout", "read_layout", "resolve"]
+__all__ = ["FORMAT", "SETTINGS", "Layout", "read_layout", "resolve"]
 
 log = logging.getLogger(__name__)
 
-SETTINGS = "simcse.json"
+SETTINGS, FORMAT = "simcse.json", 2
 PACKAGE = "package:"
 LATER = {"prompts", "default_prompt_name", "include_prompt", "truncate_dim", "sha256"}  # entries since format 2
 MODULES = (
@@ -167,8 +168,7 @@ def _read_own(folder: Path, with_head: bool) -> Layout:
     file = folder / SETTINGS
     settings = read_object(file)
     version = entry(settings, "format", int, file)
-    if version not in (1, 2):
-        raise ModelError(f"{file}: format {version}, expected 1 or 2; a newer version of simcse wrote it, install that")
+    check_version(file, version, FORMAT, ModelError)
     whole = {"pooling", "projection", "max_length"} | (LATER if version == 2 else set())
     if absent := sorted(whole - settings.keys()):
         raise ModelError(f"{file}: {absent[0]!r} is missing; the checkpoint is incomplete")

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from simcse.encoder.formats import SETTINGS
+from simcse.encoder.formats import FORMAT, SETTINGS
 from simcse.encoder.json_files import read_object, within, write_json
 from simcse.encoder.loading import new_backbone, quiet_transformers, takes_pooler
 from simcse.encoder.pooling import POOLINGS
@@ -112,7 +112,7 @@ def write_settings(folder: Path, encoder: SentenceEncoder) -> None:
     files = sorted(file for place in places for file in place.iterdir() if file.is_file() and file.name not in NOT_OURS)
     for file in files:  # safetensors leaves weights that their owner alone can read
         file.chmod(S_IMODE((folder / "modules.json").stat().st_mode))
-    settings = {"format": 2, "pooling": pooling, "projection": head, "max_length": encoder.max_length, **shared}
+    settings = {"format": FORMAT, "pooling": pooling, "projection": head, "max_length": encoder.max_length, **shared}
     settings["include_prompt"] = encoder.include_prompt
     settings["sha256"] = {file.relative_to(folder).as_posix(): sha256_of(file) for file in files}
     write_json(folder / SETTINGS, settings)

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simcse.errors import ConfigError, DataError, EncoderError, ModelError, did_you_mean, shown
-from simcse.files import replaced_folder
+from simcse.files import check_version, replaced_folder
 from simcse.vectors import Encode, encoded, unit_vectors
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ __all__ = ["SETTINGS", "Fitted", "Kind", "fit"]
 Kind = Literal["whitening", "flow"]
 
 SETTINGS, WEIGHTS = "postprocess.json", "postprocess.safetensors"
+FORMAT = 1
 FLOW_MIN = 20  # texts: a tenth is held out
 SMALLEST = 1e-8  # a direction with less than this share of the largest variance is noise, not scaled up to 1
 
@@ -80,7 +81,7 @@ class Fitted:
 
         with replaced_folder(folder) as new:
             save_file({key: value.contiguous() for key, value in self.weights.items()}, new / WEIGHTS)
-            settings = json.dumps({"kind": self.kind, **self.metadata}, indent=2)
+            settings = json.dumps({"format": FORMAT, "kind": self.kind, **self.metadata}, indent=2)
             (new / SETTINGS).write_text(settings + "\n", encoding="utf-8")
             # safetensors leaves weights that their owner alone can read
             (new / WEIGHTS).chmod(S_IMODE((new / SETTINGS).stat().st_mode))
@@ -100,6 +101,7 @@ class Fitted:
             raise ModelError(f"{folder}: no {SETTINGS} there; fit one by simcse postprocess")
         try:
             metadata = dict(json.loads((folder / SETTINGS).read_bytes()))
+            check_version(folder / SETTINGS, metadata.pop("format", 1), FORMAT, ModelError)
             kind = str(metadata.pop("kind"))
             if kind not in MAPS:
                 raise ModelError(f"{folder / SETTINGS}: kind {kind!r} is not one of {', '.join(MAPS)}; fit it anew")

@@ -1,6 +1,7 @@
 """What a run that goes on must share with the run that was: options, data, and the files of its state, to the bit.
 
-`last/run.json` holds the options, what the data were (rows and a fingerprint), and the SHA-256 of each file beside it.
+`last/run.json` holds the version of its format, the options, what the data were (rows and a fingerprint), and the
+SHA-256 of each file beside it.
 """
 
 from __future__ import annotations
@@ -10,21 +11,20 @@ import json
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
 from simcse.data.arrow import fingerprint
 from simcse.errors import ConfigError, DataError, ModelError
 from simcse.evaluation.sts import SEVEN, load_task
-from simcse.files import sha256_of
-
-if TYPE_CHECKING:
-    from simcse.training.config import DataConfig
+from simcse.files import check_version, sha256_of
+from simcse.training.config import DataConfig, TrainConfig
 
 __all__ = ["Facts", "check_data", "check_options", "check_whole", "data_facts", "flat", "read_config", "seal"]
 
 FACTS = "run.json"
+FORMAT = 1  # of run.json and of all that lies beside it
 # what may change between a run and its resumption without making it another run
 FREE = {
     "resume",
@@ -68,7 +68,7 @@ def seal(folder: Path, options: Mapping[str, Any], data: Facts) -> None:
     """Write run.json for the state that a folder holds."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     sums = {path.relative_to(folder).as_posix(): sha256_of(path) for path in files}
-    content = {"options": dict(options), "data": data, "files": sums}
+    content = {"format": FORMAT, "options": dict(options), "data": data, "files": sums}
     (folder / FACTS).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
@@ -76,11 +76,12 @@ def check_whole(folder: Path) -> dict[str, Any]:
     """run.json of a state whose files are those that were saved.
 
     Raises:
-        ModelError: one is missing or another.
+        ModelError: one is missing or another, or a newer simcse has written it.
     """
     remedy = "restore a copy of the folder, or start anew with another output_dir"
     try:
-        facts: dict[str, Any] = json.loads((folder / FACTS).read_bytes())
+        facts: dict[str, Any] = dict(json.loads((folder / FACTS).read_bytes()))
+        check_version(folder / FACTS, facts.get("format", 1), FORMAT, ModelError)
         files, _, _ = dict(facts["files"]), dict(facts["options"]), dict(facts["data"])
     except FileNotFoundError:
         raise ModelError(f"{folder / FACTS}: missing, so the state is not whole; {remedy}") from None
@@ -119,8 +120,12 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def check_options(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
-    """Raise a ConfigError that names an option with another value than the run in `folder` was started with."""
-    was, new = flat(before), flat(now)
+    """Raise a ConfigError that names an option with another value than the run in `folder` was started with.
+
+    An option that came after the run had its default then.
+    """
+    new = flat(now)
+    was = {key: value for key, value in flat(TrainConfig().as_dict()).items() if key in new} | flat(before)
     for key in sorted(set(was) | set(new)):
         if not {key, key.split(".")[0]} & FREE and was.get(key) != new.get(key):
             raise ConfigError(

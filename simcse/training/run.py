@@ -34,7 +34,7 @@ from simcse.training.card import model_card, with_seeds
 from simcse.training.config import DataConfig, TrainConfig
 from simcse.training.distributed import first_process_first, world
 from simcse.training.interrupt import Interrupted, StopSignals
-from simcse.training.resume import data_facts
+from simcse.training.resume import FORMAT, data_facts
 from simcse.training.run_dir import RunDir
 from simcse.training.trainer import Trainer
 from simcse.training.ways_on import ways_on
@@ -152,6 +152,7 @@ def make_report(config: TrainConfig, trainer: Trainer) -> dict[str, Any]:
     """What report.json holds: the best encoder's scores on dev, and on the test tasks if there are any."""
     best = {key: value for key, value in trainer.best.items() if key != "step"}
     report: dict[str, Any] = {
+        "format": FORMAT,
         "model": str(trainer.run.best),
         "protocol": {"selection": "the last step, as there is no --data.dev"},
         "tasks": {},

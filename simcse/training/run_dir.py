@@ -12,8 +12,8 @@ import torch
 import yaml
 
 from simcse.errors import ConfigError, DataError, ModelError
-from simcse.files import check_writable, naming_target, replaced_file, replaced_folder, sync
-from simcse.training.resume import Facts, check_data, check_options, check_whole, read_config, seal
+from simcse.files import check_version, check_writable, naming_target, replaced_file, replaced_folder, sync
+from simcse.training.resume import FORMAT, Facts, check_data, check_options, check_whole, read_config, seal
 from simcse.training.run_lock import RunLock
 
 __all__ = ["RunDir"]
@@ -111,13 +111,14 @@ class RunDir:
         """What report.json says, if the run has come to its end.
 
         Raises:
-            ModelError: the report is damaged.
+            ModelError: the report is damaged, or a newer simcse has written it.
         """
         file = self.folder / "report.json"
         if not file.is_file():
             return None
         try:
-            report: dict[str, Any] = json.loads(file.read_bytes())
+            report: dict[str, Any] = dict(json.loads(file.read_bytes()))
+            check_version(file, report.get("format", 1), FORMAT, ModelError)
             report["tasks"], report["versions"], report["protocol"]
         except (ValueError, KeyError, TypeError) as error:
             raise ModelError(

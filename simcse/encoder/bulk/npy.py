@@ -19,12 +19,13 @@ from simcse.display.progress import paced, progress
 from simcse.encoder.bulk.tables import Rows, check_format, write_table
 from simcse.encoder.encode import TEXTS_PER_CHUNK
 from simcse.errors import ConfigError, DataError
-from simcse.files import check_writable, make_folder, moved, naming_target, removed, replaced_file, sweep
+from simcse.files import check_version, check_writable, make_folder, moved, naming_target, removed, replaced_file, sweep
 from simcse.vectors import Matrix, Quantize
 from simcse.vectors import quantize as quantized
 
 __all__ = ["encode_to", "write_array"]
 
+NOTE_FORMAT = 1  # of `_Progress`
 HEADER = 128  # bytes: an .npy header padded to a fixed size, so that the row count can be filled in at the end
 
 
@@ -36,6 +37,7 @@ class _Progress:
     dimension: int  # of a row as it is written
     rows: int = 0
     texts: str = ""  # running hash of the texts behind these rows
+    format: int = NOTE_FORMAT
 
 
 def encode_to(
@@ -151,16 +153,18 @@ def _read_progress(file: Path, partial: Path, itemsize: int) -> _Progress:
     """What an unfinished call noted.
 
     Raises:
-        ConfigError: it is no such note, or says more than there is in the file of vectors.
+        ConfigError: it is no such note, or a newer one, or says more than there is in the file of vectors.
     """
     try:
-        done = _Progress(**json.loads(file.read_bytes()))
+        noted = json.loads(file.read_bytes())
+        check_version(file, noted.get("format", 1), NOTE_FORMAT, ConfigError)
+        done = _Progress(**noted)
         ints = isinstance(done.rows, int) and isinstance(done.dimension, int) and done.rows >= 0 < done.dimension
         if not (ints and isinstance(done.texts, str)):
             raise ValueError
         if partial.stat().st_size < HEADER + done.rows * done.dimension * itemsize:
             raise ValueError
-    except (ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError(
             f"{file}: damaged, it does not say how far {partial.name} came; delete both, or start anew with "
             "resume=False"

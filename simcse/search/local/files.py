@@ -27,7 +27,7 @@ from typing import Any, TypeVar
 
 from simcse import __version__
 from simcse.errors import SearchError
-from simcse.files import replaced_file, sync
+from simcse.files import check_version, replaced_file, sync
 
 __all__ = [
     "LOOKS",
@@ -160,10 +160,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             raise SearchError(
                 f"{path}: found format {values['format']!r}, expected {FORMAT!r}; is it the right folder?"
             )
-        if values["version"] > VERSION:
-            raise SearchError(
-                f"{path}: found format version {values['version']}, this program knows {VERSION}; upgrade simcse"
-            )
+        check_version(path, values["version"], VERSION, SearchError)
         if values["version"] < VERSION:
             raise SearchError(
                 f"{path}: found format version {values['version']}, expected {VERSION}; "

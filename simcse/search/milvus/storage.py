@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from simcse.errors import ConfigError, SearchError
+from simcse.files import check_version
 from simcse.search.fingerprint import Identity
 from simcse.search.hit import Hit
 from simcse.search.local.storage import LocalStorage
@@ -108,10 +109,9 @@ class MilvusStorage:
             client.load_collection(collection)
             client.load_collection(manifest_name(collection))
             manifest = _read_manifest(client, collection)
-        if manifest.get("layout") != LAYOUT:
-            raise SearchError(
-                f"{kind}: has layout {manifest.get('layout')}, this program knows {LAYOUT}; build it anew"
-            )
+        check_version(kind, manifest.get("layout"), LAYOUT, SearchError)
+        if manifest["layout"] < LAYOUT:
+            raise SearchError(f"{kind}: found format version {manifest['layout']}, expected {LAYOUT}; build it anew")
         return cls(client, uri, collection, manifest)
 
     @property
