@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
 from simcse.commands.shared import encoder_of_index, load_encoder
 from simcse.errors import ConfigError
@@ -58,8 +59,7 @@ def serve(
         max_queue: texts that may wait; beyond, requests are refused with status 429
         max_batch: texts encoded together; 1 switches batching off
         max_wait_ms: milliseconds that the first text of a batch waits for others
-        threads: processor threads that encode and search; default one fewer than there are cores, so that requests are
-            taken and answered meanwhile
+        threads: processor threads that encode and search, each a batch of its own; default one a core
         timeout: seconds that a request may last
     """
     from simcse.serving.hosts import Hosts
@@ -84,7 +84,7 @@ def serve(
         hosts = Hosts([host, listener.getsockname()[0]], more)
         from simcse.search.index import SearchIndex
         from simcse.serving.app import create_app
-        from simcse.serving.threads import use_threads
+        from simcse.serving.threads import search_threads, use_threads
 
         if index is None:
             encoder, opened = load_encoder(str(model), device, dtype), None
@@ -93,7 +93,8 @@ def serve(
             opened = SearchIndex.load(index, encoder)
         count = use_threads(threads)
         if opened is not None:
-            opened.threads = count
-        app = create_app(opened, encoder, limits=limits, token=token, hosts=hosts, map_points=map_points)
+            opened.threads = search_threads(count)
+        options: dict[str, Any] = {"limits": limits, "token": token, "hosts": hosts, "map_points": map_points}
+        app = create_app(opened, encoder, threads=count if encoder.device.type == "cpu" else 1, **options)
         line = f"{model}: an encoder without an index" if opened is None else f"{index}: {len(opened)} texts"
         run_server(app, listener, lambda url: print(f"{line} at {url}", file=sys.stderr, flush=True))

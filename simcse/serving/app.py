@@ -55,6 +55,7 @@ def create_app(
     token: str | None = None,
     hosts: Hosts | None = None,
     map_points: int = 5000,
+    threads: int = 1,
 ) -> FastAPI:
     """The ASGI app.
 
@@ -65,8 +66,9 @@ def create_app(
         token: what clients must send as `Authorization: Bearer TOKEN`; default nothing, and the index is not changed.
         hosts: what the Host header must name where there is no token; default localhost and loopback addresses.
         map_points: texts on the map, at most.
+        threads: that encode and search, each a batch of its own; one leaves torch its own threads.
     """
-    service = Service(index, encoder, limits or Limits(), map_points, token is not None)
+    service = Service(index, encoder, limits or Limits(), map_points, token is not None, threads)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

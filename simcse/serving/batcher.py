@@ -1,7 +1,8 @@
 """Micro-batching: requests that arrive together are worked on together.
 
-Requests live in an event loop, the work in one thread. The thread gets what waits, up to `max_batch` items, once the
-first of them has waited `max_wait` seconds; while it works, the next batch gathers by itself.
+Requests live in an event loop, the work in threads of its own. A thread gets what waits, up to `max_batch` items, once
+the first of them has waited `max_wait` seconds, and shares it with the threads that have nothing to do; while all work,
+the next batch gathers by itself.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from typing import Generic, TypeVar
 __all__ = ["ClosedError", "MicroBatcher", "QueueFullError"]
 
 log = logging.getLogger(__name__)
+
+FEWEST = 8  # items of a batch that are not shared: a batch has its own cost
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -39,7 +42,7 @@ class _Waiting(Generic[Item, Result]):
 
 
 class MicroBatcher(Generic[Item, Result]):
-    """A bounded queue and the thread that empties it, batch by batch, first come first served.
+    """A bounded queue and the threads that empty it, batch by batch, first come first served.
 
     Args:
         work: n items -> n results, of which each may be an exception instead. If it raises, the items are tried again
@@ -47,6 +50,8 @@ class MicroBatcher(Generic[Item, Result]):
         max_batch: the most items that `work` gets at once.
         max_wait: seconds that the first item of a batch waits for others.
         max_queue: the most items that wait.
+        threads: how many work; `work` must bear to be called by several.
+        begin: called once in each thread.
     """
 
     def __init__(
@@ -56,12 +61,16 @@ class MicroBatcher(Generic[Item, Result]):
         max_batch: int,
         max_wait: float,
         max_queue: int,
+        threads: int = 1,
+        begin: Callable[[], None] = lambda: None,
     ) -> None:
         self._work, self._max_batch, self._max_wait, self._max_queue = work, max_batch, max_wait, max_queue
+        self._begin = begin
         self._queue: deque[_Waiting[Item, Result]] = deque()
         self._changed = threading.Condition()
         self._closed = False
-        self._thread = threading.Thread(target=self._run, name="micro-batcher", daemon=True)
+        self._idle = 0  # threads that wait for a batch
+        self._threads = [threading.Thread(target=self._run, name="micro-batcher", daemon=True) for _ in range(threads)]
 
     def __len__(self) -> int:
         return len(self._queue)
@@ -69,19 +78,21 @@ class MicroBatcher(Generic[Item, Result]):
     @property
     def alive(self) -> bool:
         """Whether items are taken and worked on."""
-        return self._thread.is_alive() and not self._closed
+        return all(thread.is_alive() for thread in self._threads) and not self._closed
 
     def start(self) -> None:
         """Begin to work."""
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def close(self) -> None:
         """Take no more, finish what waits, and return when that is done."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        if self._thread.is_alive():
-            self._thread.join()
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join()
 
     async def submit(self, items: Sequence[Item]) -> list[Result]:
         """The results of these items, in order; all of them are taken or none.
@@ -98,11 +109,14 @@ class MicroBatcher(Generic[Item, Result]):
                 raise ClosedError
             if len(self._queue) + len(waiting) > self._max_queue:
                 raise QueueFullError
+            waits = bool(self._queue)
             self._queue.extend(waiting)
-            self._changed.notify_all()
+            if not waits or len(self._queue) >= self._max_batch:  # else one counts its seconds, or all work
+                self._changed.notify()
         return list(await asyncio.gather(*(one.future for one in waiting)))
 
     def _run(self) -> None:
+        self._begin()
         while batch := self._next_batch():
             # a request that was cancelled while it waited needs no work
             if batch := [one for one in batch if not one.future.cancelled()]:
@@ -115,14 +129,27 @@ class MicroBatcher(Generic[Item, Result]):
     def _next_batch(self) -> list[_Waiting[Item, Result]]:
         """Wait for a batch; empty when all is done and the batcher closed."""
         with self._changed:
-            while not self._queue and not self._closed:
-                self._changed.wait()
-            while self._queue and len(self._queue) < self._max_batch and not self._closed:
-                left = self._queue[0].since + self._max_wait - time.perf_counter()
-                if left <= 0:
-                    break
-                self._changed.wait(left)
-            return [self._queue.popleft() for _ in range(min(len(self._queue), self._max_batch))]
+            self._idle += 1
+            try:
+                while not self._ready():
+                    if not self._queue and self._closed:
+                        return []
+                    left = self._queue[0].since + self._max_wait - time.perf_counter() if self._queue else None
+                    self._changed.wait(left)
+                share = max(FEWEST, -(-len(self._queue) // self._idle))
+                taken = [self._queue.popleft() for _ in range(min(len(self._queue), share, self._max_batch))]
+                if self._queue:
+                    self._changed.notify()
+                return taken
+            finally:
+                self._idle -= 1
+
+    def _ready(self) -> bool:
+        """Whether a batch need not wait any longer."""
+        if not self._queue:
+            return False
+        waited = time.perf_counter() - self._queue[0].since
+        return self._closed or len(self._queue) >= self._max_batch or waited >= self._max_wait
 
     def _results(self, items: list[Item]) -> list[Result | Exception]:
         try:

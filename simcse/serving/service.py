@@ -26,6 +26,7 @@ from simcse.serving.corpus_map import CorpusMap
 from simcse.serving.limits import Limits
 from simcse.serving.metrics import Metrics
 from simcse.serving.refusals import OTHER_ENCODER, RequestError, internal_error
+from simcse.serving.threads import compute_alone
 from simcse.vectors import Matrix, Roles
 
 __all__ = ["Service"]
@@ -35,7 +36,13 @@ class Service:
     """An index, its encoder, and the queues before them."""
 
     def __init__(
-        self, index: SearchIndex | None, encoder: SentenceEncoder, limits: Limits, map_points: int, changeable: bool
+        self,
+        index: SearchIndex | None,
+        encoder: SentenceEncoder,
+        limits: Limits,
+        map_points: int,
+        changeable: bool,
+        threads: int,
     ) -> None:
         self._indexed, self._changeable = index is not None, changeable
         index = SearchIndex.empty(encoder) if index is None else index
@@ -53,6 +60,8 @@ class Service:
             max_batch=limits.max_batch,
             max_wait=limits.max_wait_ms / 1000,
             max_queue=limits.max_queue,
+            threads=threads,
+            begin=compute_alone if threads > 1 else lambda: None,
         )
         self.filters = MicroBatcher(
             Filters(index, self.metrics), max_batch=limits.max_batch, max_wait=0, max_queue=limits.max_queue

@@ -58,8 +58,10 @@ def test_hits_are_those_of_the_index(client, index, sentences):
     same_hits(result["hits"], index.search(sentences[7], top_k=4)[0])
 
 
-def test_many_clients_at_once_get_their_own_answers(client, index, sentences):
+@pytest.mark.parametrize("threads", [1, 3])
+def test_many_clients_at_once_get_their_own_answers(index, encoder, client_of, sentences, threads):
     """Batched with other queries, other top_k, floors and filters, each answer is what the index alone gives."""
+    client = client_of(create_app(index, encoder, threads=threads))
     asked = []
     for i, text in enumerate(sentences[:32]):
         where = [{}, {"lang": "en"}, {"year": {">=": 2030}}][i % 3]

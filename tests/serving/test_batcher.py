@@ -29,9 +29,9 @@ class Doubling:
         return [KeyError(item) if item == 13 else 2 * item for item in items]
 
 
-def run(coroutine_of, *, max_batch=8, max_wait=0.0, max_queue=100):
+def run(coroutine_of, *, max_batch=8, max_wait=0.0, max_queue=100, **threads):
     work = Doubling()
-    batcher = MicroBatcher(work, max_batch=max_batch, max_wait=max_wait, max_queue=max_queue)
+    batcher = MicroBatcher(work, max_batch=max_batch, max_wait=max_wait, max_queue=max_queue, **threads)
     batcher.start()
     try:
         return asyncio.run(coroutine_of(batcher, work)), work
@@ -50,12 +50,13 @@ async def waiting(batcher, count):
     st.lists(st.lists(st.integers(0, 12), max_size=6), max_size=12),
     st.integers(1, 5),
     st.sampled_from([0.0, 0.002]),
+    st.sampled_from([1, 3]),
 )
-def test_each_request_gets_its_own_results_in_order(requests, max_batch, max_wait):
+def test_each_request_gets_its_own_results_in_order(requests, max_batch, max_wait, threads):
     async def all_at_once(batcher, work):
         return await asyncio.gather(*(batcher.submit(items) for items in requests))
 
-    results, work = run(all_at_once, max_batch=max_batch, max_wait=max_wait)
+    results, work = run(all_at_once, max_batch=max_batch, max_wait=max_wait, threads=threads)
     assert results == [[2 * item for item in items] for items in requests]
     assert all(1 <= len(batch) <= max_batch for batch in work.batches)
     assert sorted(chain.from_iterable(work.batches)) == sorted(chain.from_iterable(requests))
@@ -135,7 +136,44 @@ def test_a_request_given_up_while_it_waits_is_not_worked_on():
     assert work.batches == [[0], [8]]
 
 
-def test_closing_finishes_what_waits_and_takes_no_more():
+def test_threads_with_nothing_to_do_share_what_waits():
+    async def scenario(batcher, work):
+        while batcher._idle < 3:
+            await asyncio.sleep(0.001)
+        work.gate.clear()
+        request = asyncio.create_task(batcher.submit(list(range(20, 50))))
+        while len(work.batches) < 3:  # side by side: the gate is closed
+            await asyncio.sleep(0.001)
+        work.gate.set()
+        return await request
+
+    results, work = run(scenario, max_batch=64, threads=3)
+    assert results == [2 * i for i in range(20, 50)]
+    assert sorted(map(len, work.batches)) == [10, 10, 10]
+
+
+def test_a_few_items_are_not_shared():
+    async def scenario(batcher, work):
+        while batcher._idle < 3:
+            await asyncio.sleep(0.001)
+        return await batcher.submit(list(range(20, 28)))
+
+    _, work = run(scenario, max_batch=64, threads=3)
+    assert work.batches == [list(range(20, 28))]
+
+
+def test_each_thread_begins_once():
+    began = []
+
+    async def scenario(batcher, work):
+        return await batcher.submit([1])
+
+    run(scenario, threads=3, begin=lambda: began.append(threading.get_ident()))
+    assert len(set(began)) == len(began) == 3
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_closing_finishes_what_waits_and_takes_no_more(threads):
     async def scenario(batcher, work):
         work.gate.clear()
         tasks = [asyncio.create_task(batcher.submit([i])) for i in range(20, 40)]
@@ -149,5 +187,5 @@ def test_closing_finishes_what_waits_and_takes_no_more():
         await closing
         return await asyncio.gather(*tasks)
 
-    results, _ = run(scenario, max_batch=3)
+    results, _ = run(scenario, max_batch=3, threads=threads)
     assert results == [[2 * i] for i in range(20, 40)]

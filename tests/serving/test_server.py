@@ -19,7 +19,7 @@ import torch
 
 from simcse import SearchIndex
 from simcse.cli import main
-from simcse.serving.threads import use_threads
+from simcse.serving.threads import search_threads, use_threads
 
 
 @pytest.fixture(scope="module")
@@ -143,14 +143,16 @@ def test_wrong_options_are_refused_in_one_line(folder, capsys, arguments, status
     assert part in line
 
 
-@pytest.mark.parametrize(("wanted", "cores", "count"), [(None, 4, 3), (None, 1, 1), (2, 4, 2), (2, 1, 2)])
-def test_one_core_is_left_for_the_requests(wanted, cores, count):
+@pytest.mark.parametrize(("wanted", "cores", "count"), [(None, 4, 4), (None, 1, 1), (2, 4, 2), (2, 1, 2)])
+def test_each_core_has_a_thread_and_a_batch(wanted, cores, count):
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(cores)
-        assert use_threads(wanted) == torch.get_num_threads() == count
+        assert use_threads(wanted) == count
+        assert torch.get_num_threads() == cores
     finally:
         torch.set_num_threads(before)
+    assert [search_threads(many) for many in (1, 2, 7, 8, 64)] == [1, 1, 1, 2, 16]
 
 
 def test_no_index_and_the_wrong_encoder_are_told_in_one_line(folder, tmp_path, tiny_roberta, capsys):
