@@ -40,6 +40,8 @@ def main(texts: Path, minutes: float = 8, only: list[str] | None = None) -> None
         minutes: for all of them together.
         only: of the scripts.
     """
+    if unknown := [name for name in only or () if name not in RUNS]:
+        raise SystemExit(f"--only: found {', '.join(unknown)}, expected some of {', '.join(RUNS)}")
     until, failed = time.monotonic() + 60 * minutes, []
     for name, options in RUNS.items():
         if only is not None and name not in only:

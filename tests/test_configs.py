@@ -13,7 +13,9 @@ import yaml
 
 from simcse.console import Parser
 from simcse.encoder.model import SentenceEncoder
-from simcse.training.build import build_batches, build_loss, build_model
+from simcse.training.build import build_model
+from simcse.training.build_data import build_batches
+from simcse.training.build_loss import build_loss
 from simcse.training.config import TrainConfig
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))

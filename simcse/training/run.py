@@ -29,7 +29,8 @@ from simcse.evaluation.statistics import mean_interval
 from simcse.evaluation.sts import SEVEN, evaluate_sts, load_task
 from simcse.evaluation.suite import evaluate
 from simcse.files import replaced_file
-from simcse.training.build import build_accelerator, build_trainer, read_source
+from simcse.training.build import build_accelerator, build_trainer
+from simcse.training.build_data import read_source
 from simcse.training.card import model_card, with_seeds
 from simcse.training.config import DataConfig, TrainConfig
 from simcse.training.distributed import first_process_first, world

@@ -90,7 +90,7 @@ def test_every_grid_opens_with_its_command(grids: ModuleType) -> None:
 @pytest.mark.parametrize("name", ["objectives-unsup", "objectives-sup"])
 def test_every_objective_of_the_table_is_built(name: str, grids: ModuleType) -> None:
     """SCE, NT-Xent, LS, BC, NCE, NS, SANS, DCL, margin: nine rows, each a loss that its arguments fit."""
-    from simcse.training.build import build_loss
+    from simcse.training.build_loss import build_loss
 
     grid = grids.read_grid(name)
     configs = [grids.train_config(grid, variant, {"data.train": "t"}) for variant in grid.variants]

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from simcse.errors import ConfigError, DataError, SimCSEError
 from simcse.objectives import CANDIDATES, OBJECTIVES
-from simcse.training.build import build_batches, build_loss, build_model
+from simcse.training.build import build_model
+from simcse.training.build_data import build_batches
+from simcse.training.build_loss import build_loss
 from simcse.training.config import DataConfig, ModelConfig, TrainConfig
 from simcse.training.run import train
 

@@ -17,7 +17,9 @@ from simcse.encoder.model import SentenceEncoder
 from simcse.errors import ConfigError
 from simcse.objectives import InBatchCandidates, keep_negatives
 from simcse.tokens.batch import TokenBatch
-from simcse.training.build import build_batches, build_loss, build_model
+from simcse.training.build import build_model
+from simcse.training.build_data import build_batches
+from simcse.training.build_loss import build_loss
 from simcse.training.config import DataConfig, ModelConfig, TrainConfig
 from simcse.training.model import ContrastiveModel
 from simcse.training.run import train

@@ -13,7 +13,7 @@ import torch
 from simcse import SentenceEncoder
 from simcse.data.collate import Batches
 from simcse.objectives import OBJECTIVES
-from simcse.training.build import build_loss
+from simcse.training.build_loss import build_loss
 from simcse.training.config import DataConfig, ModelConfig, TrainConfig
 from simcse.training.model import ContrastiveModel
 from simcse.training.momentum import MomentumQueue

@@ -15,7 +15,9 @@ from simcse import SentenceEncoder
 from simcse.data.collate import Batch
 from simcse.errors import ConfigError, DataError, ModelError
 from simcse.objectives import InBatchCandidates
-from simcse.training.build import add_map, build_batches, build_criterion, build_loss, build_model
+from simcse.training.build import add_map, build_model
+from simcse.training.build_data import build_batches
+from simcse.training.build_loss import build_criterion, build_loss
 from simcse.training.config import TrainConfig
 from simcse.training.run import train
 
