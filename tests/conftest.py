@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import socket
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from ipaddress import ip_address
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing in the suite may reach for a hub
@@ -13,6 +15,31 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import numpy as np
 import pytest
 from tiny import WORDS, build_encoder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_network() -> Iterator[None]:
+    """Let no test reach beyond this machine: what it would find there is no part of the test."""
+    connect = socket.socket.connect
+
+    def local(own: socket.socket, address: object) -> None:
+        if own.family in (socket.AF_INET, socket.AF_INET6) and isinstance(address, tuple):
+            host = str(address[0])
+            if host != "localhost" and not is_local(host):
+                raise AssertionError(f"a test asks the network for {host}")
+        connect(own, address)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", local)
+        yield
+
+
+def is_local(host: str) -> bool:
+    """Whether an address is one of this machine; a name is none."""
+    try:
+        return ip_address(host).is_loopback or ip_address(host).is_unspecified
+    except ValueError:
+        return False
 
 
 @pytest.fixture(scope="session")
