@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -97,11 +98,14 @@ def train(folder: Path, options: list[str]) -> float | None:
     command = [sys.executable, str(TRAIN), *options, f"--output_dir={folder}", "--resume=auto"]
     print(f"\n{shlex.join(command[1:])}", file=sys.stderr)
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     try:
         status = process.wait()
     except KeyboardInterrupt:  # it heard the signal, too, and saves its state
         process.wait()
         raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
     if status == WRONG_USE or status < 0 or status > 128:
         raise ModelError(f"{folder}: the run ended with status {status}; see above, and repeat the command to go on")
     if status:
