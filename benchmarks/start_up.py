@@ -5,6 +5,7 @@ python benchmarks/start_up.py
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from functools import partial
@@ -14,15 +15,22 @@ from harness import interleaved, limited
 from jsonargparse import auto_cli
 from sheet import FOLDER, Sheet
 
+from simcse.encoder.formats import resolve
+
 ROOT = Path(__file__).parents[1]
 FIRST_VECTOR = "from simcse import SentenceEncoder; SentenceEncoder.from_pretrained({model!r}).encode('A first text.')"
+PEERS = "from sentence_transformers import SentenceTransformer; SentenceTransformer({folder!r}).encode('A first text.')"
+EXIT = "; import os; os._exit(0)"  # the interpreter clears up after itself for longer than the vector takes
+PEER = "to the first vector, sentence-transformers"
 COMMANDS = {
     "python -c pass": ("-c", "pass"),
     "python -c 'import simcse'": ("-c", "import simcse"),
     "python -m simcse --help": ("-m", "simcse", "--help"),
     "python train.py --help": ("train.py", "--help"),
     "python evaluate.py --help": ("evaluate.py", "--help"),
-    "first vector": ("-c", FIRST_VECTOR),
+    "simcse encode, of one text": ("-m", "simcse", "encode", "--model", "{model}"),
+    "to the first vector": ("-c", FIRST_VECTOR + EXIT),
+    PEER: ("-c", PEERS + EXIT),
 }
 
 
@@ -37,10 +45,15 @@ def main(
         limit: seconds in all, then the benchmark ends.
         output: folder of the results, by machine; null keeps nothing.
     """
-    sheet = Sheet("start_up", ("torch", "transformers"), {"starts": starts}, output)
+    sheet = Sheet("start_up", ("torch", "transformers", "sentence-transformers"), {"starts": starts}, output)
+    folder = str(resolve(model))
     commands = {
-        name: [sys.executable, *(word.format(model=model) for word in words)] for name, words in COMMANDS.items()
+        name: [sys.executable, *(word.format(model=model, folder=folder) for word in words)]
+        for name, words in COMMANDS.items()
     }
+    if importlib.util.find_spec("sentence_transformers") is None:
+        sheet.out(PEER, "skipped: sentence_transformers is not installed; pip install sentence-transformers")
+        del commands[PEER]
     with limited(sheet, "starting", limit):
         seconds = interleaved({name: partial(start, words) for name, words in commands.items()}, 1e9, most=starts + 1)
     for name, median in seconds.items():
@@ -50,7 +63,7 @@ def main(
 
 def start(command: list[str]) -> None:
     """Run it to its end."""
-    subprocess.run(command, capture_output=True, check=True, cwd=ROOT)
+    subprocess.run(command, input=b"A first text.\n", capture_output=True, check=True, cwd=ROOT)
 
 
 if __name__ == "__main__":

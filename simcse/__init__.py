@@ -10,6 +10,7 @@ Names are imported when first used, so that `import simcse` costs nothing.
 
 from __future__ import annotations
 
+import gc
 import importlib
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +51,13 @@ def __getattr__(name: str) -> Any:
         from simcse.errors import did_you_mean
 
         raise AttributeError(f"module 'simcse' has no attribute {name!r}{did_you_mean(name, _HOME)}")
-    value = getattr(importlib.import_module(_HOME[name]), name)
+    collects = gc.isenabled()
+    gc.disable()  # imports leave no garbage, and to look for it takes a tenth of their time
+    try:
+        value = getattr(importlib.import_module(_HOME[name]), name)
+    finally:
+        if collects:
+            gc.enable()
     globals()[name] = value
     return value
 

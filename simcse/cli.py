@@ -6,6 +6,8 @@ that `simcse --help` is instant.
 
 from __future__ import annotations
 
+import atexit
+import gc
 import inspect
 import logging
 from collections.abc import Callable, Sequence
@@ -123,6 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 done, 1 failed, 2 wrong use; see `simcse.console.run`.
     """
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    atexit.register(gc.freeze)  # at its end the interpreter would look through all that was imported, several times
     return run(_dispatch, argv)
 
 

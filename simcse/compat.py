@@ -19,6 +19,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence, Sized
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import TypedDict
 
@@ -111,7 +112,6 @@ class SimCSE:
         self.num_cells = num_cells
         self.num_cells_in_search = num_cells_in_search
         self._head = self.encoder.projection or (None if head is None else head.to(self.encoder.device).eval())
-        self.model: nn.Module = _with_pooler(self.encoder.backbone, self._head)
         # device, batch size and bar of build_index and add_to_index
         self._indexing: tuple[str | None, int, Callable[[int], None] | None] = None, 64, None
         if pooler is None and silent and self._head is not None:
@@ -120,6 +120,11 @@ class SimCSE:
             log.info("%s does not say whether its head belongs to it: pooler=%r, by its name", name, pooler)
         if pooler is not None:
             self.pooler = pooler
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The Hugging Face model."""
+        return _with_pooler(self.encoder.backbone, self._head)
 
     @property
     def pooler(self) -> str:
@@ -189,7 +194,8 @@ class SimCSE:
         place = torch.device(self.device if device is None else device)
         if place != self.encoder.device:
             self.encoder.to(place)
-            self.model.to(place)  # with a head that is not in use
+            if self._head is not None:  # it may not be in use
+                self._head.to(place)
         limit = self.encoder.backbone_limit
         if isinstance(max_length, int):
             max_length = min(max_length, limit)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gc
 import re
 import subprocess
 import sys
@@ -205,3 +206,15 @@ def test_importing_is_cheap(module: str) -> None:
     code = f"import sys, {module}; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("collects", [True, False])
+def test_a_name_leaves_the_garbage_collector_as_it_was(monkeypatch: pytest.MonkeyPatch, collects: bool) -> None:
+    monkeypatch.delitem(vars(simcse), "ConfigError", raising=False)
+    before = gc.isenabled()
+    try:
+        (gc.enable if collects else gc.disable)()
+        assert simcse.ConfigError
+        assert gc.isenabled() == collects
+    finally:
+        (gc.enable if before else gc.disable)()

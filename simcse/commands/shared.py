@@ -29,7 +29,7 @@ def load_encoder(model: str, device: str, dtype: str, **options: Any) -> Sentenc
     it.
     """
     with waiting(f"loading {model}"):  # the first time on a machine, torch alone needs seconds
-        from simcse.encoder.model import SentenceEncoder
+        from simcse import SentenceEncoder
 
         name = str(Path(model).resolve()) if Path(model).is_dir() else model
         return SentenceEncoder.from_pretrained(name, device=device, dtype=dtype, **options)
