@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from simcse.console import Parser
 from simcse.encoder.model import SentenceEncoder
 from simcse.training.build import build_model
 from simcse.training.build_data import build_batches
-from simcse.training.build_loss import build_loss
+from simcse.training.build_loss import build_criterion
 from simcse.training.config import TrainConfig
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
@@ -47,7 +48,7 @@ def names(paths: list[Path]) -> list[str]:
 
 
 def test_the_recipes_are_there() -> None:
-    others = {"quickstart", "quickstart-unsup", "minilm-unsup", "minilm-sup", "minilm-ct", "minilm-queue"}
+    others = {"quickstart", "quickstart-unsup", "minilm-unsup", "minilm-sup", "minilm-ct", "minilm-queue", "best-unsup"}
     assert set(names(CONFIGS)) == set(PAPER) | others
 
 
@@ -58,6 +59,9 @@ def test_opens_with_its_command_and_what_to_expect(path: Path) -> None:
     assert all(line.startswith("#") for line in header.strip().splitlines())
     assert f"#     python train.py --config configs/{path.name}\n" in header
     assert "xpect" in header
+    if "data/" in text:
+        page, heading = re.findall(r'^# Files: (\S+), "([^"]+)"', header, re.MULTILINE)[0]
+        assert f"## {heading}\n" in (path.parents[1] / page).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=names(CONFIGS))
@@ -127,24 +131,27 @@ def test_trains_a_tiny_backbone(
     """
     config = load(path)
     name = tiny_roberta if "roberta" in config.model.name else tiny_bert
-    files = ["--data.train", str(training_file(tmp_path, config, sentences))]
+    first = training_file(tmp_path, config, sentences)
+    files = ["--data.train", str(first)]
     if config.data.sources:
         groups = tmp_path / "groups.tsv"
         groups.write_text("".join(f"{sentences[i]}\t{sentences[i + 1]}\n" for i in range(16)), encoding="utf-8")
         written = [vars(source) for source in config.data.sources]
-        of = {"any_two": groups, "roles": tmp_path / "train.csv"}
+        of = {"any_two": groups, "roles": first}
         files = ["--data.sources", json.dumps([source | {"train": str(of[source["rows"]])} for source in written])]
+    files += ["--teacher.cache", str(tmp_path / "teacher")]
     config = load(path, "--model.name", str(name), *files, "--batch_size", "8")
     model = build_model(config).train()
     batch = build_batches(config, model.encoder, torch.device("cpu")).batch_of(0)
-    assert batch.views == (3 if "sup" in path.stem and "unsup" not in path.stem else 2)
+    views = 3 if "sup" in path.stem and "unsup" not in path.stem else 2
+    assert batch.views == (1 if config.data.all_sources()[0].loss == "none" else views)
     assert (model.head is not None, model.encoder.projection is not None) == {
         "none": (False, False),
         "train": (True, False),
         "always": (False, True),
     }[config.model.projection]
 
-    loss = build_loss(config)(model(batch), batch)
+    loss = build_criterion(config, model.dimension)(model(batch), batch)
     loss.backward()
     assert torch.isfinite(loss)
     # but for the keys' biases: they shift all scores of a query alike, so that softmax does not see them
