@@ -112,7 +112,8 @@ def markdown(contents: Contents) -> str:
     return f"""# Raw, whitened, through a flow, trained: one encoder by four ways
 
 `python -m benchmarks.report --data_dir data` wrote this page: all-MiniLM-L6-v2 read at [CLS], a pooling that it was not
-trained for, and what post-processing and contrastive training make of it. The data: [files of the recipes](evaluate.md#files-of-the-recipes).
+trained for, and what post-processing and contrastive training make of it. The data:
+[files of the recipes](evaluate.md#files-of-the-recipes).
 
 ## Semantic textual similarity
 
