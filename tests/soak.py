@@ -19,7 +19,8 @@ SEED = int(os.environ.get("SOAK_SEED", "0"))
 SECONDS = float(os.environ.get("SOAK_SECONDS", "600"))  # that a part has
 
 GRACE = 120  # seconds to start and to end
-PARTS = ["tests/reliability", "tests/durability"]  # in this order, each with its share of the time that is left
+# in this order, each with its share of the time that is left
+PARTS = ["tests/reliability", "tests/durability", "tests/search/test_model.py"]
 
 
 def main(parts: list[str]) -> int:

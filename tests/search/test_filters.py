@@ -3,58 +3,17 @@
 from __future__ import annotations
 
 import math
-import operator
 import threading
 
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from search.model import fits
 
 from simcse import SearchError
 from simcse.search.filters import conditions
 from simcse.search.local.store import Store
-
-ORDERS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
-
-
-def kind(value):
-    if value is None or isinstance(value, (bool, str)):
-        return type(value)
-    return float if isinstance(value, (int, float)) else None  # None: lists and objects equal nothing
-
-
-def number(value):
-    """Whole numbers beyond 64 bits count as the nearest float."""
-    if kind(value) is float and not -(2**63) <= value < 2**63:
-        return float(value) if abs(value) < 1e308 else math.inf if value > 0 else -math.inf
-    return value
-
-
-def equal(value, wanted):
-    return kind(value) is kind(wanted) and number(value) == number(wanted)
-
-
-def fits(metadata, where):
-    """The meaning of a filter, value by value."""
-    for field, wanted in where.items():
-        value = metadata.get(field)
-        if isinstance(wanted, list):
-            found = any(equal(value, option) for option in wanted)
-        elif isinstance(wanted, dict):
-            found = True
-            for sign, other in wanted.items():
-                if sign == "!=":
-                    found &= not equal(value, other)
-                else:
-                    same = other is not None and kind(value) is kind(other)
-                    found &= same and ORDERS[sign](number(value), number(other))
-        else:
-            found = equal(value, wanted)
-        if not found:
-            return False
-    return True
-
 
 TEXTS = st.sampled_from(
     ["", "a", "a\0", "a\0b", "b", "1", "1.0", "true", "é", "日", "\U0001f469", 'q"\\\n\x01', "null"]
