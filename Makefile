@@ -33,7 +33,7 @@ test: $(VENV)/.installed-dev  ## run the whole suite
 	apt-get install chromium chromium-driver" >&2
 	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
-soak: $(VENV)/.installed-dev  ## run the long forms of tests: damage, fuzzed input, kills, power cuts, a model of the index (SOAK_MINUTES=60 SOAK_SEED=n)
+soak: $(VENV)/.installed-dev  ## run the long forms of tests: damage, fuzzed input, kills, power cuts, a model (SOAK_MINUTES=60 SOAK_SEED=n)
 	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python tests/soak.py
 
 lint: $(VENV)/.installed-dev  ## check style and format

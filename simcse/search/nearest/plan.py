@@ -26,6 +26,7 @@ FLAT_BELOW = 20_000  # rows; comparing all of them is fast enough
 HNSW_BELOW = 200_000  # rows; its graph answers fastest, but takes minutes to build beyond: then IVF does
 ROWS_A_CELL = 39  # faiss asks for so many to train a cell
 FEWEST_CELLS = 16
+HELD_OUT = 10  # one row in so many, to measure recall on
 
 
 @dataclass(frozen=True)
@@ -131,9 +132,12 @@ def make_plan(
     rng = np.random.default_rng(seed)
     held_out = np.empty(0, np.int64)
     if sample_queries is None:
-        held_out = np.sort(rng.choice(slots, min(QUERIES, len(slots) // 10), replace=False))
+        held_out = np.sort(rng.choice(slots, min(QUERIES, len(slots) // HELD_OUT), replace=False))
     kept = np.setdiff1d(slots, held_out, assume_unique=True)
     choices = _choices(len(slots), matrix.shape[1], kind, memory)
+    if sample_queries is None and not len(held_out) and choices[0].factory is not None:
+        few = f"{len(slots)} rows are too few to hold one out in {HELD_OUT} and measure recall on it: exact search"
+        choices = [Choice("flat", None, 1, few)]
     benchmark = None
     for choice in choices:
         if choice.factory is None:

@@ -259,3 +259,11 @@ def test_wrong_sample_queries_are_refused(sample, message, matrix):
 def test_a_factory_string_that_faiss_refuses_is_told_before_any_encoding(kind, matrix):
     with pytest.raises(ConfigError, match=rf"kind: faiss makes no index of dimension 32 from '{kind}'"):
         SearchIndex.build(["1"], Rows(matrix).encode, kind=kind)
+
+
+@pytest.mark.parametrize("kind", ["hnsw", "HNSW16", "SQ8"])
+@pytest.mark.parametrize("rows", [1, 9])
+def test_rows_too_few_to_measure_recall_on_are_searched_exactly(kind, rows):
+    plan, ann = make_plan(np.eye(16, dtype=np.float32)[:rows], kind=kind)
+    assert (plan.kind, ann) == ("flat", None)
+    assert f"{rows} rows are too few" in plan.reason
