@@ -327,7 +327,7 @@ def test_an_index_is_a_dictionary_that_is_searched_by_comparing_all(machine, oth
         machine.root, machine.other, machine.done = Path(folder), other, Counter()
         while True:
             options = settings(
-                max_examples=50 if LONG else SHORT[machine], stateful_step_count=50 if LONG else 25, deadline=None,
+                max_examples=5 if LONG else SHORT[machine], stateful_step_count=50 if LONG else 25, deadline=None,
                 database=None, suppress_health_check=list(HealthCheck), print_blob=False,
             )  # fmt: skip
             run_state_machine_as_test(seed(next(numbers))(type(machine.__name__, (machine,), {})), settings=options)
