@@ -53,7 +53,7 @@ def test_an_unknown_recipe_is_an_error_that_lists_them(
     monkeypatch.chdir(tmp_path)
     assert main(["train", "--config", name]) == 2
     [line] = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"error: --config {name}: no such file, and no recipe; recipes are minilm-ct, ")
+    assert line.startswith(f"error: --config {name}: no such file, and no recipe; recipes are best-unsup, ")
     assert line.endswith("did you mean 'minilm-unsup'?")
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from search.model import fits
+from index_model import fits
 
 from simcse import SearchError
 from simcse.search.filters import conditions

@@ -11,6 +11,7 @@ import pickle
 import shutil
 import time
 from collections import Counter
+from importlib.util import find_spec
 from itertools import count
 from math import log
 from pathlib import Path
@@ -29,9 +30,8 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from search.conftest import MILVUS
-from search.model import Model, RefusedError, Signs, unit
-from search.peer import Peer, peer
+from index_model import Model, RefusedError, Signs, unit
+from index_peer import Peer, peer
 from soak import LONG, SECONDS, SEED
 
 from simcse import SearchError, SearchIndex
@@ -310,11 +310,14 @@ def other():
         yield process
 
 
+MILVUS = pytest.mark.skipif(
+    not (find_spec("pymilvus") and find_spec("milvus_lite")), reason="pymilvus or milvus-lite is not installed"
+)
 SHORT = {Local: 6, Graph: 6}  # sequences; Milvus is too slow for more than the long form
 
 
 @pytest.mark.parametrize(
-    "machine", [Local, Graph, pytest.param(Milvus, marks=MILVUS.marks)], ids=lambda machine: machine.__name__
+    "machine", [Local, Graph, pytest.param(Milvus, marks=MILVUS)], ids=lambda machine: machine.__name__
 )
 def test_an_index_is_a_dictionary_that_is_searched_by_comparing_all(machine, other, monkeypatch, caplog):
     if machine not in SHORT and not LONG:

@@ -25,7 +25,7 @@ def die(*_: object) -> None:
 
 def work(folder: str, action: str, argument: Any, killed_within: bool) -> Any:
     """Do something to the index in a folder; what it returned, or the name of the error."""
-    from search.model import Signs
+    from index_model import Signs
 
     from simcse import SearchError, SearchIndex
 
@@ -83,7 +83,7 @@ class Peer:
 @contextmanager
 def peer() -> Iterator[Peer]:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
-    command = [sys.executable, "-c", "from search.peer import serve; serve()"]
+    command = [sys.executable, "-c", "from index_peer import serve; serve()"]
     with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         yield Peer(process)
         assert process.stdin is not None
