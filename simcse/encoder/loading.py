@@ -91,7 +91,7 @@ def load_modules(folder: Path, *, dropout: float | None = None) -> BertModules |
         state = {key: weights[key].to(torch.float32, copy=True) for key in expected}  # the file may change meanwhile
         modules.load_state_dict(state, assign=True)
         check_finite(dict(modules.named_parameters()), folder)
-    except Exception:
+    except Exception:  # read again by transformers, whose reader's errors are told below
         return None
     config.name_or_path, config.dtype = str(folder), torch.float32
     return modules.eval() if BertWeights.from_hf(modules) is not None else None

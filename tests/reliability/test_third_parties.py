@@ -24,8 +24,8 @@ def agree(ours: Callable[[Tensor], Tensor], other: Callable[[Tensor], Tensor], v
     found, expected = ours(vectors), other(vectors)
     torch.testing.assert_close(found, expected)
     [gradient], [wanted] = torch.autograd.grad(found, vectors), torch.autograd.grad(expected, vectors)
-    torch.testing.assert_close(gradient, wanted)
-    assert gradient.abs().max() > 1e-6  # there is something to compare
+    torch.testing.assert_close(gradient, wanted, rtol=1e-7, atol=1e-12)  # a cold softmax leaves little: 1e-9
+    assert wanted.any()
 
 
 @settings(max_examples=25, deadline=None)
@@ -58,7 +58,7 @@ SCORED_THERE: dict[str, Callable[[float], Any]] = {
 @given(seed=st.integers(0, 9999), rows=st.integers(2, 9), temperature=st.floats(0.05, 2.0))
 def test_losses_of_scored_pairs(name: str, seed: int, rows: int, temperature: float) -> None:
     reference = SCORED_THERE[name](temperature)
-    scores = torch.linspace(0, 1, rows, dtype=torch.float64)
+    scores = torch.arange(rows, dtype=torch.float64) / 8
     agree(
         lambda vectors: SCORED[name](vectors, scores, temperature),
         lambda vectors: reference.compute_loss_from_embeddings(list(vectors.unbind(1)), scores),
