@@ -69,9 +69,15 @@ def exact_search(
 def _faiss_scan(queries: Matrix, matrix: Matrix, k: int, threads: int | None) -> tuple[Matrix, Slots]:
     import faiss
 
+    found = min(k + 1, len(matrix))
     with faiss_threads(threads or (1 if matrix.size < WORTH_THREADS else None)):
-        scores, slots = faiss.knn(queries, matrix, k, metric=faiss.METRIC_INNER_PRODUCT)  # (q, k)
-    return in_order(scores, slots)
+        while True:
+            scores, slots = faiss.knn(queries, matrix, found, metric=faiss.METRIC_INNER_PRODUCT)  # (q, found)
+            if found == len(matrix) or (scores[:, -1] < scores[:, k - 1]).all():
+                break
+            found = min(8 * found, len(matrix))  # faiss keeps any of those that are as near as the k-th
+    scores, slots = in_order(scores, slots)
+    return scores[:, :k], slots[:, :k]
 
 
 def _merge(best: Matrix, where: Slots, scores: Matrix, rows: Slots) -> None:

@@ -60,6 +60,18 @@ def test_few_queries_are_searched_by_faiss_with_the_same_answer(monkeypatch):
     np.testing.assert_allclose(scores, by_blocks, rtol=1e-5)
 
 
+@pytest.mark.parametrize("n", [4, 50, 700])
+def test_of_equal_rows_the_first_are_found(n):
+    """However many stand around the k-th place, of which faiss itself keeps any."""
+    rng = np.random.default_rng(0)
+    matrix, queries = (rng.integers(-1, 2, (m, 4)).astype(np.float32) for m in (n, 2))
+    for k in range(1, min(n, 40) + 1):
+        scores, slots = exact_search(queries, matrix, k)
+        expected_scores, expected_slots = by_sorting(queries, matrix, k, None, 0)
+        np.testing.assert_array_equal(slots, expected_slots)
+        np.testing.assert_array_equal(scores, expected_scores)
+
+
 @pytest.mark.parametrize("slots", [[[0, 2, 1]], [[2, -1, -1]]])
 def test_refine_is_the_inner_product_of_each_candidate(slots):
     matrix = np.eye(3, dtype=np.float32) * [[1], [2], [3]]
