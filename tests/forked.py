@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -15,12 +16,14 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 
 SERVER = """
-import json, os, signal, sys
+import gc, json, os, signal, sys
 sys.path.insert(0, os.getcwd())
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has its background ignore it, and runs honour that
 import train
 import simcse.training.run, simcse.display.summary, accelerate, datasets, transformers
+import scipy.stats, torch.distributed.tensor, transformers.models.bert.modeling_bert  # else each run would at its start
 from simcse.console import run
+gc.freeze()  # shared with the runs, not looked at by each
 print("ready", flush=True)
 for line in sys.stdin:
     order = json.loads(line)
@@ -96,6 +99,18 @@ class Runs:
         self._process.stdin.flush()
         self.started.append(Run(int(self._process.stdout.readline()), output))
         return self.started[-1]
+
+
+def start_group(runs: Runs, options: Mapping[str, Any], size: int = 2) -> list[Run]:
+    """Processes of one run, by rank, in the environment that a launcher gives them."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        port = str(server.getsockname()[1])
+    group = {
+        "WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
+        "ACCELERATE_USE_CPU": "true",
+    }  # fmt: skip
+    return [runs.start(options, {**group, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(size)]
 
 
 @contextmanager

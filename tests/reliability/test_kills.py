@@ -1,23 +1,32 @@
-"""A run killed at random moments, by SIGTERM and SIGKILL, ends as the run that nobody disturbed, to the bit."""
+"""A run killed at random moments, by SIGTERM and SIGKILL, ends as the run that nobody disturbed, to the bit.
+
+Each way to train is killed, goes on, is killed again, until it comes to its end; then another begins, until there were
+as many kills as wanted: 2 of each way in the short form, 30 in the long one (SIMCSE_SOAK=1).
+"""
 
 from __future__ import annotations
 
-import os
+import json
 import random
 import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from forked import Runs, run_server
-from tiny import WORDS
+from forked import Run, Runs, run_server, start_group
+from soak import LONG, SECONDS, SEED
+from tiny import WORDS, build_encoder
 
 from simcse import SentenceEncoder
 
-KILLS = 12 if os.environ.get("SIMCSE_SOAK") else 2
-STEPS = 60
+KILLS = 30 if LONG else 2
+STEPS = 24
+SIGNALS = (signal.SIGTERM, signal.SIGKILL)
+PATIENCE = 30.0  # seconds that a launcher gives to the others of a group, as torchrun does
+WAYS = ["plain", "gradcache", "queue", "seeds", "two processes", "mixed sources", "distillation"]
 
 
 @pytest.fixture(scope="module")
@@ -27,55 +36,151 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
 
 
 @pytest.fixture(scope="module")
-def options(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Training rows of each kind, and scored pairs to evaluate by."""
+    folder, rng = tmp_path_factory.mktemp("data"), random.Random(0)
+
+    def rows(count: int, columns: int, *scores: int) -> str:
+        texts = ([" ".join(rng.sample(WORDS, 6)) for _ in range(columns)] for _ in range(count))
+        return "".join("\t".join([*row, *(str(i % score) for score in scores)]) + "\n" for i, row in enumerate(texts))
+
+    (folder / "text.txt").write_text(rows(256, 1))
+    (folder / "triplets.tsv").write_text("sent0\tsent1\thard_neg\n" + rows(96, 3))
+    (folder / "groups.tsv").write_text("a\tb\tc\n" + rows(64, 3))
+    (folder / "scored.tsv").write_text(rows(64, 2, 6))
+    (folder / "dev.tsv").write_text(rows(40, 2, 6))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_encoder(tmp_path_factory.mktemp("models") / "teacher", seed=7, hidden=48)
+
+
+def options_of(way: str, model: Path, teacher: Path, files: Path) -> dict[str, Any]:
     """A run with an evaluation every 7 and a save every 5 steps, dropout on."""
-    folder = tmp_path_factory.mktemp("data")
-    rng = random.Random(0)
-    (folder / "text.txt").write_text("".join(f"{' '.join(rng.sample(WORDS, 6))}\n" for _ in range(256)))
-    scored = [f"{' '.join(rng.sample(WORDS, 5))}\t{' '.join(rng.sample(WORDS, 5))}\t{i % 6}\n" for i in range(40)]
-    (folder / "dev.tsv").write_text("".join(scored))
+    sources = [
+        {"train": str(files / "triplets.tsv")},
+        {"train": str(files / "groups.tsv"), "rows": "any_two", "weight": 0.5},
+        {"train": str(files / "text.txt")},
+        {"train": str(files / "scored.tsv"), "rows": "scored"},
+    ]
+    own: dict[str, dict[str, Any]] = {
+        "plain": {},
+        "gradcache": {"micro_batch_size": 4},
+        "queue": {"model.queue_size": 40},
+        "seeds": {"seeds": 2, "max_steps": STEPS // 2},
+        "two processes": {},
+        "mixed sources": {"data.sources": json.dumps(sources)},
+        "distillation": {"teacher.name": json.dumps([str(teacher)]), "teacher.weight": 2.0},
+    }
+    data = {} if way == "mixed sources" else {"data.train": files / "text.txt"}
     return {
-        "model.name": tiny_bert, "model.pooling": "mean", "data.train": folder / "text.txt",
-        "data.dev": folder / "dev.tsv", "batch_size": 16, "max_steps": STEPS, "eval_every": 7, "save_every": 5,
-        "log_every": 1, "optim.lr": 1e-3, "precision": "fp32",
+        "model.name": model, "model.pooling": "mean", **data, "data.dev": files / "dev.tsv", "batch_size": 16,
+        "max_steps": STEPS, "eval_every": 7, "save_every": 5, "log_every": 1, "optim.lr": 1e-3, "precision": "fp32",
+        "resume": "auto", **own[way],
     }  # fmt: skip
 
 
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return SentenceEncoder.from_pretrained(folder, device="cpu", dtype="fp32").state_dict()
+def begin(runs: Runs, way: str, options: dict[str, Any], folder: Path) -> list[Run]:
+    """The processes of a run."""
+    options = options | {"output_dir": folder / "run", "teacher.cache": folder / "cache"}
+    return start_group(runs, options) if way == "two processes" else [runs.start(options)]
 
 
-def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+def kill(group: list[Run], sent: signal.Signals, rng: random.Random) -> list[int | None]:
+    """Kill one process, and end the others as a launcher does: SIGTERM, then SIGKILL. The statuses, of that one first.
+
+    The others of a run that was told to stop are not told by us: it is the run that has to stop whole.
+    """
+    struck = rng.choice(group)
+    others = [run for run in group if run is not struck]
+    struck.kill(sent)
+    statuses = [struck.status()]
+    if sent == signal.SIGKILL or statuses == [None]:
+        for run in others:
+            run.kill(signal.SIGTERM)
+    for run in others:
+        until = time.monotonic() + PATIENCE
+        while not run.ended and time.monotonic() < until:
+            time.sleep(0.01)
+        run.kill(signal.SIGKILL)
+        statuses.append(run.status())
+    return statuses
 
 
-def test_killed_runs_end_as_undisturbed_ones(runs: Runs, options: dict[str, object], tmp_path: Path) -> None:
-    whole = tmp_path / "whole"
+def kept(folder: Path) -> dict[str, Any]:
+    """What a run has left, but for where it lies and how long it took."""
+    found: dict[str, Any] = {"names": sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))}
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if path.suffix in (".safetensors", ".npy"):  # weights, vectors of a teacher
+            found[name] = path.read_bytes()
+        elif path.name == "trainer.pt":
+            found[name] = to_bits(torch.load(path, weights_only=True))
+        elif path.name == "log.jsonl":
+            lines = [json.loads(line) for line in path.read_text().splitlines()]
+            found[name] = [{key: value for key, value in line.items() if key != "rows_per_second"} for line in lines]
+        elif path.name == "report.json":
+            found[name] = json.loads(path.read_text())["tasks"]
+    return found
+
+
+def to_bits(state: object) -> object:
+    """The same, with the bytes of each tensor in its place."""
+    if isinstance(state, dict):
+        return {key: to_bits(value) for key, value in state.items()}
+    if isinstance(state, list):
+        return [to_bits(value) for value in state]
+    return state.numpy().tobytes() if isinstance(state, torch.Tensor) else state
+
+
+def check_whole(folder: Path) -> None:
+    """Whatever was saved before a kill can be loaded."""
+    for saved in [*folder.glob("**/best"), *folder.glob("**/last")]:
+        SentenceEncoder.from_pretrained(saved, device="cpu", dtype="fp32")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_killed_runs_end_as_undisturbed_ones(
+    runs: Runs, files: Path, tiny_bert: Path, teacher: Path, tmp_path: Path, way: str
+) -> None:
+    options = options_of(way, tiny_bert, teacher, files)
     started = time.monotonic()
-    run = runs.start(options | {"output_dir": whole})
-    assert run.status() == 0, run.printed
+    group = begin(runs, way, options, tmp_path / "whole")
+    assert [run.status() for run in group] == [0] * len(group), [run.printed for run in group]
     seconds = time.monotonic() - started
-    expected = {name: weights(whole / name) for name in ("best", "last")}
-    rng = random.Random()
-    seed = rng.randrange(1 << 30)
-    rng.seed(seed)
-    for number in range(KILLS):
-        folder, sent = tmp_path / f"run-{number}", (signal.SIGTERM, signal.SIGKILL)[number % 2]
-        moment = rng.uniform(0.1, 1.0) * seconds
-        case = f"seed {seed}, kill {number}: {sent.name} after {moment:.3f} s"
-        run = runs.start(options | {"output_dir": folder, "resume": "auto"})
-        time.sleep(moment)
-        run.kill(sent)
-        status = run.status()
-        assert status in ((None, 0) if sent == signal.SIGKILL else (None, 0, 143)), (case, run.printed)
-        if status == 143:
-            assert "--resume auto" in run.printed, case
-            assert (folder / "last").is_dir(), case
-        for name in ("best", "last"):
-            if (folder / name).exists():
-                weights(folder / name)  # loads, whenever the kill came
-        run = runs.start(options | {"output_dir": folder, "resume": "auto"})
-        assert run.status() == 0, (case, run.printed)
-        for name in ("best", "last"):
-            assert equal(weights(folder / name), expected[name]), case
-        assert {path.name for path in folder.iterdir()} == {path.name for path in whole.iterdir()}, case
+    expected = kept(tmp_path / "whole")
+    assert [name for name in expected if name.endswith("trainer.pt")], expected["names"]
+    rng = random.Random(f"{SEED} {way}")
+    until = started + SECONDS / 2 / len(WAYS)
+    kills: list[signal.Signals] = []
+    number = 0
+    while len(kills) < KILLS and (not LONG or time.monotonic() < until):
+        number += 1
+        folder = tmp_path / f"killed-{number}"
+        case = f"SOAK_SEED={SEED}, {way}, run {number}:"
+        while True:
+            group = begin(runs, way, options, folder)
+            moment = rng.uniform(0.0, 0.8) * seconds
+            time.sleep(moment)
+            if len(kills) == KILLS or group[0].ended:
+                break
+            kills.append(SIGNALS[len(kills) % 2])
+            case += f" {kills[-1].name} after {moment:.3f} s,"
+            statuses = kill(group, kills[-1], rng)
+            printed = [run.printed for run in group]
+            assert statuses[0] in ((None, 0) if kills[-1] == signal.SIGKILL else (None, 0, 143)), (case, printed)
+            if 143 in statuses[:1]:
+                assert statuses == [143] * len(group), (case, printed)
+                assert "--resume auto" in printed[0], (case, printed)
+            check_whole(folder)
+        assert [run.status() for run in group] == [0] * len(group), (case, [run.printed for run in group])
+        found = kept(folder)
+        assert found["names"] == expected["names"], case
+        assert found.keys() == expected.keys(), case
+        assert not [name for name in expected if found[name] != expected[name]], case
+    if LONG:
+        counts = ", ".join(f"{kills.count(sent)} {sent.name}" for sent in SIGNALS)
+        took = time.monotonic() - started
+        print(f"\n{way}: {counts} in {number} runs, {took:.0f} s; each ended as the undisturbed one")

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from forked import Run, Runs, wait_for
+from forked import Run, Runs, start_group, wait_for
 
 from simcse import ConfigError
 from simcse.training.config import TrainConfig
@@ -78,22 +78,11 @@ def test_a_second_signal_stops_at_once(runs: Runs, options: dict[str, object], t
     assert run.status() in (None, 143)
 
 
-def two(runs: Runs, options: dict[str, object]) -> list[Run]:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        port = str(server.getsockname()[1])
-    group = {
-        "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
-        "ACCELERATE_USE_CPU": "true",
-    }  # fmt: skip
-    return [runs.start(options, {**group, "RANK": number, "LOCAL_RANK": number}) for number in "01"]
-
-
 @pytest.mark.parametrize("sent", [0, 1])
 def test_a_signal_to_one_process_of_two_stops_both(
     runs: Runs, options: dict[str, object], tmp_path: Path, sent: int
 ) -> None:
-    both = two(runs, options)
+    both = start_group(runs, options)
     wait_for(lambda: steps(tmp_path / "run") > 3 or both[0].ended)
     both[sent].kill(signal.SIGTERM)
     assert [run.status() for run in both] == [143, 143], [run.printed for run in both]
@@ -104,7 +93,7 @@ def test_a_signal_to_one_process_of_two_stops_both(
 def test_a_locked_folder_stops_both_of_two(runs: Runs, options: dict[str, object], tmp_path: Path) -> None:
     lock = RunLock(tmp_path / "run")
     lock.acquire()
-    both = two(runs, options)
+    both = start_group(runs, options)
     assert [run.status() for run in both] == [2, 2], [run.printed for run in both]
     assert both[0].printed.count("error: ") == 1
     assert "error: " not in both[1].printed
