@@ -115,7 +115,7 @@ def read_log(run: Run) -> tuple[int, float]:
             last, epoch = int(record["step"]), float(record.get("epoch", epoch))
             for metric, score in list(record.get("dev", {}).items())[:1]:  # the first decides
                 run.metric, run.dev = metric, max(float(score), -math.inf if run.dev is None else run.dev)
-        except (DataError, KeyError, TypeError, ValueError, AttributeError) as error:
+        except (DataError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             if number == len(written):  # cut short by a kill, or being written now
                 break
             raise DataError(f"{file}:{number}: found {shown(line)}, no record of a run; delete the line") from error
@@ -132,7 +132,7 @@ def read_report(run: Run) -> bool:
         run.average, training = report.get("average"), report.get("training", {})
         part = (training["steps"] - training["first_step"] + 1) / max(training["steps"], 1) if training else 0
         run.seconds = training["seconds"] / part if part else None  # a resumed run knows the time of its last part
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(
             f"{file}: damaged ({type(error).__name__}); simcse train --resume auto makes it anew"
         ) from error

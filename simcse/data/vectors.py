@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -65,7 +67,8 @@ def _unpacking_numpy(path: Path) -> Iterator[None]:
     try:
         with reading(path):
             yield
-    except (ValueError, zipfile.BadZipFile, KeyError, NotImplementedError) as error:
+    except (ValueError, SyntaxError, tokenize.TokenError, zipfile.BadZipFile, zlib.error, KeyError, EOFError,
+            NotImplementedError, MemoryError, OverflowError, RuntimeError) as error:  # fmt: skip
         said = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"{path}: not a whole numpy file of numbers ({said}); write it anew") from error
 

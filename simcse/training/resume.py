@@ -110,7 +110,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         options = yaml.safe_load(file.read_bytes())
     except FileNotFoundError:
         raise ConfigError(f"{file}: missing, so nobody can tell whether this is the same run; {remedy}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{file}: damaged ({type(error).__name__}); {remedy}") from error
     if not isinstance(options, dict):
         raise ConfigError(

@@ -120,7 +120,7 @@ class RunDir:
             report: dict[str, Any] = dict(json.loads(file.read_bytes()))
             check_version(file, report.get("format", 1), FORMAT, ModelError)
             report["tasks"], report["versions"], report["protocol"]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ModelError(
                 f"{file}: damaged ({type(error).__name__}); remove it, and resume=auto makes it anew"
             ) from error
@@ -236,7 +236,8 @@ class RunDir:
             try:
                 record = json.loads(line)
                 step = int(record["step"])
-            except (ValueError, KeyError, TypeError):
+                float(record.get("loss", 0)), dict(record.get("dev", {}))  # where a record says so
+            except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
                 bad = bad or number
                 continue
             if step > last:  # not synced before the state was saved: any of it may be there

@@ -168,7 +168,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             )
         for key in ("store", "encoder", "dimension"):
             values[key]
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
         raise SearchError(f"{path}: damaged ({error}); restore a copy or build the index anew") from error
     return values
 

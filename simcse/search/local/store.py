@@ -53,7 +53,7 @@ class Store:
         self._writing: int | None = None  # the thread whose transaction is open
         if path is not None and not create and not path.is_file():
             raise SearchError(f"{path}: missing; restore a copy or build the index anew")
-        with self._guarded():
+        with self._guarded(), self._decoding():
             before = file_id(path) if path is not None and not create else None
             self._connection = self._connect(create)
             self._connection.execute("PRAGMA cache_spill = OFF")  # readers are not locked out before the commit
@@ -150,17 +150,34 @@ class Store:
         except sqlite3.Error as error:
             raise SearchError(f"{self.path or 'index in memory'}: {_explained(error)}") from error
 
+    @contextmanager
+    def _decoding(self) -> Iterator[None]:
+        """Say that a file is damaged whose words, which SQLite quotes in its errors, too, are no UTF-8."""
+        try:
+            yield
+        except UnicodeDecodeError as error:
+            raise SearchError(
+                f"{self.path}: damaged: found text that is not UTF-8; restore a copy or build the index anew"
+            ) from error
+
     def _all(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         ours = self.changing
-        with self._lock if ours else self._reader_lock, self._guarded():
+        with self._lock if ours else self._reader_lock, self._guarded(), self._decoding():
             return (self._connection if ours else self._reader).execute(query, values).fetchall()
+
+    def _integers(self, query: str, kind: type[np.integer[Any]], *values: Any) -> npt.NDArray[Any]:
+        """(n,) the only column of what a query finds; raises as `_unpacked`."""
+        try:
+            return np.array([value for (value,) in self._all(query, *values)], kind)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise SearchError(f"{self.path}: damaged: {error}; restore a copy or build the index anew") from error
 
     def __getitem__(self, key: str) -> Any:
         """A value of the committed state, or None."""
         found = self._all("SELECT value FROM meta WHERE key = ?", key)
         try:
             return json.loads(found[0][0]) if found else None
-        except ValueError as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise SearchError(
                 f"{self.path}: damaged: {key!r} is not JSON ({error}); restore a copy or build the index anew"
             ) from error
@@ -228,12 +245,11 @@ class Store:
 
     def dead(self) -> npt.NDArray[np.int64]:
         """Slots without a row."""
-        return np.array([slot for (slot,) in self._all("SELECT slot FROM dead ORDER BY slot")], dtype=np.int64)
+        return self._integers("SELECT slot FROM dead ORDER BY slot", np.int64)
 
     def checksums(self, first: int = 0) -> Checksums:
         """Of the blocks of vectors from number `first` on."""
-        found = self._all("SELECT crc FROM blocks WHERE block >= ? ORDER BY block", first)
-        return np.array([crc for (crc,) in found], np.uint32)
+        return self._integers("SELECT crc FROM blocks WHERE block >= ? ORDER BY block", np.uint32, first)
 
     def put_checksums(self, first: int, checksums: Checksums) -> None:
         """Set those of blocks `first`, `first + 1`, ..."""

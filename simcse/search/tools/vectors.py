@@ -76,7 +76,7 @@ def _open_faiss(path: Path) -> VectorFile:
     check_file(path)
     try:
         whole = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         said = str(error).splitlines()[-1]
         raise DataError(f"{path}: not a whole index of faiss ({said:.200}); write it anew") from error
     flat = faiss.downcast_index(whole)
