@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from simcse.errors import DataError
+from simcse.errors import DataError, SearchError
 from simcse.search.documents import documents, file_documents
 
 
@@ -68,6 +68,11 @@ def test_wrong_columns_and_values_name_file_and_line(tmp_path):
     (tmp_path / "c.jsonl").write_text('{"text": "x"}\n{"text": 5}\n')
     with pytest.raises(DataError, match=r"c.jsonl:2: column 'text': found 5, expected text"):
         list(file_documents(tmp_path / "c.jsonl"))
+    (tmp_path / "e.jsonl").write_text('{"text": "x"}\n{"text": "a \\ud800"}\n')
+    with pytest.raises(DataError, match=r"e.jsonl:2: half of a surrogate pair"):
+        list(file_documents(tmp_path / "e.jsonl"))
+    with pytest.raises(SearchError, match=r"e.jsonl: ids and metadata of a file come from its columns"):
+        list(documents(str(tmp_path / "e.jsonl"), ids=[1, 2]))
     (tmp_path / "d.txt").write_text("x\n")
     with pytest.raises(DataError, match=r"d.txt: columns are asked of lines of text"):
         list(file_documents(tmp_path / "d.txt", id_column="id"))

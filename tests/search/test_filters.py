@@ -11,8 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from index_model import fits
 
-from simcse import SearchError
-from simcse.search.filters import conditions
+from simcse import ConfigError, SearchError
+from simcse.search.filters import conditions, parse_conditions
 from simcse.search.local.store import Store
 
 TEXTS = st.sampled_from(
@@ -151,3 +151,18 @@ def test_other_reads_do_not_wait_for_a_filter(many):
 
     assert len(many.matching({"year": 7}, stop)) == 7
     assert read[0][5][0] == 5
+
+
+def test_conditions_of_the_command_line():
+    """Values are JSON where they can be; conditions by signs on one field hold together, a list stands alone."""
+    where = parse_conditions(["lang=en|de", "year>=2000", "year<2010.5", 'n!="1"', "x=", "seen=true", "none=null|NaN"])
+    assert where == {
+        "lang": ["en", "de"], "year": {">=": 2000, "<": 2010.5}, "n": {"!=": "1"}, "x": [""], "seen": [True],
+        "none": [None, "NaN"],
+    }  # fmt: skip
+    for texts in (["lang=en", "lang=de"], ["n=1", "n>0"], ["n>0", "n=1"]):
+        with pytest.raises(ConfigError, match=r"where: found two conditions on .*; write several values as .*=A\|B"):
+            parse_conditions(texts)
+    for text in ("lang", "=en", "", ">=5"):
+        with pytest.raises(ConfigError, match=r"where: found .*, expected FIELD=VALUE, FIELD=A"):
+            parse_conditions([text])

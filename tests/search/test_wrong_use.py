@@ -166,6 +166,7 @@ def test_the_remedy_is_told(encoder):
         (lambda: SearchIndex.build("a man plays", encoder), "which is no file; expected a list of texts, or a file"),
         (lambda: index.add("a man plays"), "which is no file; expected a list of texts, or a file"),
         (lambda: index.search(ONES), "search_vectors accepts vectors"),
+        (lambda: index.add_documents([("x", 5, {})]), "row with id 'x': found the text 5, expected a str"),
     ]:
         with pytest.raises(SearchError, match=told):
             call()

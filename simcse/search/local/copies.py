@@ -87,9 +87,8 @@ def _replace(state: State, folder: Path, replan: bool = False) -> None:
         try:
             there = state if ours else State.open(folder)
         except SearchError:
-            if ours:
-                raise
-        else:  # nobody changes what is about to be replaced; a damaged index, which nobody can change, makes way
+            pass  # a damaged index, which nobody can change, makes way
+        else:  # nobody changes what is about to be replaced
             stack.enter_context(there.locked())
             generation = max(generation, there.view.generation)
         view = stack.enter_context(_still(state))

@@ -127,18 +127,19 @@ def looked_again(folder: Path, read: Callable[[dict[str, Any], int], T]) -> T:
     Raises:
         SearchError: it fails though the index is as it was.
     """
-    for left in reversed(range(LOOKS)):
+    looks = 0
+    while True:
         seen = changed_at(folder)
         manifest = read_manifest(folder)
+        looks += 1
         try:
             return read(manifest, seen)
         except (SearchError, OSError) as error:
-            if left and changed_at(folder) != seen:
+            if looks < LOOKS and changed_at(folder) != seen:
                 continue
             if isinstance(error, SearchError):
                 raise
             raise SearchError(f"{folder}: {error.strerror or error}; restore a copy or build the index anew") from error
-    raise AssertionError("the last look returns or raises")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -183,8 +183,6 @@ class Ann:
             index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if mmap else 0)
             ann = cls(index, **values)
             ann._map(path)
-        except FileNotFoundError as error:
-            raise SearchError(f"{path}: missing; restore a copy or build the index anew") from error
         except (RuntimeError, MemoryError, OSError, ValueError) as error:
             if not path.is_file():
                 raise SearchError(f"{path}: missing; restore a copy or build the index anew") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 import zlib
@@ -236,3 +237,24 @@ def test_a_damaged_index_makes_way_for_one_built_anew(folder, encoder):
     index.verify()
     assert [hit.text for hit in SearchIndex.load(folder, encoder.encode).search("new text")[0]] == ["new text"]
     assert len(list(folder.iterdir())) == 3
+
+
+@pytest.mark.parametrize("mmap", [True, False])
+def test_an_approximate_index_that_is_not_of_these_vectors(encoder, tmp_path, mmap, monkeypatch):
+    """It would give rows that are not there; and one that is missing, or ends too early, gives none."""
+    monkeypatch.setattr(plan, "FLAT_BELOW", 10)
+    folder = tmp_path / "idx"
+    index = SearchIndex.build(TEXTS[:40], encoder.encode, kind="hnsw", target_recall=0.5)
+    index.save(folder)
+    (path,) = folder.glob("ann-*")
+    noted = index.storage.get("ann")
+    index.storage.put("ann", noted | {"covered": 39})
+    with pytest.raises(SearchError, match=rf"{path.name}: damaged: found 40 vectors, expected 39; restore a copy"):
+        SearchIndex.load(folder, encoder.encode, mmap=mmap)
+    index.storage.put("ann", noted)
+    os.truncate(path, 50)
+    with pytest.raises(SearchError, match=rf"{path.name}: damaged \(.*\); restore a copy"):
+        SearchIndex.load(folder, encoder.encode, mmap=mmap)
+    path.unlink()
+    with pytest.raises(SearchError, match=rf"{path.name}: missing; restore a copy"):
+        SearchIndex.load(folder, encoder.encode, mmap=mmap)

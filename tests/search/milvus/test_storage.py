@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from copy import copy
 from importlib.util import find_spec
 
 import pytest
 
 from simcse import ConfigError, DataError, SearchError, SearchIndex
+from simcse.search.milvus.client import connect
 from simcse.search.tools.build import build_from_files
 from simcse.search.tools.mine import mine_negatives
 
@@ -120,3 +122,57 @@ def test_a_text_too_long_for_a_row_is_refused(milvus_file, encoder):
     with pytest.raises(SearchError, match=r"has 70000 bytes, Milvus accepts 65535"):
         index.add(["x", "y" * 70_000])
     assert len(index) == 4
+
+
+def test_what_milvus_does_not_take_back_is_told(milvus_file, encoder, monkeypatch, caplog):
+    """The server goes away in the middle of an addition: the error is the addition's, and the log names the place."""
+    from pymilvus.exceptions import MilvusException
+
+    index = SearchIndex.build(TEXTS, encoder.encode, kind=f"milvus:{milvus_file}#gone")
+
+    def refusing(message):
+        def call(*arguments, **options):
+            raise MilvusException(message=message)
+
+        return call
+
+    gone = refusing("server unavailable")
+
+    assert index.storage.describe().startswith("4 texts, milvus, ")
+    with monkeypatch.context() as patch:
+        patch.setattr(type(index.storage._client), "insert", refusing("no room"))
+        patch.setattr(type(index.storage._client), "delete", gone)
+        patch.setattr(type(index.storage._client), "query", gone)
+        assert index.storage.describe().startswith("out of reach, milvus, ")
+        with pytest.raises(SearchError, match="Milvus refuses: no room"), index.storage.transaction():
+            index.storage.append([("x", "a text", {})], encoder.encode(["a text"]))
+    assert "rows of the addition that failed may be left: " in caplog.text
+    assert "server unavailable" in caplog.text
+
+
+def test_a_server_is_asked_with_its_token_and_left_running(milvus_file, encoder, monkeypatch):
+    """No server runs here: what the client is made with, and that nothing but the client is closed, is what counts."""
+    made = []
+
+    class Client:
+        def __init__(self, uri, **options):
+            made.append((uri, options))
+
+        def close(self):
+            made.append("closed")
+
+    index = SearchIndex.build(TEXTS, encoder.encode, kind=f"milvus:{milvus_file}#server")
+    monkeypatch.setenv("MILVUS_TOKEN", "secret")
+    monkeypatch.setattr("pymilvus.MilvusClient", Client)
+    client = connect("http://localhost:19530")
+    assert made == [("http://localhost:19530", {"token": "secret", "grpc_options": {}})]
+    storage = copy(index.storage)
+    storage._client, storage._uri = client, "http://localhost:19530"
+    storage.close()
+    assert made[1:] == ["closed"]
+    assert len(index) == 4, "the file is still open"
+    monkeypatch.setitem(sys.modules, "pymilvus", None)
+    with pytest.raises(
+        ConfigError, match=r"kind milvus needs the package pymilvus: pip install 'simcse-kit\[milvus\]'"
+    ):
+        connect("http://localhost:19530")

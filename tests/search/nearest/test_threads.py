@@ -5,13 +5,14 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
+import faiss
 import numpy as np
 import pytest
 from threadpoolctl import ThreadpoolController, threadpool_info, threadpool_limits
 
 from simcse.search.nearest import exact, threads
 from simcse.search.nearest.exact import exact_search
-from simcse.search.nearest.threads import blas_threads
+from simcse.search.nearest.threads import blas_threads, faiss_threads
 
 
 def blas():
@@ -76,3 +77,18 @@ def test_little_work_takes_one_thread_and_much_what_it_is_given(monkeypatch, ask
     exact_search(matrix[:9], matrix, 3, threads=asked)
     assert seen == [expected]
     assert blas() == {2}
+
+
+def test_the_threads_of_faiss_come_back_even_after_an_error():
+    """Of the thread that asks; others have their own number."""
+    before = faiss.omp_get_max_threads()
+
+    def failing(number):
+        with faiss_threads(number):
+            assert faiss.omp_get_max_threads() == (before if number is None else number)
+            raise ZeroDivisionError
+
+    for number in (before + 1, before, None):
+        with pytest.raises(ZeroDivisionError):
+            failing(number)
+        assert faiss.omp_get_max_threads() == before

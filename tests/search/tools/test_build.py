@@ -8,7 +8,7 @@ import pytest
 
 from simcse import ConfigError, DataError, SearchError, SearchIndex
 from simcse.search.tools import build as jobs
-from simcse.search.tools.build import build_from_files, count_rows
+from simcse.search.tools.build import build_from_files, check_files, count_rows
 
 TEXTS = [f"text number {i} about {i * 7 % 13}" for i in range(50)]
 
@@ -82,3 +82,23 @@ def test_wrong_input_leaves_nothing(files, encoder, tmp_path):
 def test_rows_are_counted_for_the_progress_bar(files, tmp_path):
     assert count_rows(files) == 51
     assert count_rows(["-"]) is None
+
+
+@pytest.mark.parametrize("rest", ["another encoder", "no index", "no note"])
+def test_what_a_kill_left_of_something_else_is_begun_anew(files, encoder, other_encoder, tmp_path, rest):
+    """All texts are encoded, by the encoder that is asked for."""
+    partial = tmp_path / ".idx.partial"
+    if rest == "no index":
+        partial.mkdir()
+        (partial / "store-000001.sqlite").write_bytes(b"begun")
+    else:
+        SearchIndex.build(TEXTS[:30], (other_encoder if rest == "another encoder" else encoder).encode).save(partial)
+    index = build_from_files(files, tmp_path / "idx", encoder.encode)
+    assert [text for _, text, _ in index.rows()] == TEXTS
+    assert not partial.exists()
+
+
+def test_columns_are_checked_before_any_work_but_those_of_a_stream(files, tmp_path):
+    check_files([*files, "-"])
+    with pytest.raises(DataError, match=r"none\.txt: no such file"):
+        check_files(["-", tmp_path / "none.txt"])

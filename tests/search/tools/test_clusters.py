@@ -60,6 +60,8 @@ def test_communities_of_a_storage_with_deleted_texts(at):
     assert [{key for key, _ in group.members} for group in groups] == [{0, 1, 2}, {4, 5, 6}]
     with pytest.raises(ConfigError, match="threshold: found 75"):
         communities(index, 75)
+    with pytest.raises(ConfigError, match="iterations: found 0, expected at least 1"):
+        cluster(index, 2, iterations=0)
     with pytest.raises(ConfigError, match="min_size: found 0"):
         communities(index, min_size=0)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from simcse import ConfigError
+from simcse import ConfigError, SearchIndex
 from simcse.search.tools.clusters import cluster
 from simcse.search.tools.duplicates import near_duplicates
 
@@ -37,3 +37,12 @@ def test_ids_of_both_kinds_and_a_change_between(at):
     index.add(["59"])
     pairs = [(kept, [key for key, _ in others]) for kept, others in near_duplicates(index, 0.99)]
     assert pairs == [(20, [102]), (100, ["b"])]
+
+
+def test_what_is_deleted_meanwhile_is_no_duplicate(encoder):
+    """Of a copy or of what was to be kept; groups that are left without either are not told."""
+    index = SearchIndex.build(["a", "a", "b", "b", "b", "c", "c", "d", "d"], encoder.encode)
+    groups = near_duplicates(index, 1.0)
+    found = [next(groups)]
+    index.delete([3, 6, 7])
+    assert [(kept, [key for key, _ in others]) for kept, others in [*found, *groups]] == [(0, [1]), (2, [4])]

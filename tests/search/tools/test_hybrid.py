@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import pytest
 
@@ -88,10 +89,13 @@ def test_words_that_nobody_knows_leave_the_vectors(index):
     assert [h.id for h in HybridSearch(index).search(query)[0]] == [h.id for h in index.search(query)[0]]
 
 
-def test_wrong_use_is_told(index):
+def test_wrong_use_is_told(index, monkeypatch):
     with pytest.raises(ConfigError, match="weight: found 2"):
         HybridSearch(index).search("a lion", weight=2)
     with pytest.raises(SearchError, match="top_k: found 0"):
         HybridSearch(index).search("a lion", top_k=0)
     with pytest.raises(SearchError, match="query 0"):
         HybridSearch(index).search("")
+    monkeypatch.setitem(sys.modules, "bm25s", None)
+    with pytest.raises(ConfigError, match=r"hybrid search needs bm25s: pip install 'simcse-kit\[hybrid\]'"):
+        HybridSearch(index)

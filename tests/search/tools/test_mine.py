@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from simcse import ConfigError
-from simcse.search.tools.mine import Mined, mine_negatives
+from simcse import ConfigError, DataError
+from simcse.data.readers import read_training
+from simcse.search.tools.mine import Mined, mine_negatives, read_pairs, write_triplets
 
 
 def encode(texts):
@@ -52,3 +53,28 @@ def test_a_negative_cosine_of_the_positive_lowers_the_ceiling():
 def test_numbers_out_of_range_are_told(options):
     with pytest.raises(ConfigError, match=r"count|margin"):
         list(mine_negatives([("a0", "b1")], encode, **options))
+
+
+def test_files_of_pairs_and_of_triplets(tmp_path):
+    pairs, output = tmp_path / "pairs.csv", tmp_path / "out.csv"
+    pairs.write_text('anchor,positive\na,b\nc,"d, e"\n')
+    known = read_pairs(str(pairs))
+    assert known == [("a", "b"), ("c", "d, e")]
+    write_triplets(str(output), ((*pair, "no\nanswer") for pair in known), str(pairs))
+    assert read_training(str(output)).to_dict() == {
+        "anchor": ["a", "c"], "positive": ["b", "d, e"], "hard_negative": ["no\nanswer"] * 2
+    }  # fmt: skip
+    before = output.read_bytes()
+    with pytest.raises(DataError, match=r"pairs\.csv: no pair has a negative; lower the option margin"):
+        write_triplets(str(output), [], str(pairs))
+    assert output.read_bytes() == before
+    (tmp_path / "texts.txt").write_text("a\nb\n")
+    with pytest.raises(DataError, match=r"texts\.txt: found one column, expected two: anchor and positive"):
+        read_pairs(str(tmp_path / "texts.txt"))
+
+
+def test_what_came_of_it_in_words():
+    mined = Mined(pairs=8, triplets=14, short=1, duplicates=3)
+    assert mined.in_words(2) == (
+        "14 triplets from 8 pairs; 1 pairs (12.5%) have fewer than 2; 3 near-duplicates dropped"
+    )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import sys
+
 import faiss
 import numpy as np
 import pyarrow as pa
@@ -97,3 +100,13 @@ def test_a_parquet_of_texts_and_vectors_is_both(encoder, tmp_path):
     index = build_from_files([path], tmp_path / "idx", encoder.encode, vectors=[path])
     assert list(index.rows()) == [(5, TEXTS[0], {"year": 1999}), (6, TEXTS[1], {"year": 2000})]
     assert SearchIndex.load(tmp_path / "idx", encoder).search(TEXTS[1], 1)[0][0].id == 6
+
+
+@pytest.mark.parametrize(("rows", "told"), [(4, "more texts than vectors"), (6, "more vectors than texts")])
+def test_numbers_that_differ_are_told_at_the_end_of_a_stream(encoder, tmp_path, monkeypatch, rows, told):
+    """Nobody can count what comes from standard input before it has been read."""
+    path = vectors_file(tmp_path, ".npy", encoder.encode([f"text {i}" for i in range(rows)]))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"".join(b"text %d\n" % i for i in range(5)))))
+    with pytest.raises(DataError, match=rf"v\.npy: found {told}, expected one for each row"):
+        build_from_files(["-"], tmp_path / "idx", encoder.encode, vectors=[path])
+    assert not (tmp_path / "idx").exists()
