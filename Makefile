@@ -16,7 +16,7 @@ ifneq ($(wildcard $(SIMCSE_DATA)/.),)
 export SIMCSE_DATA := $(abspath $(SIMCSE_DATA))
 endif
 
-.PHONY: help quickstart data test soak lint types docs bench clean
+.PHONY: help quickstart data test coverage soak lint types docs bench clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name what; do \
@@ -32,6 +32,16 @@ test: $(VENV)/.installed-dev  ## run the whole suite
 	@command -v chromedriver > /dev/null || echo "the page of simcse serve is not tested; with a browser it is: \
 	apt-get install chromium chromium-driver" >&2
 	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+# the tests of what keeps data: index, checkpoint, run folder, files of vectors
+KEEPERS := tests/test_files.py tests/test_file_errors.py tests/search tests/formats tests/encoder tests/training \
+	$(patsubst %,tests/reliability/test_%.py,checkpoint_files full_disk)
+
+coverage: $(VENV)/.installed-dev  ## run the tests of what keeps data; each branch of it must be covered
+	@rm -rf build/coverage
+	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m coverage run -m pytest -n $(JOBS) --dist loadfile $(KEEPERS)
+	@$(BIN)/python -m coverage combine -q
+	@$(BIN)/python -m coverage report
 
 soak: $(VENV)/.installed-dev  ## run the long forms of tests: damage, fuzzed input, kills, power cuts, a model (SOAK_MINUTES=60 SOAK_SEED=n)
 	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python tests/soak.py
