@@ -40,8 +40,10 @@ def test_the_workflow_runs_targets_that_exist() -> None:
     for script in re.findall(r"^(\.ci/\w+)", commands, flags=re.M):
         assert (ROOT / script).is_file()
     assert set(re.findall(r"--extra (\w+)", commands)) <= set(PROJECT["optional-dependencies"])
-    # whoever runs .ci/run before pushing has run what the workflow will
-    assert set(re.findall(r"make --no-print-directory (\w+)", read(".ci/run"))) == set(named)
+    # whoever runs .ci/run before pushing has run what the workflow will, but for what it runs at night alone
+    nightly = [step for job in WORKFLOW["jobs"].values() if "schedule" in job.get("if", "") for step in job["steps"]]
+    at_night = re.findall(r"^make (\w+)", "\n".join(step.get("run", "") for step in nightly), flags=re.M)
+    assert set(re.findall(r"make --no-print-directory (\w+)", read(".ci/run"))) == set(named) - set(at_night)
 
 
 def test_the_workflow_covers_the_versions_that_are_allowed() -> None:
