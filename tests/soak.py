@@ -20,7 +20,10 @@ SECONDS = float(os.environ.get("SOAK_SECONDS", "600"))  # that a part has
 
 GRACE = 120  # seconds to start and to end
 # in this order, each with its share of the time that is left
-PARTS = ["tests/reliability", "tests/durability", "tests/fuzzing", "tests/search/test_model.py"]
+PARTS = [
+    "tests/reliability", "tests/durability", "tests/fuzzing", "tests/search/test_model.py",
+    "tests/training/test_gradients.py",
+]  # fmt: skip
 
 
 def main(parts: list[str]) -> int:

@@ -336,6 +336,10 @@ class TrainConfig:
         if self.matryoshka and (self.model.queue_size or self.teacher.loss in ("l2", "cosine")):
             option = "model.queue_size" if self.model.queue_size else f"teacher.loss={self.teacher.loss}"
             raise ConfigError(f"matryoshka does not go with {option}, which needs all dimensions")
+        if self.model.queue_size and self.teacher.name and self.teacher.loss != "none":
+            raise ConfigError(
+                f"model.queue_size does not go with teacher.loss={self.teacher.loss}, which knows no queue"
+            )
         for dimensions in self.matryoshka:
             at_least("matryoshka", dimensions, 1)
         if self.teacher.name and self.teacher.loss == "none" and self.teacher.mask_margin is None:

@@ -103,7 +103,7 @@ def cosines(candidates: BatchCandidates, views: Tensor) -> ContrastiveLogits:
 
 def without_close(logits: ContrastiveLogits, guide: ContrastiveLogits, margin: float) -> ContrastiveLogits:
     """The logits without the negatives that the guide finds closer than the positive less a margin (GISTEmbed,
-    Solatorio 2024); a row that would lose them all keeps the farthest.
+    Solatorio 2024); a row that would lose them all keeps the farthest. Expected counts fall with their number.
 
     Args:
         logits: (R, C), perhaps with further columns of past keys.
@@ -116,7 +116,11 @@ def without_close(logits: ContrastiveLogits, guide: ContrastiveLogits, margin: f
     far |= close == close.min(dim=1, keepdim=True).values
     keep = logits.negatives.clone()
     keep[:, :compared] &= far
-    return replace(logits, valid=keep.scatter(1, logits.target[:, None], True))
+    noise = logits.log_noise
+    if noise is not None:  # fewer negatives, of which each is expected less often
+        left = keep.count_nonzero(1) / logits.negatives.count_nonzero(1)  # (R,)
+        noise = noise + left.log().to(noise.dtype)[:, None]
+    return replace(logits, valid=keep.scatter(1, logits.target[:, None], True), log_noise=noise)
 
 
 @dataclass(frozen=True)

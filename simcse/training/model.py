@@ -63,6 +63,13 @@ class ContrastiveModel(nn.Module):
 
         Every sequence has dropout masks of its own, equal texts too: that is what makes a text its own positive.
         """
+        vectors = self._stacked(batch)  # (V, B, D)
+        if self.map is None:
+            return vectors
+        return torch.cat([vectors, self.map(F.normalize(vectors.float(), dim=-1))], dim=-1)  # (V, B, D + D_t)
+
+    def _stacked(self, batch: Batch) -> Tensor:
+        """The views by one encoder or by two -> (V, B, D)."""
         tokens, views = batch.tokens, batch.views
         if not self.fixed_dropout_mask and self.second is None:
             return self.stack(tokens, views)
@@ -77,6 +84,4 @@ class ContrastiveModel(nn.Module):
         vectors = self.encoder(tokens)  # (B * V, D)
         if self.head is not None:
             vectors = self.head(vectors)
-        if self.map is not None:
-            vectors = torch.cat([vectors, self.map(F.normalize(vectors.float(), dim=-1))], dim=-1)  # (B * V, D + D_t)
         return vectors.view(-1, views, vectors.shape[-1]).transpose(0, 1)  # type: ignore[no-any-return]  # (V, B, D)

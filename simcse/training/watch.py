@@ -57,6 +57,8 @@ def check_data(config: TrainConfig, source: SourceConfig, criterion: Contrastive
             f"{option} makes positives of single texts, but {file} has {columns} columns; "
             "name one of them by data.columns, or leave the option out"
         )
+    if columns == 1 and source.loss == "none" and config.model.two_encoders:
+        raise ConfigError(f"model.two_encoders needs positives for the second one, but {file} has single texts")
     if criterion.objective.needs_counts and augment != "none":
         raise ConfigError(f"objective={config.objective} counts texts, which data.augment changes each time anew")
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-
+import naive
 import pytest
 import torch
 from hypothesis import given, settings
@@ -28,29 +27,17 @@ def test_listwise_kl_is_its_double_loop(seed: int, rows: int, count: int) -> Non
     student = InBatchCandidates(0.5)(one, keys=keys)
     teacher = InBatchCandidates(0.2)(other)
     same = keys[0] == keys[1]
-    expected = []
-    for row in range(rows):
-        left = [c for c in range(student.logits.shape[1]) if student.valid is None or student.valid[row, c]]
-        left = [c for c in left if not (same[row] and c == int(student.target[row]))]
-        p = torch.softmax(torch.tensor([float(teacher.logits[row, c]) for c in left]), 0).tolist()
-        q = torch.softmax(torch.tensor([float(student.logits[row, c]) for c in left]), 0).tolist()
-        expected.append(sum(a * math.log(a / b) for a, b in zip(p, q, strict=True)))
-    found = float(listwise_kl(student, teacher, same))
-    assert found == pytest.approx(sum(expected) / rows, abs=1e-6)
+    texts = naive.Texts(list(one), keys=keys.tolist())
+    expected = naive.distilled("kl", texts, list(other), "in_batch", (0.5, 0.2))
+    torch.testing.assert_close(listwise_kl(student, teacher, same), expected, rtol=1e-6, atol=1e-9)
 
 
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 999), rows=st.integers(2, 6))
 def test_margin_mse_is_its_double_loop(seed: int, rows: int) -> None:
-    student, teacher = InBatchCandidates(1.0)(views(seed, rows)), InBatchCandidates(1.0)(views(seed + 1, rows, 3, 7))
-    errors = []
-    for row in range(rows):
-        y = int(student.target[row])
-        for c in range(student.logits.shape[1]):
-            if c != y:
-                ours, theirs = (float(x.logits[row, y] - x.logits[row, c]) for x in (student, teacher))
-                errors.append((ours - theirs) ** 2)
-    assert float(margin_mse(student, teacher)) == pytest.approx(sum(errors) / len(errors))
+    ours, theirs = views(seed, rows), views(seed + 1, rows, 3, 7)
+    expected = naive.distilled("margin_mse", naive.Texts(list(ours)), list(theirs), "in_batch", (1.0, 1.0))
+    torch.testing.assert_close(margin_mse(InBatchCandidates(1.0)(ours), InBatchCandidates(1.0)(theirs)), expected)
 
 
 def test_a_student_that_is_its_teacher_has_nothing_to_learn() -> None:

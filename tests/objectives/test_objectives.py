@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import FrozenInstanceError, dataclass, replace
+from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 
+import naive
 import pytest
 import torch
 from hypothesis import given, settings
@@ -29,80 +29,7 @@ from simcse.objectives import (
     build_objective,
 )
 
-T = 0.1  # temperature of the cosines below
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row in plain Python: the scores of the valid candidates, the target's first."""
-
-    positive: float
-    negatives: Sequence[float]
-    noise: Sequence[float]  # log expected counts, the target's first
-    correction: float
-
-    @property
-    def all(self) -> list[float]:
-        return [self.positive, *self.negatives]
-
-
-def log_sum_exp(values: Sequence[float]) -> float:
-    top = max(values)
-    return top + math.log(sum(math.exp(value - top) for value in values))
-
-
-def log_sigmoid(x: float) -> float:
-    return -math.log1p(math.exp(-x)) if x > 0 else x - math.log1p(math.exp(x))
-
-
-def logistic(positive: float, negatives: Sequence[float], weights: Sequence[float] | None = None) -> float:
-    weights = weights or [1.0] * len(negatives)
-    return -log_sigmoid(positive) - sum(w * log_sigmoid(-s) for w, s in zip(weights, negatives, strict=True))
-
-
-def softmax(row: Row) -> float:
-    return log_sum_exp(row.all) - row.positive
-
-
-def label_smoothed(row: Row) -> float:
-    share = 0.1 / len(row.all)
-    return sum((0.9 * (i == 0) + share) * (log_sum_exp(row.all) - s) for i, s in enumerate(row.all))
-
-
-def margin(row: Row) -> float:
-    angle = math.acos(row.positive * T)
-    turned = math.cos(angle + math.pi / 18)
-    if angle + math.pi / 18 > math.pi:
-        turned = math.cos(angle) - math.pi / 18 * math.sin(math.pi / 18)
-    return log_sum_exp([turned / T, *row.negatives]) - turned / T
-
-
-def noise_contrastive(row: Row) -> float:
-    shifted = [s - noise for s, noise in zip(row.all, row.noise, strict=True)]
-    return logistic(shifted[0], shifted[1:])
-
-
-def self_adversarial(row: Row) -> float:
-    weights = [math.exp(s - log_sum_exp(row.negatives)) for s in row.negatives]
-    return logistic(row.positive, row.negatives, weights)
-
-
-def sampled_softmax(row: Row) -> float:
-    shifted = [s - noise for s, noise in zip(row.all, row.noise, strict=True)]
-    return log_sum_exp(shifted) - shifted[0]
-
-
-NAIVE: dict[str, Callable[[Row], float]] = {
-    "backward_corrected": lambda row: row.correction * softmax(row),
-    "decoupled": lambda row: log_sum_exp(row.negatives) - row.positive,
-    "label_smoothed": label_smoothed,
-    "margin": margin,
-    "negative_sampling": lambda row: logistic(row.positive, row.negatives),
-    "noise_contrastive": noise_contrastive,
-    "sampled_softmax": sampled_softmax,
-    "self_adversarial": self_adversarial,
-    "softmax": softmax,
-}
+T = naive.TEMPERATURE
 
 
 def random_scores(seed: int = 0, R: int = 5, C: int = 7, *, shared_noise: bool = False) -> ContrastiveLogits:
@@ -117,29 +44,29 @@ def random_scores(seed: int = 0, R: int = 5, C: int = 7, *, shared_noise: bool =
     return ContrastiveLogits(logits, target, valid, noise, correction, temperature=T)
 
 
-def rows_of(scores: ContrastiveLogits) -> list[Row]:
-    noise = scores.log_noise.expand_as(scores.logits)
+def naive_loss(name: str, scores: ContrastiveLogits) -> torch.Tensor:
+    """The mean of the formula over the rows, in float64."""
+    noise = scores.log_noise.expand_as(scores.logits).tolist()
     rows = []
     for i, y in enumerate(scores.target.tolist()):
         others = [c for c in range(scores.logits.shape[1]) if c != y and scores.valid[i, c]]
-        rows.append(
-            Row(
-                float(scores.logits[i, y]),
-                [float(scores.logits[i, c]) for c in others],
-                [float(noise[i, c]) for c in [y, *others]],
-                float(scores.correction[i]),
-            )
-        )
-    return rows
+        found = [scores.logits[i, c].double() for c in [y, *others]]
+        counts = [noise[i][c] for c in [y, *others]]
+        rows.append(naive.Row(found[0], found[1:], counts, float(scores.correction[i])))
+    return naive.mean([naive.OBJECTIVES[name](row) for row in rows])
 
 
 @pytest.mark.parametrize("name", sorted(OBJECTIVES))
 @settings(max_examples=12, deadline=None)
 @given(seed=st.integers(0, 999), rows=st.integers(1, 6), columns=st.integers(2, 9), shared_noise=st.booleans())
 def test_objective_equals_the_double_loop(name: str, seed: int, rows: int, columns: int, shared_noise: bool) -> None:
+    """Loss and gradient."""
     scores = random_scores(seed, rows, columns, shared_noise=shared_noise)
-    expected = sum(map(NAIVE[name], rows_of(scores))) / rows
-    assert float(build_objective(name)(scores)) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+    scores.logits.requires_grad_()
+    found, expected = build_objective(name)(scores), naive_loss(name, scores)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+    [gradient], [wanted] = torch.autograd.grad(found, scores.logits), torch.autograd.grad(expected, scores.logits)
+    torch.testing.assert_close(gradient, wanted, rtol=1e-7, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", sorted(OBJECTIVES))
@@ -186,8 +113,8 @@ def test_extreme_scores_stay_exact_in_float32(name: str, size: float) -> None:
         logits, torch.zeros(5, dtype=torch.int64), torch.ones(5, 3, dtype=torch.bool), torch.zeros(3), torch.ones(5), T
     )
     loss = build_objective(name)(scores)
-    expected = sum(map(NAIVE[name], rows_of(replace(scores, logits=logits.detach())))) / 5
-    assert loss.item() == pytest.approx(expected, rel=1e-6, abs=1e-6)
+    expected = naive_loss(name, replace(scores, logits=logits.detach()))
+    assert loss.item() == pytest.approx(float(expected), rel=1e-6, abs=1e-6)
     (gradient,) = torch.autograd.grad(loss, logits)
     assert torch.isfinite(gradient).all()
 
