@@ -159,8 +159,8 @@ def test_errors_name_options_as_python_does() -> None:
 
 # files of tests that are about more than one module
 TOPICS = {
-    "architectures", "durability", "evaluate_command", "follow", "gradients", "index_command", "japanese", "model", "objectives",
-    "page", "quality", "theory", "wrong_use",
+    "architectures", "durability", "evaluate_command", "follow", "gradients", "index_command", "japanese", "model",
+    "objectives", "page", "quality", "theory", "wrong_use",
 }  # fmt: skip
 
 

@@ -103,7 +103,9 @@ def in_two_processes(folder: Path, steps: Iterable[Step]) -> dict[Step, Found]:
 
 
 OTHERS = [
+    Step(queue=3),
     Step(two_encoders=True, teacher="l2", wide=True),
+    *(Step(candidates=c, **WAYS[way]) for way in ("two_encoders", "matryoshka", "guide") for c in CANDIDATES),
     *(Step(data=data) for data in ("pairs", "quadruplets", *SCORED)),
     *(Step(teacher=teacher, candidates=candidates) for teacher in ("kl", "margin_mse") for candidates in CANDIDATES),
     *(Step(teacher="kl", candidates=candidates, data="echoes") for candidates in CANDIDATES),
@@ -138,7 +140,7 @@ def model_of(folder: Path, step: Step) -> Reference:
     return Reference(folder, step)
 
 
-@lru_cache(100)
+@lru_cache(400)
 def gradients_of(folder: Path, step: Step) -> Found:
     own = model_of(folder, replace(step.model, data=step.data, rows=step.rows, queue=step.queue, wide=step.wide))
     return own.gradients(step) if step.precision == "fp32" else own.gradients_through(folder, step)
