@@ -141,9 +141,13 @@ def add_norm_backward(
     total, mean, rstd = saved
     library = fitting(total, gamma, beta)
     if library is None:
+        exact = total.dtype == gamma.dtype  # else torch adds the rows up in the narrower type, and loses most of many
         x_grad, gamma_grad, beta_grad = torch.ops.aten.native_layer_norm_backward(
-            grad, total, (total.shape[-1],), mean, rstd, gamma, beta, (True, True, True)
+            grad, total, (total.shape[-1],), mean, rstd, gamma, beta, (True, exact, exact)
         )
+        if not exact:
+            wide = grad.float()
+            gamma_grad, beta_grad = (wide * ((total.float() - mean) * rstd)).sum(0), wide.sum(0)
         update_grad = x_grad if keep is None else x_grad * keep
         return x_grad, update_grad, gamma_grad, beta_grad, update_grad.sum(0)
     grad = grad.contiguous()
