@@ -61,7 +61,7 @@ SOURCES: list[dict[str, Any]] = [
 ]
 
 
-def config(model: Path, files: Path, output: Path, **options: Any) -> TrainConfig:
+def config(model: Path, files: Path, output: Path, /, **options: Any) -> TrainConfig:
     sources = [source | {"train": str(files / source["train"])} for source in options.pop("sources", SOURCES)]
     given = {"batch_size": 8, "max_steps": 6, "save_every": 3, "precision": "fp32", "output_dir": str(output)}
     model_options = {"name": str(model), "pooling": "mean", "projection": "none"} | options.pop("model", {})
@@ -155,12 +155,13 @@ def test_a_map_leads_to_a_teacher_of_another_dimension(
     assert trained.projection is None
 
 
-@pytest.mark.parametrize("micro", [None, 3])
+@pytest.mark.parametrize(("micro", "two_encoders"), [(None, False), (3, True)])
 def test_a_killed_run_goes_on_bit_for_bit(
-    micro: int | None, tiny_bert: Path, teacher: Path, files: Path, tmp_path: Path
+    micro: int | None, two_encoders: bool, tiny_bert: Path, teacher: Path, files: Path, tmp_path: Path
 ) -> None:
     options = {"name": [str(teacher), str(tiny_bert)], "loss": "l2", "cache": str(tmp_path / "cache")}
-    whole = config(tiny_bert, files, tmp_path / "whole", teacher=options, micro_batch_size=micro, seed=5)
+    model = {"two_encoders": two_encoders}
+    whole = config(tiny_bert, files, tmp_path / "whole", teacher=options, micro_batch_size=micro, model=model, seed=5)
     train(whole)
     half = dataclasses.replace(whole, output_dir=str(tmp_path / "half"))
     stopped_after(half, 3)
