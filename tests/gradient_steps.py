@@ -47,10 +47,11 @@ class Step:
     """What the step is computed by. The defaults are SimCSE's with a hard negative.
 
     Attributes:
-        data: pairs, triplets or quadruplets; echoes, triplets of which some positives are their anchors; singles, texts
-            that a teacher alone is learned from; or the loss of scored pairs.
+        data: texts that are their own positives; pairs, triplets or quadruplets; echoes, triplets with some
+            positives that are their anchors; singles, texts for a teacher alone; or the loss of scored pairs.
         teacher: loss against one, or none.
         guide: whether the teacher masks negatives.
+        equal: whether equal texts stay negatives of each other.
         wide: whether the teacher has more dimensions than the student, so that a linear map leads to its space.
     """
 
@@ -65,6 +66,7 @@ class Step:
     matryoshka: bool = False
     teacher: str = "none"
     guide: bool = False
+    equal: bool = False
     wide: bool = False
     data: str = "triplets"
     rows: int = 4  # of a global batch
@@ -100,11 +102,12 @@ class Step:
             source["loss"] = "none"
         elif self.data in SCORED:
             source |= {"rows": "scored", "loss": self.data}
+        data = {"sources": [source]} if len(source) > 1 else source
         teacher = {"loss": self.teacher, "mask_margin": 0.0 if self.guide else None}
         taught = self.guide or self.teacher != "none"
         return TrainConfig(
             model={"queue_size": self.queue, "two_encoders": self.two_encoders},  # type: ignore[arg-type]
-            data={"sources": [source]} if len(source) > 1 else {"train": "file.tsv"},  # type: ignore[arg-type]
+            data=data | {"mask_equal_texts": not self.equal},  # type: ignore[arg-type]
             teacher=teacher | {"name": ["teacher"], "weight": 0.5, "temperature": 0.2} if taught else {},  # type: ignore[arg-type]
             batch_size=self.rows, micro_batch_size=self.micro, candidates=self.candidates, objective=self.objective,
             similarity=self.similarity, temperature=self.temperature, hard_negative_weight=ALPHA,
@@ -112,7 +115,7 @@ class Step:
         )  # fmt: skip
 
 
-VIEWS = {"singles": 1, "triplets": 3, "echoes": 3, "quadruplets": 4}
+COLUMNS = {"singles": 1, "texts": 1, "triplets": 3, "echoes": 3, "quadruplets": 4}
 
 
 def rows_of(step: Step) -> tuple[datasets.Dataset, list[np.ndarray]]:
@@ -123,7 +126,7 @@ def rows_of(step: Step) -> tuple[datasets.Dataset, list[np.ndarray]]:
 @lru_cache(20)
 def rows_by(step: Step) -> tuple[datasets.Dataset, list[np.ndarray]]:
     draw, rng, count, width = random.Random(step.seed), np.random.default_rng(step.seed), 2 * step.rows, 2
-    width = VIEWS.get(step.data, width)
+    width = COLUMNS.get(step.data, width)
     table = [
         [" ".join(draw.choices(WORDS, k=draw.randint(2, 9))) + f" {v} {r}" for r in range(count)] for v in range(4)
     ]
@@ -275,7 +278,7 @@ class Reference:
             past = self.past[-step.queue :]
             keys.append(self.earlier.keys[1][-step.queue :].tolist())
             frequency.append(self.earlier.log_frequency[1][-step.queue :].tolist())
-        texts = naive.Texts(list(views), past, keys, frequency)
+        texts = naive.Texts(list(views), past, None if step.equal else keys, frequency)
         rows = naive.rows(
             texts, step.candidates, step.temperature, ALPHA, step.similarity, list(teacher), 0.0 if step.guide else None
         )

@@ -37,8 +37,9 @@ OPTIONS: dict[str, list[Any]] = {  # beside the defaults of Step
     "matryoshka": [True],
     "teacher": ["kl", "margin_mse", "l2", "cosine"],
     "guide": [True],
+    "equal": [True],
     "wide": [True],
-    "data": ["pairs", "quadruplets", "echoes", "singles", *SCORED],
+    "data": ["texts", "pairs", "quadruplets", "echoes", "singles", *SCORED],
 }
 QUEUE = ("queue", 3)
 REFUSED: dict[tuple[tuple[str, Any], tuple[str, Any]], str] = {
@@ -73,7 +74,7 @@ def refused(step: Step) -> list[str]:
 
 def has_no_slope(step: Step) -> bool:
     """The angle between equal vectors has no derivative: a step that asks for it has no gradient to compare with."""
-    return step.objective == "margin" and step.data == "echoes" and not step.two_encoders
+    return step.objective == "margin" and step.data in ("echoes", "texts") and not step.two_encoders
 
 
 def steps_of(way: str) -> list[Step]:
@@ -106,7 +107,9 @@ OTHERS = [
     Step(queue=3),
     Step(two_encoders=True, teacher="l2", wide=True),
     *(Step(candidates=c, **WAYS[way]) for way in ("two_encoders", "matryoshka", "guide") for c in CANDIDATES),
-    *(Step(data=data) for data in ("pairs", "quadruplets", *SCORED)),
+    Step(data="texts", two_encoders=True),
+    Step(equal=True),
+    *(Step(data=data) for data in ("texts", "pairs", "quadruplets", *SCORED)),
     *(Step(teacher=teacher, candidates=candidates) for teacher in ("kl", "margin_mse") for candidates in CANDIDATES),
     *(Step(teacher="kl", candidates=candidates, data="echoes") for candidates in CANDIDATES),
     *(Step(teacher=teacher, data="singles") for teacher in ("kl", "margin_mse", "l2", "cosine")),
