@@ -32,7 +32,12 @@ from simcse.encoder.backends.native.instruction_sets import INSTRUCTION_SETS, In
 from simcse.encoder.backends.torch_packed import TorchPackedBackend
 from simcse.tokens.batch import TokenBatch
 
-ONEDNN = {"amx": "AVX512_CORE_AMX", "avx512": "AVX512_CORE_BF16", "avx2": "AVX2"}
+ONEDNN = {
+    "amx": "AVX512_CORE_AMX",
+    "avx512": "AVX512_CORE_BF16",
+    "avx512f": "AVX512_CORE_VNNI",
+    "avx2": "AVX2_VNNI",
+}
 NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 BATCHES = ((12, 1), (32, 128), (256, 16))  # tokens, sequences
 
@@ -107,14 +112,21 @@ def contestants(model: str, instructions: InstructionSet) -> dict[str, Any]:
         assert weights is not None, "a BERT or RoBERTa"
         found[f"torch {NAMES[dtype]}"] = TorchPackedBackend(weights)
     found[f"kernel {NAMES[dtype]}"] = NativeBackend(weights, instructions=instructions)
-    if instructions.integers:
+    integers = with_integers(instructions)
+    if integers is not None:
         ranges = calibrate(weights, calibration_batch(encoder.tokenize()))
         pairs = zip(weights.layers, ranges, strict=True)
         found["torch int8"] = TorchPackedBackend(
             weights, [OnednnFeedForward(one.up, one.down, seen) for one, seen in pairs]
         )
-        found["kernel int8"] = NativeBackend(weights, ranges, instructions)
+        found["kernel int8"] = NativeBackend(weights, ranges, integers)
     return found
+
+
+def with_integers(instructions: InstructionSet) -> InstructionSet | None:
+    """Those of the same kernel that multiply integers; None where this CPU has none."""
+    same = (one for one in INSTRUCTION_SETS if one.kernel == instructions.kernel and one.integers)
+    return next((one for one in same if one.flags <= cpu_flags()), None)
 
 
 def operations(model: str, batch: TokenBatch) -> int:

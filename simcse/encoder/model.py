@@ -141,7 +141,7 @@ class SentenceEncoder(TellsOtherNames, BackboneOnDemand):
             dtype: "auto" | "fp32" | "bf16" | "fp16" | "int8", or as torch names them; auto is bf16 where the device
                 computes in it, else fp32; int8 is auto, with the backend int8.
             backend: what computes token states in `encode`: "huggingface" (the backbone's own forward pass), "torch"
-                (BERT and its kin without padding), "native" (their layers by a kernel for AMX, AVX512-BF16 or AVX2),
+                (BERT and its kin without padding), "native" (their layers by a kernel for AMX, AVX-512 or AVX2),
                 "int8" (linear maps in 8-bit integers, on CPUs with AMX or VNNI), "onnx" (the graph that
                 `simcse export --format onnx` wrote, in fp32 on the CPU), "cuda_varlen" (BERT and its kin by torch's
                 variable-length attention, in bf16 or fp16 on CUDA); auto is the fastest of the first three that can

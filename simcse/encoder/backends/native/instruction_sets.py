@@ -13,6 +13,7 @@ __all__ = [
     "AVX2",
     "AVX2_VNNI",
     "AVX512",
+    "AVX512F",
     "AVX512_VNNI",
     "INSTRUCTION_SETS",
     "InstructionSet",
@@ -48,7 +49,7 @@ AMX = InstructionSet(
     name="amx",
     dtype=torch.bfloat16,
     kernel="amx",
-    headers=("vec512.hpp", "functions.hpp", "panels.hpp"),
+    headers=("vec512.hpp", "lanes512.hpp", "functions.hpp", "panels.hpp"),
     flags=frozenset({
         "amx_bf16", "amx_int8", "amx_tile", "avx512_bf16", "avx512bw", "avx512dq", "avx512f", "avx512vl",
     }),
@@ -61,7 +62,7 @@ AVX512 = InstructionSet(
     name="avx512",
     dtype=torch.bfloat16,
     kernel="avx512",
-    headers=("vec512.hpp", "functions.hpp", "panels.hpp", "registers.hpp"),
+    headers=("vec512.hpp", "lanes512.hpp", "functions.hpp", "panels.hpp", "registers.hpp"),
     flags=frozenset({"avx512_bf16", "avx512_vnni", "avx512bw", "avx512dq", "avx512f", "avx512vl"}),
     options=("-mfma", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512bf16", "-mavx512vnni"),
 )
@@ -77,12 +78,17 @@ AVX2 = InstructionSet(
 AVX2_VNNI = AVX2._replace(  # processors without AVX-512
     name="avx2_vnni", flags=AVX2.flags | {"avx_vnni"}, floats=False, integers=True
 )
-AVX512_VNNI = AVX2_VNNI._replace(  # processors with AVX-512, but without its BF16
-    name="avx512_vnni",
-    flags=AVX2.flags | {"avx512_vnni", "avx512vl"},
-    options=("-mavx2", "-mfma", "-mavx512f", "-mavx512vl", "-mavx512vnni"),
+AVX512F = InstructionSet(  # processors with AVX-512, but without its BF16
+    name="avx512f",
+    dtype=torch.float32,
+    kernel="avx512_fp32",
+    headers=("vec512_fp32.hpp", "lanes512.hpp", "functions.hpp", "panels.hpp", "registers.hpp"),
+    flags=frozenset({"avx512bw", "avx512dq", "avx512f", "avx512vl"}),
+    options=("-mfma", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni"),  # VNNI as above
+    integers=False,
 )
-INSTRUCTION_SETS = (AMX, AVX512, AVX2, AVX512_VNNI, AVX2_VNNI)  # the fastest of each type first
+AVX512_VNNI = AVX512F._replace(name="avx512_vnni", flags=AVX512F.flags | {"avx512_vnni"}, floats=False, integers=True)
+INSTRUCTION_SETS = (AMX, AVX512, AVX512F, AVX2, AVX512_VNNI, AVX2_VNNI)  # the fastest of each type first
 
 
 def best_instruction_set(dtype: torch.dtype = torch.bfloat16, *, int8: bool = False) -> InstructionSet | None:

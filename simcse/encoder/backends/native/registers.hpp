@@ -32,7 +32,7 @@ inline __attribute__((always_inline)) void tile(
     const char *a, long stride, const char *panel, long part, long steps, const Vector *begin, char *sums,
     long sums_stride, Soon soon) {
   Vector sum[lines][2];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int line = 0; line < lines; line++) sum[line][0] = begin[0], sum[line][1] = begin[1];
   for (long step = 0; step < steps; step++, a += STEP, panel += PAIR) {
     soon(step);
@@ -41,7 +41,7 @@ inline __attribute__((always_inline)) void tile(
       Vector left, right, same;
       memcpy(&left, columns_of(panel, i, part, 0), WIDE);
       memcpy(&right, columns_of(panel, i, part, 1), WIDE);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
       for (int line = 0; line < lines; line++) {
         broadcast(a + line * stride + i * 4, same);
         sum[line][0] = multiply_add(sum[line][0], left, same);
@@ -49,7 +49,7 @@ inline __attribute__((always_inline)) void tile(
       }
     }
   }
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int line = 0; line < lines; line++) memcpy(sums + line * sums_stride, sum[line], 2 * WIDE);
 }
 

@@ -26,6 +26,7 @@ from simcse.encoder.backends.native.instruction_sets import (
     AVX2,
     AVX512,
     AVX512_VNNI,
+    AVX512F,
     INSTRUCTION_SETS,
     InstructionSet,
     best_instruction_set,
@@ -219,10 +220,14 @@ def test_not_for_every_type() -> None:
 
 def test_each_type_has_its_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(instruction_sets, "cpu_flags", lambda: AVX2.flags | AVX512.flags)
-    assert best_instruction_set(torch.float32) == AVX2
+    assert best_instruction_set(torch.float32) == AVX512F
     assert best_instruction_set(torch.float32, int8=True) == AVX512_VNNI
     assert best_instruction_set(torch.bfloat16) == best_instruction_set(torch.bfloat16, int8=True) == AVX512
+    monkeypatch.setattr(instruction_sets, "cpu_flags", lambda: AVX2.flags | AVX512F.flags)  # Skylake: without VNNI
+    assert best_instruction_set(torch.float32) == AVX512F
+    assert best_instruction_set(torch.float32, int8=True) is None
     monkeypatch.setattr(instruction_sets, "cpu_flags", lambda: AVX2.flags)
+    assert best_instruction_set(torch.float32) == AVX2
     weights = weights_of(backbone_of((64, 2, 128), torch.float32))
     assert unfit(weights) in (None, "there is no compiled kernel; the log says why")
     assert unfit(weights, int8=True) == (
