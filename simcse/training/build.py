@@ -15,7 +15,7 @@ from accelerate.tracking import get_available_trackers
 from simcse.data.fetch import check_fetched
 from simcse.data.mixture import Mixture
 from simcse.encoder.backends.allocator import keep_freed_memory
-from simcse.encoder.backends.select import bf16_pays
+from simcse.encoder.backends.select import bf16_pays, slower_to_train
 from simcse.encoder.device import pick_device
 from simcse.encoder.model import SentenceEncoder
 from simcse.errors import ConfigError, did_you_mean
@@ -150,6 +150,9 @@ def _build_trainer(config: TrainConfig, accelerator: Accelerator, run: RunDir) -
     if config.data.test:
         read_tasks(SEVEN, config.data.test)  # measured when the run is over, which is late to learn that one is missing
     model = build_model(config, run)
+    if config.precision == "bf16" and accelerator.device.type == "cpu":
+        if (reason := slower_to_train(model.encoder.backbone, torch.bfloat16)) is not None:
+            raise ConfigError(f"precision is bf16, but {reason}; take precision auto")
     batches = build_batches(config, model.encoder, accelerator.device, rows)
     taught = [source.teacher for source in batches.sources if source.teacher]
     data = data_facts(config.data, rows) | teacher_facts(taught)

@@ -236,7 +236,8 @@ class TrainConfig:
     """Alpha, the weight of an anchor's own hard negative in the denominator (paper, table D.2: 1)."""
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Of activations; weights stay fp32. auto: bf16 where the device computes in it, else fp32 (paper: fp16)."""
+    """Of activations; weights stay fp32. auto: bf16 where the device computes in it, else fp32 (paper:
+    fp16). bf16 is refused on a CPU where a layer is slower in it."""
 
     eval_every: int = 125
     """Steps between evaluations on dev; best/ is the best of them (the authors' scripts: 125; the paper: 250)."""

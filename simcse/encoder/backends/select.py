@@ -37,6 +37,7 @@ __all__ = [
     "prepared_backend",
     "release",
     "slower_than_fp32",
+    "slower_to_train",
     "training_pass",
     "why_not",
 ]
@@ -169,6 +170,17 @@ def bf16_pays(device: torch.device) -> bool:
     if not has_native_bf16(device) or device.type != "cpu":
         return has_native_bf16(device)
     return slower_than_fp32(stand_in(BASE, torch.bfloat16), "torch") is None
+
+
+def slower_to_train(backbone: nn.Module, dtype: torch.dtype) -> str | None:
+    """Why not to train a backbone on this CPU in a precision: torch's layers take longer in it than in fp32.
+
+    Args:
+        backbone: a Hugging Face encoder with its weights in float32.
+        dtype: of the activations.
+    """
+    chosen = "huggingface" if BertWeights.from_hf(backbone) is None else "torch"
+    return slower_than_fp32(backbone, chosen, dtype)
 
 
 def prepared_backend(backbone: nn.Module, backend: str, calibration: Callable[[], TokenBatch]) -> Backend:

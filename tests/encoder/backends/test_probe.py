@@ -26,6 +26,8 @@ from simcse.encoder.backends.probe import Shape, Verdict, probe, shape_of, stand
 from simcse.encoder.backends.select import bf16_pays, choose_dtype, prepare
 from simcse.encoder.device import has_native_bf16
 from simcse.tokens.batch import TokenBatch
+from simcse.training.config import DataConfig, ModelConfig, TrainConfig
+from simcse.training.run import train
 
 SHAPE = Shape(128, 512, 2)
 CPU = torch.device("cpu")
@@ -318,6 +320,20 @@ def test_one_text_pays_for_no_probe(minilm: Path, monkeypatch: pytest.MonkeyPatc
 def test_training_asks_too(slower: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     slow(monkeypatch, "torch bfloat16" if slower else "torch float32")
     assert bf16_pays(CPU) is not slower
+
+
+def test_training_in_a_slow_precision_is_refused(minilm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a CPU without bf16 instructions; nothing is left behind."""
+    slow(monkeypatch, "torch bfloat16")
+    texts, run = tmp_path / "texts.txt", tmp_path / "run"
+    texts.write_text("a dog\na cat\n", encoding="utf-8")
+    config = TrainConfig(
+        model=ModelConfig(str(minilm)), data=DataConfig(str(texts)), batch_size=2, max_steps=1, precision="bf16",
+        output_dir=str(run),
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match=r"^precision is bf16, but on this CPU a layer .*; take precision auto$"):
+        train(config)
+    assert not run.exists()
 
 
 def test_an_unknown_backend_is_named_before_anything_is_timed(minilm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
