@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
@@ -165,7 +166,7 @@ def query_scores(encode: Encode | Encoder | Roles, collection: Collection) -> ND
     """Rank all documents for each query by cosine, exactly, and score each query: see `query_metrics`.
 
     A document that is the query itself is left out of its ranking (`Collection.repeated`). Equal texts are encoded
-    once and have one cosine; equal cosines keep the corpus's order. An encoder with `encode_query` and
+    once, equal vectors have one cosine, and equal cosines keep the corpus's order. An encoder with `encode_query` and
     `encode_document` encodes each by its own, so with the checkpoint's prompts.
 
     Raises:
@@ -190,14 +191,19 @@ def query_scores(encode: Encode | Encoder | Roles, collection: Collection) -> ND
 
 
 def _embed(encode: Encode, texts: Mapping[str, str], what: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Unit vectors of the distinct texts, and for each text its row among them."""
+    """Distinct unit vectors, and for each text its row among them: a product rounds equal rows in different ways."""
     rows: dict[str, int] = {}
     first: list[str] = []  # the id under which a distinct text stands first
     for key, text in texts.items():
         if rows.setdefault(text, len(rows)) == len(first):
             first.append(key)
     vectors = unit_vectors(encode, list(rows), where=lambda i: f"{what} {first[i]}", nonzero=True)
-    return vectors, np.array([rows[text] for text in texts.values()], dtype=np.int64)
+    places: dict[bytes, int] = {}
+    digests = (blake2b(vector.tobytes(), digest_size=16).digest() for vector in vectors)
+    place = np.array([places.setdefault(digest, len(places)) for digest in digests], dtype=np.int64)
+    if len(places) < len(vectors):
+        vectors = vectors[np.unique(place, return_index=True)[1]]
+    return vectors, place[[rows[text] for text in texts.values()]]
 
 
 def _top(scores: NDArray[np.float32], k: int) -> NDArray[np.int64]:
