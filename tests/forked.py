@@ -35,6 +35,7 @@ for line in sys.stdin:
     os.dup2(1, 2)
     sys.argv = ["train.py", *order["arguments"]]
     sys.orig_argv = ["python", *sys.argv]
+    exec(order["code"], {})
     status = run(train.main)
     sys.stdout.flush()
     with open(order["output"] + ".status", "w") as file:
@@ -88,20 +89,20 @@ class Runs:
         self._process, self._folder = process, folder
         self.started: list[Run] = []
 
-    def start(self, options: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> Run:
-        """A run with these options, in this environment besides."""
+    def start(self, options: Mapping[str, Any], environment: Mapping[str, str] | None = None, code: str = "") -> Run:
+        """A run with these options, in this environment besides; `code` is run before it."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         output = self._folder / f"run-{len(self.started)}.txt"
         arguments = [f"--{name}={value}" for name, value in options.items()]
-        order = {"arguments": arguments, "environment": dict(environment or {}), "output": str(output)}
+        order = {"arguments": arguments, "environment": dict(environment or {}), "output": str(output), "code": code}
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
         self.started.append(Run(int(self._process.stdout.readline()), output))
         return self.started[-1]
 
 
-def start_group(runs: Runs, options: Mapping[str, Any], size: int = 2) -> list[Run]:
+def start_group(runs: Runs, options: Mapping[str, Any], size: int = 2, code: str = "") -> list[Run]:
     """Processes of one run, by rank, in the environment that a launcher gives them."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
@@ -110,7 +111,8 @@ def start_group(runs: Runs, options: Mapping[str, Any], size: int = 2) -> list[R
         "WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
         "ACCELERATE_USE_CPU": "true",
     }  # fmt: skip
-    return [runs.start(options, {**group, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(size)]
+    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(size)]
+    return [runs.start(options, group | rank, code) for rank in ranks]
 
 
 @contextmanager

@@ -33,7 +33,7 @@ from simcse.training.build import build_accelerator, build_trainer
 from simcse.training.build_data import read_source
 from simcse.training.card import model_card, with_seeds
 from simcse.training.config import DataConfig, TrainConfig
-from simcse.training.distributed import first_process_first, world
+from simcse.training.distributed import first_process_first, greatest, world
 from simcse.training.interrupt import Interrupted, StopSignals
 from simcse.training.resume import FORMAT, data_facts
 from simcse.training.run_dir import RunDir
@@ -92,8 +92,8 @@ def run_to_report(
     with training_bar(trainer.schedule.steps, trainer.step, accelerator.is_main_process) as show:
         trainer.train(show, lambda: signals.number)
     signals.restore()  # from here on there is nothing to save
-    if signals.number:
-        raise Interrupted(signals.number, f"all {trainer.step} steps are done, and saved in {trainer.run.last}")
+    if number := greatest(signals.number, accelerator.device):  # of any process: none goes on to report alone
+        raise Interrupted(number, f"all {trainer.step} steps are done, and saved in {trainer.run.last}")
     if config.trackers:
         accelerator.end_training()
     if not accelerator.is_main_process:

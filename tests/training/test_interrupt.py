@@ -90,6 +90,31 @@ def test_a_signal_to_one_process_of_two_stops_both(
     assert "interrupted" not in both[1].printed  # one speaks for both
 
 
+LATE = """
+import os, signal
+from simcse.training.trainer import Trainer
+train = Trainer.train
+def late(*arguments):
+    train(*arguments)
+    if os.environ["RANK"] == "1":
+        os.kill(os.getpid(), signal.SIGTERM)
+Trainer.train = late
+"""
+
+
+def test_a_signal_to_one_behind_the_last_step_stops_both(
+    runs: Runs, options: dict[str, object], tmp_path: Path
+) -> None:
+    """None of the two goes on to the report alone, and the run can be gone on with."""
+    options |= {"max_steps": 4}
+    both = start_group(runs, options, code=LATE)
+    assert [run.status() for run in both] == [143, 143], [run.printed for run in both]
+    assert "interrupted: all 4 steps are done, and saved in " in both[0].printed
+    again = runs.start(options | {"resume": "auto"})
+    assert again.status() == 0, again.printed
+    assert (tmp_path / "run" / "report.json").is_file()
+
+
 def test_a_locked_folder_stops_both_of_two(runs: Runs, options: dict[str, object], tmp_path: Path) -> None:
     lock = RunLock(tmp_path / "run")
     lock.acquire()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +16,9 @@ import yaml
 
 from simcse import ConfigError, DataError, ModelError, SentenceEncoder, SimCSEError
 from simcse.data.arrow import fingerprint
+from simcse.training import trainer
 from simcse.training.config import TrainConfig
+from simcse.training.interrupt import Interrupted
 from simcse.training.run import train
 from simcse.training.run_dir import RunDir
 
@@ -159,6 +163,25 @@ def test_a_log_with_damage(again: tuple[Path, Path, TrainConfig]) -> None:
     log.write_bytes(b"\xff\xfe\n" + whole)
     with pytest.raises(DataError, match=r"log\.jsonl:1: no JSON object with a step; delete the line"):
         train(one_of(config))
+
+
+def test_an_evaluation_that_is_done_again_is_logged_once(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped by a signal at step 6, which is to be evaluated; then killed behind that, before it is saved."""
+    step = trainer.seed_step
+    stopped = {6: lambda: os.kill(os.getpid(), signal.SIGTERM)}
+    monkeypatch.setattr(trainer, "seed_step", lambda seed, at: (step(seed, at), stopped.get(at, int)()))
+    with pytest.raises(Interrupted):
+        train(config)
+    monkeypatch.undo()
+    for _ in range(2):
+        monkeypatch.setattr(RunDir, "save_last", lambda *arguments: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train(replace(config, resume="auto"))
+        monkeypatch.undo()
+    train(replace(config, resume="auto"))
+    records = [json.loads(line) for line in (Path(config.output_dir) / "log.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records if "dev" in record] == [0, 6, 12]
+    assert [record["step"] for record in records if "loss" in record] == list(range(1, 13))
 
 
 def test_it_says_where_it_begins(config: TrainConfig, capsys: pytest.CaptureFixture[str]) -> None:
