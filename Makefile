@@ -43,7 +43,7 @@ coverage: $(VENV)/.installed-dev  ## run the tests of what keeps data; each bran
 	@$(BIN)/python -m coverage combine -q
 	@$(BIN)/python -m coverage report
 
-soak: $(VENV)/.installed-dev  ## run the long forms of tests: damage, fuzzed input, kills, power cuts, a model (SOAK_MINUTES=60 SOAK_SEED=n)
+soak: $(VENV)/.installed-dev  ## run the long forms of tests: damage, fuzzed input, kills, power cuts, a model, a service (SOAK_MINUTES=60 SOAK_SEED=n)
 	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python tests/soak.py
 
 lint: $(VENV)/.installed-dev  ## check style and format

@@ -22,7 +22,7 @@ GRACE = 120  # seconds to start and to end
 # in this order, each with its share of the time that is left
 PARTS = [
     "tests/reliability", "tests/durability", "tests/fuzzing", "tests/search/test_model.py",
-    "tests/training/test_gradients.py",
+    "tests/training/test_gradients.py", "tests/serving/test_long_service.py",
 ]  # fmt: skip
 
 
