@@ -171,15 +171,24 @@ def test_every_objective_takes_every_candidate_set(candidates: str, name: str) -
     assert float(views.grad.abs().sum()) > 0
 
 
-@pytest.mark.parametrize("name", [name for name in sorted(OBJECTIVES) if OBJECTIVES[name].needs_counts])
-def test_missing_counts_are_named(name: str) -> None:
-    with pytest.raises(ConfigError, match=f"objective {name} needs the counts"):
-        build_objective(name)(InBatchCandidates()(torch.randn(2, 4, 8)))
-
-
-def test_margin_needs_cosines() -> None:
-    with pytest.raises(ConfigError, match="set similarity to 'cosine'"):
-        Margin()(InBatchCandidates(similarity="dot")(torch.randn(2, 4, 8)))
+@pytest.mark.parametrize("counts", [True, False])
+@pytest.mark.parametrize("similarity", ["cosine", "dot"])
+@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+def test_what_an_objective_says_it_needs_is_what_it_refuses_to_do_without(
+    name: str, similarity: str, counts: bool
+) -> None:
+    """Counts of the texts, cosines, or neither."""
+    objective = build_objective(name)
+    log_frequency = torch.zeros(2, 4) if counts else None
+    scores = InBatchCandidates(similarity=similarity)(torch.randn(2, 4, 8), log_frequency=log_frequency)
+    if objective.needs_counts and not counts:
+        with pytest.raises(ConfigError, match=f"objective {name} needs the counts"):
+            objective(scores)
+    elif objective.needs_angles and similarity == "dot":
+        with pytest.raises(ConfigError, match=f"objective {name} .*set similarity to 'cosine'"):
+            objective(scores)
+    else:
+        assert torch.isfinite(objective(scores))
 
 
 @pytest.mark.parametrize(

@@ -9,16 +9,21 @@ import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import datasets
+import numpy as np
 import pytest
 import yaml
 
 from simcse import ConfigError, DataError, ModelError, SentenceEncoder, SimCSEError
 from simcse.data.arrow import fingerprint
+from simcse.data.pairs import ScoredPairs
+from simcse.evaluation.sts import SEVEN
 from simcse.training import trainer
-from simcse.training.config import TrainConfig
+from simcse.training.config import DataConfig, TrainConfig
 from simcse.training.interrupt import Interrupted
+from simcse.training.resume import data_facts
 from simcse.training.run import train
 from simcse.training.run_dir import RunDir
 
@@ -250,3 +255,23 @@ def test_a_fingerprint_is_of_order_and_bytes() -> None:
         assert fingerprint(datasets.Dataset.from_dict({"text": other})) != found
     assert fingerprint(one.rename_column("text", "anchor")) != found
     assert fingerprint(datasets.Dataset.from_dict({"text": []}, datasets.Features({"text": datasets.Value("string")})))
+
+
+def test_test_sets_are_known_by_all_that_their_scores_depend_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any text, either side, its order and its score; each of the seven tasks."""
+
+    def facts(*changes: tuple[int, str, Any]) -> dict[str, Any]:
+        sets = {task: ScoredPairs(["a", "b"], ["c", "d"], np.array([1.0, 2.5]), "x") for task in SEVEN}
+        for number, side, value in changes:
+            sets[SEVEN[number]] = replace(sets[SEVEN[number]], **{side: value})
+        monkeypatch.setattr("simcse.training.resume.load_task", lambda task, folder: [sets[task]])
+        return data_facts(DataConfig(train="rows", test="folder"), [rows])["test"]
+
+    rows = datasets.Dataset.from_dict({"text": ["a"]})
+    before = facts()
+    assert before == facts()
+    assert before["rows"] == 14
+    for number in (0, 6):
+        for side, value in (("a", ["b", "a"]), ("b", ["c", "x"]), ("scores", np.array([1.0, 2.0]))):
+            assert facts((number, side, value)) != before
+    assert facts((0, "a", ["ab", ""])) != before
