@@ -307,7 +307,9 @@ def _short(name: str) -> str:
 
 def _put(new: Path, target: Path, aside: Path) -> None:
     """Put a folder in the target's place. Of two writers at once the later one wins."""
-    for attempt in range(ATTEMPTS):
+    left = ATTEMPTS
+    while True:
+        left -= 1
         try:
             if not target.exists():
                 new.rename(target)
@@ -319,7 +321,7 @@ def _put(new: Path, target: Path, aside: Path) -> None:
             return
         except OSError as error:
             another = error.errno in (errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY)
-            if not another or attempt == ATTEMPTS - 1:
+            if not another or not left:
                 if aside.exists() and not target.exists():
                     aside.rename(target)
                 raise

@@ -15,7 +15,7 @@ from simcse.data.readers import read_texts
 from simcse.data.tabular import format_of, named_rows
 from simcse.data.vectors import vector_column
 from simcse.errors import DataError, SearchError, shown
-from simcse.search.rows import Document, Id, RowError, checked_id, is_utf8, packed_metadata
+from simcse.search.rows import Document, Id, RowError, checked_id, packed_metadata
 
 __all__ = ["Document", "documents", "file_documents", "file_rows"]
 
@@ -158,8 +158,6 @@ def _from_columns(
         found = dict(zip(chosen, values, strict=True))
         if not isinstance(found[text], str):
             raise DataError(f"{path}:{number}: column {text!r}: found {shown(found[text])}, expected text")
-        if not is_utf8(found[text]):
-            raise DataError(f"{path}:{number}: half of a surrogate pair (\\ud8..), which is no character; repair it")
         fields = {name: _number(found[name]) if name in numbers else found[name] for name in kept}
         try:
             packed_metadata(fields)

@@ -17,6 +17,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from simcse import ConfigError, ModelError, SentenceEncoder
 from simcse.encoder.projection import Projection
+from simcse.encoder.saving import verified
 
 
 def load(folder: Path, **options: Any) -> SentenceEncoder:
@@ -110,6 +111,19 @@ def test_digests_do_not_forbid_what_others_read(saved: Path, sentences: list[str
     digests = json.loads((saved / "simcse.json").read_text())["sha256"]
     change(saved / "simcse.json", sha256={name: said for name, said in digests.items() if name != "config.json"})
     np.testing.assert_array_equal(load(saved).encode(sentences), expected)
+
+
+def test_a_graph_counts_for_the_backend_that_reads_it(saved: Path) -> None:
+    """All files but the graph are compared for the others; each that is missing or another one is named."""
+    digests = json.loads((saved / "simcse.json").read_text())["sha256"] | {"onnx/model.onnx": "0" * 64}
+    with verified(saved, digests):
+        pass
+    with pytest.raises(ModelError, match=r"onnx/model\.onnx: missing"), verified(saved, digests, onnx=True):
+        pass
+    (saved / "onnx").mkdir()
+    (saved / "onnx" / "model.onnx").write_bytes(b"another")
+    with pytest.raises(ModelError, match=r"onnx/model\.onnx: not the file"), verified(saved, digests, onnx=True):
+        pass
 
 
 def test_digests_lead_to_no_file_outside(saved: Path, tmp_path: Path) -> None:

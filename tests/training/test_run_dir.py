@@ -13,7 +13,7 @@ import pytest
 
 from simcse import ConfigError, ModelError
 from simcse.training.config import TrainConfig
-from simcse.training.interrupt import StopSignals
+from simcse.training.interrupt import Interrupted, StopSignals
 from simcse.training.run_dir import RunDir
 from simcse.training.run_lock import RunLock
 
@@ -151,3 +151,10 @@ def test_outside_of_the_main_thread_signals_keep_their_meaning(arrived: list[int
     tried.set()
     thread.join()
     assert arrived == [signal.SIGTERM]
+
+
+def test_the_exit_status_of_an_interrupted_run_is_that_of_a_shell() -> None:
+    stopped = Interrupted(signal.SIGTERM, "step 3 is done")
+    with pytest.raises(KeyboardInterrupt, match="^step 3 is done; go on$") as caught:
+        raise stopped.followed_by("go on")
+    assert (caught.value.number, caught.value.exit_code) == (signal.SIGTERM, 143)

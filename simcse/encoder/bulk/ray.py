@@ -125,12 +125,17 @@ def encode_parquet(
                 concurrency=workers, num_gpus=1 if gpus else None, num_cpus=cpus,
             ).write_parquet(str(new.resolve()))  # fmt: skip
         except ray.exceptions.RayError as error:
-            reason = next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
-            raise DataError(f"{output}: was not written: {reason.strip()}") from error
+            raise DataError(f"{output}: was not written: {_reason(error)}") from error
         written = sum(pq.read_metadata(file).num_rows for file in new.glob("*.parquet"))
         if written != rows:
             raise DataError(f"{output}: was not written: {written} rows came out of {rows}; try again")
     return rows
+
+
+def _reason(error: Exception) -> str:
+    """What failed first, in a line: Ray adds errors of its own to that of a worker."""
+    first = str(error).split("\nThe above exception was the direct cause")[0].strip()
+    return first.splitlines()[-1].strip().removeprefix("simcse.errors.DataError: ") if first else type(error).__name__
 
 
 def _checked(files: Sequence[Path], column: str | None) -> tuple[str, int]:

@@ -14,9 +14,10 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from simcse import ConfigError, DataError, SentenceEncoder
-from simcse.encoder.bulk.ray import EncodeRows, encode_parquet
+from simcse.encoder.bulk.ray import EncodeRows, _reason, encode_parquet
 
 NO_RAY = pytest.mark.skipif(not find_spec("ray"), reason="ray is not installed")
 
@@ -96,6 +97,7 @@ def test_a_worker_killed_midway_loses_nothing(tiny_bert, sentences, tmp_path):
 def test_wrong_inputs_are_told_before_ray_starts(tiny_bert, tmp_path):
     pq.write_table(pa.table({"a": ["x"], "b": ["y"]}), tmp_path / "two.parquet")
     pq.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "none.parquet")
+    pq.write_table(pa.table({"text": ["x"], "vector": ["y"]}), tmp_path / "vectors.parquet")
     (tmp_path / "lines.txt").write_text("a dog\n")
     for file, options, error, part in [
         ("missing.parquet", {}, DataError, "no such file"),
@@ -103,10 +105,12 @@ def test_wrong_inputs_are_told_before_ray_starts(tiny_bert, tmp_path):
         ("two.parquet", {}, DataError, "found columns a, b, expected text"),
         ("two.parquet", {"column": "c"}, DataError, "expected c"),
         ("none.parquet", {}, DataError, "found no row"),
+        ("vectors.parquet", {}, DataError, "has a column 'vector' already; rename it"),
         ("two.parquet", {"workers": 0}, ConfigError, "^workers: found 0"),
+        ("two.parquet", {"column": "a", "model": "./none"}, ConfigError, "^model: found './none', no such folder"),
     ]:
         with pytest.raises(error, match=part):
-            encode_parquet([tmp_path / file], tmp_path / "out", str(tiny_bert), **options)
+            encode_parquet([tmp_path / file], tmp_path / "out", **{"model": str(tiny_bert)} | options)
     with pytest.raises(ConfigError, match="expected the name of a new folder"):
         encode_parquet([tmp_path / "two.parquet"], tmp_path, str(tiny_bert))
     assert not (tmp_path / "out").exists()
@@ -116,3 +120,71 @@ def test_a_row_without_text_is_told(tiny_bert):
     worker = EncodeRows(str(tiny_bert), "s", {"dtype": "fp32"}, {}, None)
     with pytest.raises(DataError, match="found None, expected a text in every row"):
         worker(pa.table({"s": ["a dog", None]}))
+
+
+def test_a_worker_takes_the_threads_that_are_its_share(tiny_bert):
+    before = torch.get_num_threads()
+    try:
+        for threads, expected in ((before + 1, before + 1), (None, before + 1), (before, before)):
+            EncodeRows(str(tiny_bert), "s", {"dtype": "fp32"}, {}, threads)
+            assert torch.get_num_threads() == expected
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A file of texts, and one with a row that has none."""
+    pq.write_table(pa.table({"text": ["a dog", "a cat"]}), tmp_path / "whole.parquet")
+    pq.write_table(pa.table({"text": ["a dog", None]}), tmp_path / "hole.parquet")
+    return tmp_path
+
+
+@NO_RAY
+@pytest.mark.parametrize("address", [None, "10.0.0.1:6379"])
+def test_a_cluster_is_joined_where_one_is_named_else_started(files, tiny_bert, monkeypatch, address):
+    """Of what Ray is asked for alone: there is no cluster here."""
+    import ray
+
+    asked = []
+
+    def init(**options):
+        asked.append(options)
+        raise ConnectionError("no cluster")
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if address:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(ConnectionError, match="no cluster"):
+        encode_parquet([files / "whole.parquet"], files / "out", str(tiny_bert), workers=99)
+    [options] = asked
+    assert options.get("num_cpus") == (None if address else max(os.cpu_count() or 1, 100))
+    assert not (files / "out").exists()
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ConfigError, match=r"engine ray needs the package ray: pip install 'simcse-kit\[ray\]'"):
+        encode_parquet([files / "whole.parquet"], files / "out", str(tiny_bert))
+
+
+@NO_RAY
+@pytest.mark.filterwarnings("ignore")  # Ray's own, about itself
+def test_what_could_not_be_encoded_leaves_nothing_and_a_ray_of_ones_own_goes_on(files, tiny_bert, monkeypatch):
+    import ray
+
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    try:
+        options = {"workers": 1, "dtype": "fp32", "device": "cpu"}
+        with pytest.raises(
+            DataError, match=r"out: was not written: column 'text': found None, expected a text in every row"
+        ):
+            encode_parquet([files / "hole.parquet"], files / "out", str(tiny_bert), **options)
+        one = pa.table({"text": ["a dog"], "vector": [[1.0]]})
+        monkeypatch.setattr(ray.data.Dataset, "write_parquet", lambda own, to: pq.write_table(one, f"{to}/x.parquet"))
+        with pytest.raises(DataError, match=r"out: was not written: 1 rows came out of 2; try again"):
+            encode_parquet([files / "whole.parquet"], files / "out", str(tiny_bert), **options)
+        assert sorted(path.name for path in files.iterdir()) == ["hole.parquet", "whole.parquet"]
+        assert ray.is_initialized(), "it was not started here"
+    finally:
+        ray.shutdown()
+    assert _reason(ray.exceptions.RayError("\n one\n  two \n")) == "two"
+    assert _reason(ray.exceptions.RayError()) == "RayError"

@@ -142,3 +142,16 @@ def test_wrong_texts_and_names(encoder: SentenceEncoder, tmp_path: Path) -> None
     with pytest.raises(ConfigError, match=r"v.csv, expected a name that ends in .npy, .npz, .parquet or .jsonl"):
         encoder.encode_to(tmp_path / "v.csv", ["a"])
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("suffix", READ)
+def test_vectors_that_cannot_be_read_leave_no_table(tmp_path: Path, suffix: str) -> None:
+    (tmp_path / "vectors.npy").write_bytes(b"damaged")
+    rows = tables.Rows(tmp_path)
+    assert list(rows.noting(["a"], None)) == ["a"]
+    if suffix == ".npz":  # copied as they are
+        (tmp_path / "vectors.npy").unlink()
+    with pytest.raises((OSError, ValueError)):
+        tables.write_table(tmp_path / f"v{suffix}", tmp_path / "vectors.npy", rows)
+    rows.close()
+    assert {path.name for path in tmp_path.iterdir()} <= {"vectors.npy"}

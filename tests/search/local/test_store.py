@@ -112,6 +112,23 @@ REFUSALS = {
         store._connection.execute("UPDATE meta SET value = '{' WHERE key = 'settings'"),
         store["settings"],
     ),
+    "damaged or no database of an index \\(Could not decode to UTF-8 column 'text'": lambda store: (
+        store._connection.execute("UPDATE rows SET text = CAST(x'ff' AS TEXT) WHERE slot = 3"),
+        store.fetch([3]),
+    ),
+    "damaged: found text that is not UTF-8": lambda store: (  # in the error of SQLite itself
+        store._connection.execute("PRAGMA writable_schema = ON"),
+        store._connection.execute("UPDATE sqlite_master SET sql = '', name = CAST(x'ff' AS TEXT) WHERE name = 'dead'"),
+        Store(store.path),
+    ),
+    "damaged: invalid literal for int": lambda store: (
+        store._connection.execute("INSERT INTO blocks VALUES (0, 'x')"),
+        store.checksums(),
+    ),
+    "damaged: .*out of bounds": lambda store: (
+        store._connection.execute("INSERT INTO blocks VALUES (0, -1)"),
+        store.checksums(),
+    ),
     "damaged or no database of an index \\(malformed JSON\\)": lambda store: (
         store._connection.execute("UPDATE rows SET metadata = '{' WHERE slot = 3"),
         store.matching({"n": 3}),
@@ -123,5 +140,5 @@ REFUSALS = {
 def test_refusals_of_the_database_are_told_with_its_file(store, told):
     with pytest.raises(SearchError, match=rf"^/.*store\.sqlite: {told}") as caught:
         REFUSALS[told](store)
-    assert isinstance(caught.value.__cause__, sqlite3.Error | ValueError)
+    assert isinstance(caught.value.__cause__, sqlite3.Error | ValueError | OverflowError)
     assert "\n" not in str(caught.value)
