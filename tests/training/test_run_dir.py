@@ -155,6 +155,6 @@ def test_outside_of_the_main_thread_signals_keep_their_meaning(arrived: list[int
 
 def test_the_exit_status_of_an_interrupted_run_is_that_of_a_shell() -> None:
     stopped = Interrupted(signal.SIGTERM, "step 3 is done")
-    with pytest.raises(KeyboardInterrupt, match="^step 3 is done; go on$") as caught:
+    with pytest.raises(KeyboardInterrupt, match=r"^step 3 is done; go on$") as caught:
         raise stopped.followed_by("go on")
     assert (caught.value.number, caught.value.exit_code) == (signal.SIGTERM, 143)
