@@ -334,6 +334,9 @@ class TrainConfig:
         above_zero("teacher.temperature", self.teacher.temperature)
         if self.teacher.mask_margin is not None and not self.teacher.name:
             raise ConfigError("teacher.mask_margin needs teacher.name, the encoder that guides")
+        with_negatives = (source.rows != "scored" and source.loss != "none" for source in self.data.all_sources())
+        if self.teacher.mask_margin is not None and not any(with_negatives):
+            raise ConfigError("teacher.mask_margin masks negatives, but no source is trained by its negatives")
         if self.matryoshka and (self.model.queue_size or self.teacher.loss in ("l2", "cosine")):
             option = "model.queue_size" if self.model.queue_size else f"teacher.loss={self.teacher.loss}"
             raise ConfigError(f"matryoshka does not go with {option}, which needs all dimensions")

@@ -47,6 +47,7 @@ REFUSED: dict[tuple[tuple[str, Any], tuple[str, Any]], str] = {
     **{(QUEUE, ("data", name)): "queue_size goes with data.train alone" for name in ("singles", *SCORED)},
     **{(QUEUE, ("teacher", name)): f"queue_size does not go with teacher.loss={name}" for name in OPTIONS["teacher"]},
     **{(("matryoshka", True), ("teacher", name)): f"does not go with teacher.loss={name}" for name in ("l2", "cosine")},
+    **{(("guide", True), ("data", name)): "mask_margin masks negatives" for name in ("singles", *SCORED)},
     (QUEUE, ("two_encoders", True)): "model.two_encoders goes neither with",
     (QUEUE, ("matryoshka", True)): "matryoshka does not go with model.queue_size",
     (("objective", "margin"), ("similarity", "dot")): "objective=margin needs angles",
