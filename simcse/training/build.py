@@ -150,9 +150,9 @@ def _build_trainer(config: TrainConfig, accelerator: Accelerator, run: RunDir) -
     if config.data.test:
         read_tasks(SEVEN, config.data.test)  # measured when the run is over, which is late to learn that one is missing
     model = build_model(config, run)
-    if config.precision == "bf16" and accelerator.device.type == "cpu":
-        if (reason := slower_to_train(model.encoder.backbone, torch.bfloat16)) is not None:
-            raise ConfigError(f"precision is bf16, but {reason}; take precision auto")
+    in_bf16 = config.precision == "bf16" and accelerator.device.type == "cpu"
+    if in_bf16 and (reason := slower_to_train(model.encoder.backbone, torch.bfloat16)) is not None:
+        raise ConfigError(f"precision is bf16, but {reason}; take precision auto")
     batches = build_batches(config, model.encoder, accelerator.device, rows)
     taught = [source.teacher for source in batches.sources if source.teacher]
     data = data_facts(config.data, rows) | teacher_facts(taught)
