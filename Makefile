@@ -34,7 +34,8 @@ test: $(VENV)/.installed-dev  ## run the whole suite
 	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 # the tests of what keeps data: index, checkpoint, run folder, files of vectors
-KEEPERS := tests/test_files.py tests/test_file_errors.py tests/search tests/formats tests/encoder tests/training \
+KEEPERS := tests/test_files.py tests/test_file_errors.py tests/search tests/formats tests/encoder/bulk tests/encoder/export \
+	$(wildcard tests/encoder/test_*.py) $(patsubst %,tests/training/test_%.py,interrupt resume run run_dir run_lock) \
 	$(patsubst %,tests/reliability/test_%.py,checkpoint_files full_disk)
 
 coverage: $(VENV)/.installed-dev  ## run the tests of what keeps data; each branch of it must be covered
