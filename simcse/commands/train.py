@@ -8,6 +8,7 @@ from simcse.commands.recipes import with_recipe_files
 from simcse.commands.shared import Format, as_text, print_json
 from simcse.console import Parser
 from simcse.display.progress import waiting
+from simcse.errors import SimCSEError
 from simcse.training.config import TrainConfig, at_least
 from simcse.training.interrupt import Interrupted
 from simcse.training.launch import command_as_typed, command_to_resume, follow_launcher, is_launched
@@ -37,7 +38,7 @@ def main(argv: Sequence[str]) -> None:
     """Train a sentence encoder.
 
     Raises:
-        SimCSEError: in one line, what is wrong with an option, the data or the model.
+        SimCSEError: in one line, what is wrong with an option, the data or the model, or that another process is lost.
         Interrupted: a signal came; says how to go on.
     """
     parser = build_parser()
@@ -53,6 +54,7 @@ def main(argv: Sequence[str]) -> None:
 
     with waiting("importing torch and transformers"):  # behind --help and wrong options, which need neither
         from simcse.display.summary import summary
+        from simcse.training.distributed import is_process_lost
         from simcse.training.run import train
 
     follow_launcher()
@@ -60,6 +62,11 @@ def main(argv: Sequence[str]) -> None:
         report = train(config)
     except Interrupted as stop:
         raise stop.followed_by(f"go on with: {command_to_resume()}") from None
+    except RuntimeError as error:
+        if not is_process_lost(error):
+            raise
+        said = "another process of this run has ended, was killed or cannot be reached"
+        raise SimCSEError(f"{said}; go on with: {command_to_resume()}") from error
     if report and readable:
         print(summary(report))
     elif report:

@@ -15,7 +15,17 @@ from torch import Tensor
 from simcse.errors import SimCSEError
 from simcse.training.launch import OURS
 
-__all__ = ["first_process_first", "gather", "greatest", "local_world", "mean_over_processes", "rank", "start", "world"]
+__all__ = [
+    "first_process_first",
+    "gather",
+    "greatest",
+    "is_process_lost",
+    "local_world",
+    "mean_over_processes",
+    "rank",
+    "start",
+    "world",
+]
 
 T = TypeVar("T")
 
@@ -102,6 +112,11 @@ def first_process_first(action: Callable[[], T]) -> T:
             raise failure[0]
         raise SystemExit(getattr(failure[0], "exit_code", 1))  # one line for all
     return action() if rank() else result  # type: ignore[return-value]
+
+
+def is_process_lost(error: RuntimeError) -> bool:
+    """Whether an exchange failed as another process of the group has gone; gloo's error has no class of its own."""
+    return isinstance(error, dist.DistBackendError) or "gloo/transport" in str(error)
 
 
 def start(processes: int, command: list[str]) -> int:

@@ -90,6 +90,23 @@ def test_a_signal_to_one_process_of_two_stops_both(
     assert "interrupted" not in both[1].printed  # one speaks for both
 
 
+@pytest.mark.parametrize("killed", [0, 1])
+def test_who_is_left_when_one_of_two_is_killed_says_so_in_one_line(
+    runs: Runs, options: dict[str, object], tmp_path: Path, killed: int
+) -> None:
+    both = start_group(runs, options)
+    wait_for(lambda: steps(tmp_path / "run") > 3 or both[0].ended)
+    both[killed].kill(signal.SIGKILL)
+    left = both[1 - killed]
+    assert left.status() == 1, left.printed
+    [line] = [line for line in left.printed.splitlines() if line.startswith("error: ")]
+    assert line.startswith(
+        "error: another process of this run has ended, was killed or cannot be reached; go on with: "
+    )
+    assert line.endswith(" --resume auto")
+    assert "Traceback" not in left.printed
+
+
 LATE = """
 import os, signal
 from simcse.training.trainer import Trainer
