@@ -28,6 +28,7 @@ from simcse import __version__
 from simcse.encoder.backends.base import Backend
 from simcse.encoder.backends.bert_modules import BertModules
 from simcse.encoder.backends.cpu_features import cpu_flags, cpu_model
+from simcse.encoder.backends.native.binding import sources_digest
 from simcse.encoder.backends.native.compile import user_folder
 from simcse.encoder.backends.workers import in_parallel, worker_count
 from simcse.errors import ConfigError
@@ -135,7 +136,8 @@ def probe(name: str, shape: Shape, dtype: torch.dtype, candidate: Prepare, fp32:
 def machine() -> str:
     """All that a time depends on but the work."""
     flags = " ".join(sorted(cpu_flags()))
-    return f"simcse {__version__}, torch {torch.__version__}, {torch.get_num_threads()} threads, {cpu_model()}: {flags}"
+    versions = f"simcse {__version__}, kernel {sources_digest()}, torch {torch.__version__}"
+    return f"{versions}, {torch.get_num_threads()} threads, {cpu_model()}: {flags}"
 
 
 def backend_of(shape: Shape, dtype: torch.dtype, prepare: Prepare) -> Backend:

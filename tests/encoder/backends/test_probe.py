@@ -104,7 +104,7 @@ def test_a_verdict_is_made_once_and_kept(folder: Path, monkeypatch: pytest.Monke
     assert ways.prepared == 2
 
 
-@pytest.mark.parametrize("change", ["flags", "model", "torch", "simcse", "threads", "name", "shape", "dtype"])
+@pytest.mark.parametrize("change", ["flags", "model", "torch", "simcse", "kernel", "threads", "name", "shape", "dtype"])
 def test_another_machine_or_version_is_timed_anew(change: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ways = Ways()
     ways.verdict()
@@ -118,6 +118,8 @@ def test_another_machine_or_version_is_timed_anew(change: str, folder: Path, mon
         monkeypatch.setattr(torch, "__version__", "9.9")
     elif change == "simcse":
         monkeypatch.setattr(probing, "__version__", "9.9")
+    elif change == "kernel":  # a checkout that was updated
+        monkeypatch.setattr(probing, "sources_digest", lambda: "another")
     elif change == "threads":
         monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
         monkeypatch.setattr(probing, "worker_count", lambda device: 1)

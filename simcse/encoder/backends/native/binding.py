@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import logging
 from functools import cache
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 from simcse.encoder.backends.native.compile import compiled, opened
 from simcse.encoder.backends.native.instruction_sets import InstructionSet
 
-__all__ = ["EmbeddingFields", "LayerFields", "LinearFields", "NormFields", "build", "load_kernel"]
+__all__ = ["EmbeddingFields", "LayerFields", "LinearFields", "NormFields", "build", "load_kernel", "sources_digest"]
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +84,13 @@ def build(instructions: InstructionSet) -> Path | None:
     microkernel = f"microkernel_{instructions.kernel}.hpp"
     sources = [Path(__file__).with_name(name) for name in ("layer.cpp", microkernel, *instructions.headers)]
     return compiled(sources, (*OPTIONS, f'-DMICROKERNEL="{microkernel}"', *instructions.options))
+
+
+@cache
+def sources_digest() -> str:
+    """Of all C++ sources: changes with any kernel, which a version number does not in a checkout."""
+    files = sorted(Path(__file__).parent.glob("*.[ch]pp"))
+    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()[:8]
 
 
 def struct_sizes(library: ctypes.CDLL) -> list[int]:

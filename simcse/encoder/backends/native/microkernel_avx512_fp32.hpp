@@ -9,7 +9,7 @@
 namespace {
 
 constexpr long LINE = 128, HALF = 64;  // one after the other, as the registers read them: memory comes faster in order
-constexpr long BLOCK = 192;  // rows that pass a layer together: more read the weights less often, but leave the cache
+constexpr long BLOCK = 384;  // rows that pass a layer together: more read the weights less often, but leave the cache
 constexpr long CHUNK = 1536;  // bytes of a row of the inner width, or of queries, keys and values, at a time
 constexpr long LINES = 8;
 
