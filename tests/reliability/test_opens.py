@@ -86,12 +86,17 @@ def written(folder: Path, table: Table, kind: str) -> Iterator[Callable[[], int]
     ).save(folder)  # fmt: skip
     np.savez(folder.with_name("table.npz"), texts=table.texts, vectors=table.vectors)
     command = [sys.executable, "-c", WRITER, str(folder), str(folder.with_name("table.npz")), kind, str(BATCH)]
+
+    def changes() -> int:
+        assert process.poll() is None, process.communicate()[1]  # nobody waits for a writer that is dead
+        return SearchIndex.load(folder).storage.generation
+
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n", process.communicate()[1]
-            yield lambda: SearchIndex.load(folder).storage.generation
-            assert process.poll() is None, process.communicate()[1]
+            yield changes
+            changes()
         finally:
             process.kill()
     index = SearchIndex.load(folder, table.encode)
