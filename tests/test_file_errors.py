@@ -15,8 +15,18 @@ from pathlib import Path
 
 import pytest
 
-from simcse import files
-from simcse.files import check_writable, moved, naming_target, replaced_file, replaced_folder, sweep, sync
+from simcse import DataError, files
+from simcse.files import (
+    check_version,
+    check_writable,
+    moved,
+    naming_target,
+    removed,
+    replaced_file,
+    replaced_folder,
+    sweep,
+    sync,
+)
 
 TEMPORARY = ".best.simcse-0123456789ab.tmp"
 
@@ -249,3 +259,31 @@ def test_a_file_that_fails_is_not_left_over(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(FileNotFoundError):
         moved(tmp_path / "x", tmp_path / "y")
+
+
+@pytest.mark.parametrize(
+    ("found", "told"),
+    [
+        (1, None),
+        (3, None),
+        (4, "x.json: found format version 4, this program knows 3; upgrade simcse"),
+        (0, "x.json: damaged: found format version 0, expected 1 to 3; restore a copy"),
+        (True, "x.json: damaged: found format version True, expected 1 to 3; restore a copy"),
+        ("2", "x.json: damaged: found format version '2', expected 1 to 3; restore a copy"),
+        (None, "x.json: damaged: found format version None, expected 1 to 3; restore a copy"),
+    ],
+)
+def test_files_of_a_newer_program_are_told_from_damaged_ones(found: object, told: str | None) -> None:
+    expected = nullcontext() if told is None else pytest.raises(DataError, match=f"^{told}$")
+    with expected:
+        check_version("x.json", found, 3, DataError)
+
+
+def test_a_file_is_removed_durably_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(files, "sync", synced.append)
+    (tmp_path / "x").write_text("x")
+    removed(tmp_path / "x")
+    assert (list(tmp_path.iterdir()), synced) == ([], [tmp_path])
+    removed(tmp_path / "x")
+    assert synced == [tmp_path]
