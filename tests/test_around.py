@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import simcse
 from simcse.cli import COMMANDS, build_parser
@@ -135,3 +137,26 @@ def test_forms_ask_for_what_the_command_prints() -> None:
         assert len(set(ids)) == len(ids)
         labels = " ".join(field["attributes"]["label"] for field in form["body"])
         assert all(name in COMMANDS for name in re.findall(r"`simcse (\w+)`", labels))
+
+
+def supply_chain(what: str) -> str:
+    done = subprocess.run([sys.executable, ROOT / ".ci/supply_chain", what], capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def test_the_parts_of_a_release_are_listed() -> None:
+    """With a version and a licence each, all of those that the project names among them."""
+    table = dict(re.findall(r"^\| (\S+) \| (.+) \|$", supply_chain("licences"), flags=re.M))
+    listed = {canonicalize_name(name): licence for name, licence in table.items()}
+    parts = json.loads(supply_chain("sbom"))
+    components = {part["bom-ref"]: part for part in parts["components"]}
+    named = {canonicalize_name(Requirement(line).name) for line in PROJECT["dependencies"]}
+    assert named <= components.keys()
+    assert listed.keys() - {"package"} == components.keys()
+    assert "not said" not in listed.values()
+    assert {part["purl"] for part in components.values()} == {
+        f"pkg:pypi/{name}@{part['version']}" for name, part in components.items()
+    }
+    assert all({part["ref"], *part["dependsOn"]} <= {"simcse-kit", *components} for part in parts["dependencies"])
+    kept = dict(re.findall(r"^\| (\S+) \| (.+) \|$", read("docs/licences.md"), flags=re.M))
+    assert named <= {canonicalize_name(name) for name in kept}

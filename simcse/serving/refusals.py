@@ -25,6 +25,7 @@ LONGEST_LINE = 500  # characters of a reason
 REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorResponse, "description": why}
     for status, why in {
+        400: "the body is not UTF-8, or cannot be parsed: many levels, numbers of thousands of digits",
         401: "no token, or a wrong one",
         403: "sent by a page of another site, or a change of an index without a token",
         404: "there is no index, but an encoder alone",

@@ -223,7 +223,8 @@ class Store:
         with self.reading():
             for start in range(0, len(wanted), IDS_A_QUERY):
                 some = wanted[start : start + IDS_A_QUERY]
-                found |= self._all(f"SELECT id, slot FROM rows WHERE id IN ({', '.join('?' * len(some))})", *some)
+                query = f"SELECT id, slot FROM rows WHERE id IN ({', '.join('?' * len(some))})"  # noqa: S608  question marks
+                found |= self._all(query, *some)
         return {key: found[key] for key in wanted if key in found}
 
     def fetch(self, slots: Iterable[int]) -> dict[int, Row]:
@@ -271,7 +272,8 @@ class Store:
         """
         clause, values = condition(where, self.fields())
         size = self._all("SELECT coalesce(max(slot) + 1, 0) FROM rows")[0][0]
-        query = f"SELECT slot FROM rows WHERE slot >= ? AND slot < ? AND ({clause})"
+        # what `condition` gives binds names and values
+        query = f"SELECT slot FROM rows WHERE slot >= ? AND slot < ? AND ({clause})"  # noqa: S608
         found: list[int] = []
         for first in range(0, size, SLOTS_A_SCAN):
             with self._scanning(stop) as connection:
