@@ -156,7 +156,8 @@ class State:
             self._ann = None
         elif self._ann is None or self._ann.key != stored["key"]:
             assert self.folder is not None
-            self._ann = Ann.read(self.folder / file_name("ann", stored["key"]), stored, mmap=self.vectors.mmap)
+            file = self.folder / file_name("ann", stored["key"])
+            self._ann = Ann.read(file, stored, mmap=self.vectors.mmap, checked=VERIFIED_AT_ONCE)
         return self._ann
 
     def optimize(self, memory: int | None = None, sample_queries: Matrix | None = None) -> None:

@@ -171,8 +171,9 @@ class Ann:
         self.crc = zlib.crc32(self._content)
 
     @classmethod
-    def read(cls, path: Path, values: dict[str, int], *, mmap: bool) -> Ann:
-        """Open a file; with `mmap` its codes stay on disk until they are touched, and its checksum is compared then.
+    def read(cls, path: Path, values: dict[str, int], *, mmap: bool, checked: int = 0) -> Ann:
+        """Open a file. Its checksum is compared before faiss reads it, as faiss trusts what stands there; with `mmap`
+        that of a file of more than `checked` bytes is compared when it is first searched: its codes stay on disk.
 
         Raises:
             SearchError: the file is missing or damaged.
@@ -180,20 +181,22 @@ class Ann:
         import faiss
 
         try:
-            index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if mmap else 0)
-            ann = cls(index, **values)
+            ann = cls(None, **values)
             ann._map(path)
+            ann._sound = not mmap or len(ann._content) <= checked
+            if ann._sound:
+                ann.verify()
+            ann.index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if mmap else 0)
         except (RuntimeError, MemoryError, OSError, ValueError) as error:
             if not path.is_file():
                 raise SearchError(f"{path}: missing; restore a copy or build the index anew") from error
             reason = str(error).strip().splitlines()[-1]
             raise SearchError(f"{path}: damaged ({reason}); restore a copy or build the index anew") from error
-        if index.ntotal > values["covered"]:
+        if ann.index.ntotal > values["covered"]:
             raise SearchError(
-                f"{path}: damaged: found {index.ntotal} vectors, expected {values['covered']}; "
+                f"{path}: damaged: found {ann.index.ntotal} vectors, expected {values['covered']}; "
                 "restore a copy or build the index anew"
             )
-        ann._sound = False
         return ann
 
 

@@ -253,7 +253,10 @@ def test_an_approximate_index_that_is_not_of_these_vectors(encoder, tmp_path, mm
         SearchIndex.load(folder, encoder.encode, mmap=mmap)
     index.storage.put("ann", noted)
     os.truncate(path, 50)
-    with pytest.raises(SearchError, match=rf"{path.name}: damaged \(.*\); restore a copy"):
+    if not mmap:  # faiss, which trusts what stands there, is not asked before the checksum is compared
+        monkeypatch.setattr("faiss.read_index", None)
+    said = r"\(.*\)" if mmap else r": found checksum \w+, expected \w+"
+    with pytest.raises(SearchError, match=rf"{path.name}: damaged ?{said}; restore a copy"):
         SearchIndex.load(folder, encoder.encode, mmap=mmap)
     path.unlink()
     with pytest.raises(SearchError, match=rf"{path.name}: missing; restore a copy"):
