@@ -52,12 +52,12 @@ def main(argv: Sequence[str]) -> None:
 
         raise SystemExit(start(processes, command_as_typed(argv)))
 
+    follow_launcher()  # imports last long: a launcher that died meanwhile would leave us waiting for its store
     with waiting("importing torch and transformers"):  # behind --help and wrong options, which need neither
         from simcse.display.summary import summary
         from simcse.training.distributed import is_process_lost
         from simcse.training.run import train
 
-    follow_launcher()
     try:
         report = train(config)
     except Interrupted as stop:

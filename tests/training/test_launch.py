@@ -35,6 +35,26 @@ def test_accelerate_starts_one_process_on_a_cpu(
         assert not (tmp_path / "run").exists()
 
 
+TOLD = """
+import ctypes, simcse.commands.train
+def waiting(said):
+    ctypes.CDLL(None).prctl(2, ctypes.byref(number := ctypes.c_int()))  # PR_GET_PDEATHSIG
+    print(f"{said}: told by {number.value} when the launcher dies", flush=True)
+    raise SystemExit
+simcse.commands.train.waiting = waiting
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of its parent's death")
+@pytest.mark.parametrize(("environment", "number"), [({"RANK": "0"}, 15), ({}, 0)])
+def test_a_launcher_is_followed_before_anything_is_imported(
+    runs: Runs, environment: dict[str, str], number: int
+) -> None:
+    run = runs.start({"data.train": "x.txt"}, environment, TOLD)
+    run.status()
+    assert f"importing torch and transformers: told by {number} when" in run.printed
+
+
 @pytest.mark.parametrize(
     ("environment", "words"),
     [
