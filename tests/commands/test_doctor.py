@@ -120,7 +120,8 @@ def test_no_compiler_and_a_folder_that_others_can_write(tmp_path: Path, monkeypa
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "open"))
     found = {finding.topic: finding for finding in backends.compiler_and_cache()}
     assert found["C++ compiler"].found == "none"
-    assert (found["C++ compiler"].advice is not None) == (best_instruction_set() is not None)
+    best = best_instruction_set() or best_instruction_set(torch.float32)  # a CPU without bf16 has a kernel in fp32
+    assert (found["C++ compiler"].advice is not None) == (best is not None)
     assert f"{tmp_path / 'open'} can be written by others" in found["kernel's folder"].found
     assert not any(finding.broken for finding in found.values())
 
