@@ -66,7 +66,8 @@ class Machine(RuleBasedStateMachine):
     exact: ClassVar[bool] = True
     root: ClassVar[Path]
     other: ClassVar[Peer]
-    done: ClassVar[Counter[str]]
+    done: ClassVar[Counter[str]]  # operations that were drawn
+    compared: ClassVar[list[int]]  # [calls of the index to compare it after each]
     number: ClassVar[Any] = count()
 
     def __init__(self) -> None:
@@ -184,6 +185,7 @@ class Machine(RuleBasedStateMachine):
     def same(self):
         for handle in self.handles:
             model, index = self.models[handle.place], handle.index
+            self.compared[0] += 4 + bool(model.texts)  # calls: rows, len, fetch, vectors, search
             rows = list(index.rows())
             assert len(index) == len(model.texts)
             if self.ordered:
@@ -327,7 +329,7 @@ def test_an_index_is_a_dictionary_that_is_searched_by_comparing_all(machine, oth
     memory = Path("/dev/shm")
     end, numbers, started = time.monotonic() + SECONDS / 3, count(SEED), time.monotonic()
     with TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
-        machine.root, machine.other, machine.done = Path(folder), other, Counter()
+        machine.root, machine.other, machine.done, machine.compared = Path(folder), other, Counter(), [0]
         while True:
             options = settings(
                 max_examples=5 if LONG else SHORT[machine], stateful_step_count=50 if LONG else 25, deadline=None,
@@ -337,4 +339,7 @@ def test_an_index_is_a_dictionary_that_is_searched_by_comparing_all(machine, oth
             if not LONG or time.monotonic() > end:
                 break
     total, seconds = machine.done.total(), time.monotonic() - started
-    print(f"{machine.__name__}, seed {SEED}: {total} operations in {seconds:.0f} seconds: {dict(machine.done)}")
+    print(
+        f"{machine.__name__}, seed {SEED}: {total} operations, {machine.compared[0]} calls to compare after them, "
+        f"in {seconds:.0f} seconds: {dict(machine.done)}"
+    )
