@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 __all__ = ["SentenceEncoder"]
 
 logger = logging.getLogger(__name__)
+_counting = threading.Lock()  # an encoder is copied and pickled, which a lock of its own is not
 
 
 class SentenceEncoder(TellsOtherNames, BackboneOnDemand):
@@ -288,9 +290,12 @@ class SentenceEncoder(TellsOtherNames, BackboneOnDemand):
         finally:
             if was_training:
                 self.train()
-        self.truncated += cut
-        if cut and not self._warned_truncated:
-            self._warned_truncated = True
+        if not cut:
+            return vectors
+        with _counting:
+            self.truncated += cut
+            first, self._warned_truncated = not self._warned_truncated, True
+        if first:
             what = f"{'1 text is' if cut == 1 else f'{cut} texts are'} longer than max_length={tokenize.max_length}"
             logger.warning("%s tokens and cut (said once; encoder.truncated counts on)", what)
         return vectors

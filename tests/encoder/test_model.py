@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +49,23 @@ def test_a_text_of_100_000_characters_is_its_beginning(tiny_bert: Path, caplog: 
         "2 texts are longer than max_length=64 tokens and cut (said once; encoder.truncated counts on)"
     ]
     np.testing.assert_allclose(first[0], encoder.encode("dog " * 62), atol=1e-5)  # 62 and two special tokens
+
+
+class Slow(int):
+    """A number in the midst of whose addition other threads run."""
+
+    def __add__(self, other: int) -> Slow:
+        time.sleep(0.05)
+        return Slow(int(self) + other)
+
+
+def test_no_cut_text_is_lost_between_threads(tiny_bert: Path) -> None:
+    encoder = SentenceEncoder.from_pretrained(tiny_bert, max_length=4, device="cpu", dtype="fp32")
+    encoder.encode("dog " * 9)
+    encoder.truncated = Slow(0)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(encoder.encode, ["dog " * 9] * 8))
+    assert encoder.truncated == 8
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
