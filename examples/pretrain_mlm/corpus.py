@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from simcse.tokens.tokenize import Tokenize
 __all__ = ["Sentences", "learn_vocabulary", "read_sentences"]
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+ALPHABET = 256  # characters, the most frequent ones; a word with another one is [UNK]
 CHUNK = 50_000  # sentences that are tokenized at a time
 
 
@@ -35,11 +38,19 @@ def read_sentences(path: str, least: int) -> list[str]:
     return found
 
 
-def learn_vocabulary(sentences: Iterable[str], size: int, max_length: int) -> PreTrainedTokenizerBase:
-    """A lower-casing WordPiece tokenizer as BERT has one, of at most `size` pieces."""
-    model = BertWordPieceTokenizer(lowercase=True)
+def learn_vocabulary(sentences: list[str], size: int, max_length: int) -> PreTrainedTokenizerBase:
+    """A lower-casing WordPiece tokenizer as BERT has one, of at most `size` pieces, the same for the same sentences."""
+    trained = BertWordPieceTokenizer(lowercase=True)
     with waiting("learning a vocabulary"):
-        model.train_from_iterator(sentences, vocab_size=size, special_tokens=SPECIAL, show_progress=False)
+        counts = Counter(chain.from_iterable(map(trained.normalize, sentences)))
+        common = sorted(counts, key=lambda character: (-counts[character], character))[:ALPHABET]
+        # named here, they have their numbers, by which the trainer decides between pieces of one frequency, in order;
+        # left to it, they have them by chance
+        within = [f"##{character}" for character in sorted(common) if not character.isspace()]
+        trained.train_from_iterator(
+            sentences, vocab_size=size, limit_alphabet=ALPHABET, special_tokens=[*SPECIAL, *within], show_progress=False
+        )
+    model = BertWordPieceTokenizer(trained.get_vocab(), lowercase=True)
     return BertTokenizerFast(tokenizer_object=model._tokenizer, do_lower_case=True, model_max_length=max_length)
 
 

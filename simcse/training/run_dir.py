@@ -83,9 +83,9 @@ class RunDir:
         if not self._lock.locked:  # the folder is new
             self._lock.acquire()
             self._find_start("never")  # nobody was faster
-        state = self.load_state() if self.start else {"step": 0, "due": False}
+        state = self.load_state() if self.start else {"step": 0}
         kept = self._logged(state["step"]) if self.start else []
-        if state["due"]:  # its evaluation is done anew, wherever the last try of that was killed
+        if state.get("due"):  # its evaluation is done anew, wherever the last try of that was killed
             kept = [record for record in kept if record["step"] < state["step"] or "dev" not in record]
         with replaced_file(self.folder / "config.yaml") as new:
             new.write_text(yaml.safe_dump(dict(self._config), sort_keys=False), encoding="utf-8")

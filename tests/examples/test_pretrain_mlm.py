@@ -71,6 +71,17 @@ def test_it_learns_and_opens_as_a_model_and_as_an_encoder(example, text: Path, t
     torch.testing.assert_close(told, model.bert.embeddings.word_embeddings.weight.float())
 
 
+def test_a_vocabulary_is_the_same_each_time(example, text: Path) -> None:
+    """Left to itself, the trainer numbers characters within words by chance."""
+    corpus, _, _ = example
+    sentences = corpus.read_sentences(str(text), 1)
+    found = [corpus.learn_vocabulary(sentences, 90, 64).get_vocab() for _ in range(4)]
+    assert all(one == found[0] for one in found)
+    assert len(found[0]) <= 90
+    tokens = corpus.learn_vocabulary(sentences, 90, 64).tokenize("Many sparrows eat")
+    assert "".join(tokens).replace("##", "") == "manysparrowseat"
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_a_stopped_run_ends_as_one_that_was_not(example, text: Path, tmp_path: Path, monkeypatch, optimizer) -> None:
     _, _, pretrain = example

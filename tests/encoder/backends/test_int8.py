@@ -175,9 +175,11 @@ def test_refused_on_the_command_line(
     monkeypatch.setattr(select, "has_int8_products", lambda: False)
     texts = tmp_path / "texts.txt"
     texts.write_text("a dog\n", encoding="utf-8")
+    pairs = tmp_path / "pairs.tsv"
+    pairs.write_text("a dog\ta cat\t1\na dog\ta hound\t5\n", encoding="utf-8")
     options = ["--model", str(tiny_bert), "--device", "cpu", "--dtype", "int8"]
     if command == "evaluate.py":
-        status = console.run(runpy.run_path(str(ROOT / command))["main"], [*options, "--tasks", "geometry"])
+        status = console.run(runpy.run_path(str(ROOT / command))["main"], [*options, "--tasks", str(pairs)])
     else:
         status = cli.main([command, str(texts), *([str(texts)] if command == "similarity" else []), *options])
     lines = capsys.readouterr().err.splitlines()
