@@ -26,7 +26,8 @@ from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, PreTrainedT
 from simcse.console import Parser, run
 from simcse.display.progress import training_bar
 from simcse.encoder.backends.cpu_training.forward import training_states
-from simcse.encoder.backends.select import bf16_pays
+from simcse.encoder.backends.select import bf16_pays, slower_to_train
+from simcse.encoder.loading import quiet_transformers
 from simcse.errors import ConfigError
 from simcse.files import sha256_of
 from simcse.tokens.batch import TokenBatch
@@ -79,7 +80,7 @@ class PretrainConfig:
     """Muon (Jordan et al. 2024) for the matrices of the layers, AdamW for the rest."""
 
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """auto: bf16 where the CPU computes in it faster, else fp32."""
+    """auto: bf16 where the CPU computes in it faster, else fp32. bf16 is refused where it is slower."""
 
     held_out: int = 1000
     """Sentences, the first ones, on which loss and accuracy are measured, always with the same words masked."""
@@ -175,7 +176,10 @@ class Pretraining:
             self.model = new_model(config, self.tokenizer)
         else:
             self.tokenizer = AutoTokenizer.from_pretrained(run_dir.start)
-            self.model = BertForMaskedLM.from_pretrained(run_dir.start, dtype=torch.float32)
+            with quiet_transformers():
+                self.model = BertForMaskedLM.from_pretrained(run_dir.start, dtype=torch.float32)
+        if config.precision == "bf16" and (reason := slower_to_train(self.model.bert, torch.bfloat16)):
+            raise ConfigError(f"precision is bf16, but {reason}; take precision auto")
         self.optimizers = make_optimizers(self.model, config)
         if run_dir.start is not None:
             state = run_dir.load_state()
@@ -258,8 +262,9 @@ class Pretraining:
         self.run.save_last(self._write, {"step": self.step, "optimizers": [o.state_dict() for o in self.optimizers]})
 
     def _write(self, folder: Path) -> None:
-        self.model.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
+        with quiet_transformers():
+            self.model.save_pretrained(folder)
+            self.tokenizer.save_pretrained(folder)
 
 
 def pretrain(config: PretrainConfig) -> dict[str, Any]:

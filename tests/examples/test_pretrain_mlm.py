@@ -147,6 +147,18 @@ def test_shares_are_as_asked_for(example) -> None:
     assert (seen == 500).float().mean().item() == pytest.approx(0.1, abs=0.01)
 
 
+def test_bf16_is_refused_where_it_is_slower(example, text: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(example[2], "slower_to_train", lambda model, dtype: "a layer takes twice as long in it")
+    folder = tmp_path / "run"
+    options = [*SMALL, "--data", str(text), "--precision", "bf16", "--output_dir", str(folder)]
+    assert run(example[2].main, options) == 2
+    assert (
+        capsys.readouterr().err
+        == "error: --precision is bf16, but a layer takes twice as long in it; take precision auto\n"
+    )
+    assert not folder.exists()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

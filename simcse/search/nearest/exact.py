@@ -33,6 +33,9 @@ def exact_search(
 ) -> tuple[Matrix, Slots]:
     """The k rows of largest inner product for each query, best first; equal scores in the order of rows.
 
+    Up to `FEW_QUERIES` without a filter, equal rows have equal scores; beyond, a matrix product may round the last bit
+    of one or the other.
+
     Args:
         queries: (q, d).
         matrix: (n, d), may be memory-mapped.
