@@ -21,8 +21,8 @@ SECONDS = float(os.environ.get("SOAK_SECONDS", "600"))  # that a part has
 GRACE = 120  # seconds to start and to end
 # in this order, each with its share of the time that is left, in minutes of an hour: what counts answers a second first
 PARTS = {
-    "tests/fuzzing": 20, "tests/serving/test_long_service.py": 11, "tests/search/test_model.py": 8, "tests/durability": 6,
-    "tests/training/test_gradients.py": 3, "tests/reliability": 12,
+    "tests/fuzzing": 20, "tests/serving/test_long_service.py": 11, "tests/search/test_model.py": 8,
+    "tests/durability": 6, "tests/training/test_gradients.py": 3, "tests/reliability": 12,
 }  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from simcse.errors import DataError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["VectorFile", "arrow_vectors", "open_vectors", "vector_column"]
+__all__ = ["VectorFile", "arrow_vectors", "mapped_npy", "open_vectors", "vector_column"]
 
 Block = npt.NDArray[Any]
 
@@ -80,12 +80,23 @@ def _checked(path: Path, shape: tuple[int, ...], kind: np.dtype[Any]) -> tuple[i
     return shape[0], shape[1]
 
 
-def _open_npy(path: Path) -> VectorFile:
+def mapped_npy(path: Path) -> Block:
+    """(n, d) the vectors of an `.npy`, read from the disk as they are used.
+
+    Raises:
+        DataError: a damaged file, or one without vectors.
+    """
     with _unpacking_numpy(path):
         matrix = np.load(path, mmap_mode="r", allow_pickle=False)
     if not isinstance(matrix, np.ndarray):
         raise DataError(f"{path}: not an array of numpy; write it by np.save")
-    rows, dimension = _checked(path, matrix.shape, matrix.dtype)
+    _checked(path, matrix.shape, matrix.dtype)
+    return matrix
+
+
+def _open_npy(path: Path) -> VectorFile:
+    matrix = mapped_npy(path)
+    rows, dimension = matrix.shape
 
     def blocks() -> Iterator[Block]:
         for start in range(0, rows, ROWS_A_BLOCK):

@@ -220,7 +220,8 @@ class TrainConfig:
     """Arguments of the objective, such as {smoothing: 0.1}."""
 
     similarity: Literal["cosine", "dot"] = "cosine"
-    """Of two vectors (paper, table D.1: cosine; Contrastive Tension: dot, with temperature 1)."""
+    """Of two vectors (paper, table D.1: cosine; Contrastive Tension: dot, with temperature 1); losses of scored pairs
+    and of a teacher compare by cosine all the same."""
 
     temperature: float = 0.05
     """Divides the similarities (paper, table D.1: 0.05)."""

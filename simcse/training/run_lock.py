@@ -94,10 +94,11 @@ class RunLock:
 
 
 def _parsed(owner: bytes) -> dict[str, Any] | None:
+    """What a file says; None if it says nothing of use: the run was killed, has just begun, or it is damaged."""
     try:
         found = json.loads(owner)
-        return {key: found[key] for key in ("pid", "host", "since")}
-    except (ValueError, KeyError, TypeError):  # empty: it was killed, or has just begun
+        return {"pid": int(found["pid"]), **{key: " ".join(str(found[key]).split()) for key in ("host", "since")}}
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 
 

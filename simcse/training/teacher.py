@@ -15,6 +15,7 @@ from torch import nn
 
 from simcse.data.arrow import fingerprint
 from simcse.data.collate import SCORE, TextVectors
+from simcse.data.vectors import mapped_npy
 from simcse.encoder.model import SentenceEncoder
 from simcse.errors import DataError
 from simcse.files import make_folder
@@ -36,7 +37,7 @@ def teacher_vectors(config: TeacherConfig, rows: Sequence[Any]) -> list[list[Tex
 
     Raises:
         ModelError: no such teacher, or a damaged one.
-        DataError: the cache has a file of another size.
+        DataError: the cache has a damaged file, or one of another size.
     """
     columns = [[name for name in source.column_names if name != SCORE] for source in rows]
     found: list[list[list[np.ndarray]]] = [[[] for _ in names] for names in columns]
@@ -72,10 +73,23 @@ def column_vectors(encoder: SentenceEncoder, source: Any, name: str, cache: Path
             said = f"{encoder.name}: vectors of {len(source):,} texts ({name}), kept in {file}"
             print(said, file=sys.stderr)
             encoder.encode_to(file, column_texts(source, name), total=len(source), show_progress=sys.stderr.isatty())
-    vectors: np.ndarray = np.load(file, mmap_mode="r")
-    if vectors.shape != (len(source), encoder.dimension):
-        expected = (len(source), encoder.dimension)
-        raise DataError(f"{file}: holds {vectors.shape} vectors, expected {expected}; delete it, and run again")
+    return cached_vectors(file, len(source), encoder.dimension)
+
+
+def cached_vectors(file: Path, rows: int, dimension: int) -> np.ndarray:
+    """(rows, dimension) from a file of the cache.
+
+    Raises:
+        DataError: it is damaged, or has another shape.
+    """
+    try:
+        vectors = mapped_npy(file)
+    except DataError as error:
+        raise DataError(f"{file}: damaged; delete it, and run again") from error
+    if vectors.shape != (rows, dimension):
+        raise DataError(
+            f"{file}: holds vectors of shape {vectors.shape}, expected {(rows, dimension)}; delete it, and run again"
+        )
     return vectors
 
 

@@ -24,10 +24,12 @@ __all__ = [
     "bodies",
     "faiss_files",
     "filters",
+    "owners",
     "parquets",
     "samples",
     "tables",
     "task_files",
+    "teacher_vectors",
 ]
 
 SAMPLES = Path(__file__).parents[1] / "formats" / "files"
@@ -127,6 +129,18 @@ def faiss_files() -> Files:
     flat.add(rows)
     named.add_with_ids(rows, np.arange(len(rows)))
     return found | {"v.faiss": [faiss.serialize_index(one).tobytes() for one in (flat, named)]}
+
+
+def teacher_vectors() -> Files:
+    """Of four texts."""
+    sink = io.BytesIO()
+    np.save(sink, np.eye(4, 8, dtype=np.float32))
+    return {"0123456789abcdef.npy": [sink.getvalue()]}
+
+
+def owners() -> Files:
+    """Who writes a run folder."""
+    return {".lock": [b'{"pid": 4711, "host": "node-7", "since": "2026-11-29 18:14:06"}']}
 
 
 def bodies() -> Files:

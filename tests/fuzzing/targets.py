@@ -15,7 +15,19 @@ from typing import Any
 
 import numpy as np
 from formats.make import TEXTS, encode
-from fuzzing.samples import SAMPLES, Files, bodies, faiss_files, filters, parquets, samples, tables, task_files
+from fuzzing.samples import (
+    SAMPLES,
+    Files,
+    bodies,
+    faiss_files,
+    filters,
+    owners,
+    parquets,
+    samples,
+    tables,
+    task_files,
+    teacher_vectors,
+)
 from pydantic import BaseModel, ValidationError
 
 from simcse.data.augment import read_synonyms
@@ -25,7 +37,7 @@ from simcse.data.pairs import read_scored_pairs, read_text_pairs
 from simcse.data.readers import read_identified, read_texts, read_training
 from simcse.data.tabular import count_rows
 from simcse.data.vectors import open_vectors
-from simcse.errors import SimCSEError
+from simcse.errors import DataError, SimCSEError
 from simcse.evaluation.retrieval import load_beir, load_query_pairs
 from simcse.evaluation.sts import load_task
 from simcse.evaluation.transfer import load_transfer
@@ -220,6 +232,22 @@ def read_note(folder: Path, name: str) -> None:
     npy._skip_done(done, npy._Progress("sample", 16), iter(TEXTS), folder / "stopped.npy.partial")
 
 
+def read_teacher_vectors(folder: Path, name: str) -> None:
+    from simcse.training.teacher import cached_vectors
+
+    assert cached_vectors(folder / name, 4, 8).shape == (4, 8)
+
+
+def read_owner(folder: Path, name: str) -> None:
+    """As a run does that finds the folder of another; what says nothing is no error there, and an answer here."""
+    from simcse.training import run_lock
+
+    owner = run_lock._parsed((folder / name).read_bytes())
+    assert len(run_lock._shown(owner).splitlines()) == 1
+    if owner is None:
+        raise DataError(f"{name}: says nothing")
+
+
 def read_map(folder: Path, name: str) -> None:
     from simcse.evaluation.postprocess import Fitted
 
@@ -314,6 +342,8 @@ TARGETS: dict[str, Target] = {
         samples("encode_to-1", "stopped*.json"), (read_note,), samples("encode_to-1", "stopped.npy.partial"), share=2,
     ),
     "map": Target(samples("whitening-1"), (read_map,), share=2),
+    "teacher": Target(teacher_vectors, (read_teacher_vectors,), names=True),
+    "owner": Target(owners, (read_owner,)),
     "faiss": Target(faiss_files, (read_faiss,), names=True, share=0.3),
     "bodies": Target(bodies, (read_body,), refusals=(ValidationError, SimCSEError), share=6),
     "filters": Target(filters, (read_filter,), refusals=(SimCSEError,), share=3),

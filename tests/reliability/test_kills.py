@@ -7,16 +7,20 @@ as many kills as wanted: 2 of each way in the short form, 30 in the long one (SI
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
-from forked import Run, Runs, run_server, start_group
+from forked import ROOT, Run, Runs, run_server, start_group
 from soak import LONG, SECONDS, SEED
 from tiny import WORDS, build_encoder
 
@@ -184,3 +188,62 @@ def test_killed_runs_end_as_undisturbed_ones(
         counts = ", ".join(f"{kills.count(sent)} {sent.name}" for sent in SIGNALS)
         took = time.monotonic() - started
         print(f"\n{way}: {counts} in {number} runs, {took:.0f} s; each ended as the undisturbed one")
+
+
+def launch(options: dict[str, Any], folder: Path) -> subprocess.Popen[bytes]:
+    """torchrun with two processes, in a group of their own."""
+    options = options | {"output_dir": folder / "run", "teacher.cache": folder / "cache"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone", "train.py"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"}
+    folder.mkdir(exist_ok=True)
+    with (folder.with_suffix(".txt")).open("ab") as printed:
+        return subprocess.Popen(
+            [*command, *(f"--{name}={value}" for name, value in options.items())], cwd=ROOT, env=environment,
+            stdout=printed, stderr=printed, start_new_session=True,
+        )  # fmt: skip
+
+
+def strike(launcher: subprocess.Popen[bytes], kind: str, rng: random.Random) -> None:
+    """Stop it as a scheduler does, kill a process as a kernel without memory does, or all as a reboot does."""
+    processes = psutil.Process(launcher.pid).children(recursive=True)
+    match kind:
+        case "SIGTERM to torchrun":
+            launcher.terminate()
+        case "SIGKILL to one process":
+            rng.choice(processes or [launcher]).kill()
+        case "SIGKILL to all":
+            launcher.kill()
+            for process in processes:
+                process.kill()
+            psutil.wait_procs(processes, 30)
+    launcher.wait(PATIENCE + 90)
+
+
+@pytest.mark.skipif(not LONG, reason="long form: make soak")
+def test_runs_of_torchrun_end_as_undisturbed_ones(files: Path, tiny_bert: Path, teacher: Path, tmp_path: Path) -> None:
+    options = options_of("two processes", tiny_bert, teacher, files) | {"max_steps": 4 * STEPS, "epochs": 10}
+    kinds = ["SIGTERM to torchrun", "SIGKILL to one process", "SIGKILL to all"]
+    started = time.monotonic()
+    assert launch(options, tmp_path / "whole").wait(300) == 0, (tmp_path / "whole.txt").read_text()
+    seconds = time.monotonic() - started
+    expected = kept(tmp_path / "whole")
+    rng, kills, number = random.Random(f"{SEED} torchrun"), 0, 0
+    while kills < KILLS and time.monotonic() < started + SECONDS / 4:
+        number += 1
+        folder = tmp_path / f"killed-{number}"
+        while True:
+            launcher = launch(options, folder)
+            try:
+                launcher.wait(rng.uniform(0.2, 1.1) * seconds)
+                break
+            except subprocess.TimeoutExpired:
+                strike(launcher, kinds[kills % len(kinds)], rng)
+                kills += 1
+                check_whole(folder)
+        case = f"SOAK_SEED={SEED}, torchrun, run {number}:"
+        assert launcher.returncode == 0, (case, folder.with_suffix(".txt").read_text()[-4000:])
+        found = kept(folder)
+        assert found.keys() == expected.keys(), case
+        assert not [name for name in expected if found[name] != expected[name]], case
+    took = time.monotonic() - started
+    print(f"\ntorchrun: {kills} kills in {number} runs, {took:.0f} s; each ended as the undisturbed one")
