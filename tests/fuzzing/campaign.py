@@ -1,15 +1,17 @@
 """Executions of a target: each from a seed and a number, until one is wrong, or time is up.
 
-    PYTHONPATH=tests:. python tests/fuzzing/campaign.py TARGET --seed 1 --seconds 60 [--guided]
+    PYTHONPATH=tests:. python tests/fuzzing/campaign.py TARGET --seed 1 --seconds 60 [--corpus FOLDER] [--guided]
 
 A process of its own, so that C++ that crashes, a loop without end and too much memory are seen from outside. It prints
 a line of JSON: executions, answers and findings. `--guided` chooses inputs by coverage of the package's branches; it
-needs atheris (pip install atheris), which has wheels for Linux.
+needs atheris (pip install atheris), which has wheels for Linux. A corpus is the inputs that gave a new kind of answer;
+the next campaign begins with those of the last.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import random
 import re
@@ -61,10 +63,11 @@ class Campaign:
         name: of the target.
         seed: of all inputs.
         folder: an empty one to read from.
+        corpus: where inputs are kept for the next campaign; None for nowhere.
     """
 
-    def __init__(self, name: str, seed: int, folder: Path) -> None:
-        self.name, self.seed, self.folder = name, seed, folder
+    def __init__(self, name: str, seed: int, folder: Path, corpus: Path | None = None) -> None:
+        self.name, self.seed, self.folder, self.corpus = name, seed, folder, corpus
         self.target: Target = TARGETS[name]
         self.pool = {file: list(some) for file, some in self.target.files().items()}
         self.whole = {file: some[0] for file, some in {**self.target.beside(), **self.pool}.items()}
@@ -83,11 +86,17 @@ class Campaign:
             stream.write(content)
 
     def warm(self) -> None:
-        """Read every good sample, which imports what is needed."""
+        """Read every good sample, which imports what is needed, and the corpus."""
         with limits(2**40):
             for file, samples in self.target.files().items():
                 for content in samples:
                     self.execute(file, content)
+        if self.corpus:
+            with limits():
+                for file, samples in self.pool.items():
+                    for path in sorted(self._kept(file).glob("*"))[:POOL]:
+                        samples.append(path.read_bytes())
+                        self.execute(file, samples[-1])
         self.executions, self.begin, self.pages = 0, time.process_time(), pages()
 
     def one(self) -> None:
@@ -97,6 +106,14 @@ class Campaign:
         content = wrapped(self.rng, file, self.rng.choice(samples), self.rng.choice(samples))
         if self.execute(file, content) and len(samples) < POOL and len(content) < 20_000:
             samples.append(content)
+            if self.corpus:
+                path = self._kept(file) / hashlib.sha256(content).hexdigest()[:16]
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+
+    def _kept(self, file: str) -> Path:
+        assert self.corpus
+        return self.corpus / self.name / file.replace("/", "-")
 
     @property
     def files(self) -> list[str]:
@@ -217,10 +234,11 @@ def main() -> None:
     parser.add_argument("target", choices=TARGETS)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--corpus", type=Path)
     parser.add_argument("--guided", action="store_true")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="fuzz-", dir=memory_folder()))
-    campaign = Campaign(options.target, options.seed, folder)
+    campaign = Campaign(options.target, options.seed, folder, options.corpus)
     campaign.warm()
     with limits():
         if options.guided:

@@ -22,6 +22,7 @@ from fuzzing.targets import TARGETS
 from soak import LONG, SECONDS, SEED
 
 CAMPAIGN = Path(__file__).with_name("campaign.py")
+CORPUS = Path(__file__).parents[2] / "build" / "corpus"  # of long forms
 INPUTS = {"checkpoint": 4, "index": 40, "faiss": 40}
 DEEP = 50_000
 GROWTH = 400 * 2**20  # bytes that a process may have grown by at its end: caches, and what the allocator keeps
@@ -71,6 +72,22 @@ def test_inputs_that_were_findings(name: str, tmp_path: Path) -> None:
     assert not campaign.findings
 
 
+def test_a_campaign_begins_with_the_corpus_of_the_last(tmp_path: Path) -> None:
+    for folder in ("first", "second"):
+        (tmp_path / folder).mkdir()
+    first = Campaign("owner", 1, tmp_path / "first", tmp_path / "corpus")
+    first.warm()
+    with limits():
+        for _ in range(100):
+            first.one()
+    kept = [path.read_bytes() for path in sorted((tmp_path / "corpus" / "owner" / ".lock").iterdir())]
+    assert kept
+    second = Campaign("owner", 2, tmp_path / "second", tmp_path / "corpus")
+    second.warm()
+    assert second.pool[".lock"][1:] == kept
+    assert first.answers.keys() == second.answers.keys()
+
+
 @pytest.mark.parametrize("name", TARGETS)
 @pytest.mark.skipif(LONG, reason="the long form reads more")
 def test_damaged_inputs(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -89,6 +106,7 @@ def test_damaged_inputs(name: str, tmp_path: Path, capsys: pytest.CaptureFixture
 def run(name: str, seconds: float, folder: Path) -> dict[str, Any]:
     """A process of one target, and its report."""
     command = [sys.executable, str(CAMPAIGN), name, "--seed", str(SEED), "--seconds", str(seconds)]
+    command += ["--corpus", str(CORPUS)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (CAMPAIGN.parents[1], CAMPAIGN.parents[2])))}
     with (folder / name).open("w+") as errors:
         done = subprocess.run(
