@@ -238,6 +238,7 @@ def main() -> None:
     parser.add_argument("--guided", action="store_true")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="fuzz-", dir=memory_folder()))
+    print(f"inputs in {folder}", file=sys.stderr, flush=True)  # the last one stays there, if it ends the process
     campaign = Campaign(options.target, options.seed, folder, options.corpus)
     campaign.warm()
     with limits():

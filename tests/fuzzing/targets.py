@@ -245,7 +245,7 @@ def read_owner(folder: Path, name: str) -> None:
     owner = run_lock._parsed((folder / name).read_bytes())
     assert len(run_lock._shown(owner).splitlines()) == 1
     if owner is None:
-        raise DataError(f"{name}: says nothing")
+        raise DataError(f"{folder / name}: says nothing")
 
 
 def read_map(folder: Path, name: str) -> None:
@@ -264,6 +264,7 @@ def read_faiss(folder: Path, name: str) -> None:
     if name.startswith("ann"):
         crc = json.loads((SAMPLES / "index-3/hnsw/manifest.json").read_bytes())["files"][name]["crc32"]
         values = {"covered": 40, "parameter": 8, "k_factor": 2, "key": 3, "crc": int(crc, 16)}
+        values["size"] = (SAMPLES / "index-3/hnsw" / name).stat().st_size
         # the first as one that is too large to be read before it is searched: faiss sees the damage
         for mmap, checked in ((True, 0), (False, 0), (True, 2**20)):
             ann = Ann.read(folder / name, values, mmap=mmap, checked=checked)

@@ -42,11 +42,14 @@ class Ann:
         k_factor: candidates for each hit wanted, as of faiss's IndexRefine.
         key: generation in which it was made, which names its file.
         crc: CRC-32 of that file.
+        size: bytes of that file; 0 if it was written when sizes were not yet kept.
     """
 
-    def __init__(self, index: Any, covered: int, *, parameter: int, k_factor: int, key: int = 0, crc: int = 0) -> None:
+    def __init__(
+        self, index: Any, covered: int, *, parameter: int, k_factor: int, key: int = 0, crc: int = 0, size: int = 0
+    ) -> None:
         self.index, self.covered, self.parameter, self.k_factor = index, covered, parameter, k_factor
-        self.key, self.crc = key, crc
+        self.key, self.crc, self.size = key, crc, size
         self._path: Path | None = None
         self._content: Any = b""  # of the file, mapped: it can be read after another process has removed its name
         self._sound = True
@@ -144,7 +147,7 @@ class Ann:
         """What the file does not hold."""
         return {
             "covered": self.covered, "parameter": self.parameter, "k_factor": self.k_factor, "key": self.key,
-            "crc": self.crc,
+            "crc": self.crc, "size": self.size,
         }  # fmt: skip
 
     def write(self, path: Path) -> None:
@@ -168,12 +171,13 @@ class Ann:
                 in_brackets[1] if in_brackets else str(error).splitlines()[-1]
             )
             raise SearchError(f"{path}: {reason}; the index is as it was before; free the way and try again") from error
-        self.crc = zlib.crc32(self._content)
+        self.crc, self.size = zlib.crc32(self._content), len(self._content)
 
     @classmethod
     def read(cls, path: Path, values: dict[str, int], *, mmap: bool, checked: int = 0) -> Ann:
         """Open a file. Its checksum is compared before faiss reads it, as faiss trusts what stands there; with `mmap`
-        that of a file of more than `checked` bytes is compared when it is first searched: its codes stay on disk.
+        that of a file of more than `checked` bytes is compared when it is first searched: its codes stay on disk. Of
+        that the size is compared, as faiss reads beyond the end of a mapped file that was cut, and crashes (1.15).
 
         Raises:
             SearchError: the file is missing or damaged.
@@ -183,9 +187,12 @@ class Ann:
         try:
             ann = cls(None, **values)
             ann._map(path)
-            ann._sound = not mmap or len(ann._content) <= checked
+            size = len(ann._content)
+            ann._sound = not mmap or not ann.size or size <= checked
             if ann._sound:
                 ann.verify()
+            elif size != ann.size:
+                raise ValueError(f"found {size} bytes, expected {ann.size}")
             ann.index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if mmap else 0)
         except (RuntimeError, MemoryError, OSError, ValueError) as error:
             if not path.is_file():

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from simcse.data.opening import check_file
+from simcse.data.opening import check_file, reading
 from simcse.data.vectors import ROWS_A_BLOCK, VectorFile, open_vectors
 from simcse.errors import DataError
 from simcse.search.documents import file_rows
@@ -19,6 +19,12 @@ from simcse.vectors import Matrix
 __all__ = ["check_vectors", "with_vectors"]
 
 Paired = tuple[Document, Matrix]
+
+# what a file of faiss begins with
+HEADER = np.dtype(
+    [("kind", "S4"), ("dimension", "<i4"), ("rows", "<i8"), ("unused", "V16"), ("trained", "u1"), ("metric", "<i4")]
+)
+FLAT, WITH_IDS = (b"IxFI", b"IxF2", b"IxFl"), (b"IxMp", b"IxM2")
 
 
 def check_vectors(inputs: Sequence[str | Path], vectors: Sequence[str | Path], dimension: int, **columns: Any) -> None:
@@ -70,23 +76,41 @@ def _opened(path: Path) -> VectorFile:
 
 
 def _open_faiss(path: Path) -> VectorFile:
-    """The vectors of a flat index of faiss; others keep approximations of theirs."""
-    import faiss
+    """The vectors of a flat index of faiss; others keep approximations of theirs.
 
+    Read without faiss, which reads beyond the end of a mapped file that was cut, and crashes (1.15).
+    """
     check_file(path)
     try:
-        whole = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
-    except (RuntimeError, MemoryError) as error:
-        said = str(error).splitlines()[-1]
-        raise DataError(f"{path}: not a whole index of faiss ({said:.200}); write it anew") from error
-    flat = faiss.downcast_index(whole)
-    if isinstance(flat, faiss.IndexIDMap):
-        flat = faiss.downcast_index(flat.index)
-    if not isinstance(flat, faiss.IndexFlat):
-        raise DataError(f"{path}: found {type(flat).__name__}, expected a flat index, which keeps the vectors")
+        with reading(path):
+            matrix = _flat_vectors(path)
+    except ValueError as error:
+        raise DataError(f"{path}: not a whole index of faiss ({error}); write it anew") from error
 
     def blocks() -> Iterator[Matrix]:
-        for start in range(0, whole.ntotal, ROWS_A_BLOCK):  # `whole` owns what `flat` is
-            yield np.asarray(flat.reconstruct_n(start, min(ROWS_A_BLOCK, whole.ntotal - start)))
+        for start in range(0, len(matrix), ROWS_A_BLOCK):
+            yield np.array(matrix[start : start + ROWS_A_BLOCK])  # aligned
 
-    return VectorFile(path, whole.ntotal, whole.d, blocks)
+    return VectorFile(path, *matrix.shape, blocks)
+
+
+def _flat_vectors(path: Path) -> Matrix:
+    """(n, d) mapped from an IndexFlat, alone or in an IndexIDMap; raises ValueError, if the file is not whole."""
+    content = np.memmap(path, np.uint8, "r")
+    start, ids = 0, None
+    while True:
+        if len(content) < start + HEADER.itemsize:
+            raise ValueError(f"{len(content)} bytes")
+        header = content[start : start + HEADER.itemsize].view(HEADER)[0]
+        start += HEADER.itemsize + 4 * bool(header["metric"] > 1)  # some have an argument
+        if bytes(header["kind"]) in FLAT:
+            break
+        if ids is not None or bytes(header["kind"]) not in WITH_IDS:
+            kind = header["kind"].decode("ascii", "replace")
+            raise DataError(f"{path}: found an index of kind {kind!r}, expected a flat one, which keeps the vectors")
+        ids = int(header["rows"])  # behind the vectors
+    rows, dimension = int(header["rows"]), int(header["dimension"])
+    expected = start + 8 + 4 * rows * dimension + (0 if ids is None else 8 + 8 * rows)
+    if rows < 0 or dimension < 1 or ids not in (None, rows) or len(content) < expected:
+        raise ValueError(f"{len(content)} bytes, expected {expected} for {rows} vectors of dimension {dimension}")
+    return content[start + 8 : start + 8 + 4 * rows * dimension].view("<f4").reshape(rows, dimension)
