@@ -91,7 +91,8 @@ def _open_faiss(path: Path) -> VectorFile:
         for start in range(0, len(matrix), ROWS_A_BLOCK):
             yield np.array(matrix[start : start + ROWS_A_BLOCK])  # aligned
 
-    return VectorFile(path, *matrix.shape, blocks)
+    rows, dimension = matrix.shape
+    return VectorFile(path, rows, dimension, blocks)
 
 
 def _flat_vectors(path: Path) -> Matrix:
