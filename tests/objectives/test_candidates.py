@@ -217,6 +217,12 @@ def test_keep_negatives_draws_evenly() -> None:
     deviation = math.sqrt(7 / 15 * 8 / 15 / 400)
     assert float((shares - 7 / 15).abs().max()) < 4.5 * deviation
     assert torch.equal(keep_negatives(scores, 99).valid, scores.valid)
+    assert (keep_negatives(scores, 1).valid.sum(1) == 2).all()
+    again = [keep_negatives(scores, 7, torch.Generator().manual_seed(seed)).valid for seed in (3, 3, 4)]
+    assert torch.equal(again[0], again[1])
+    assert not torch.equal(again[0], again[2])
+    with pytest.raises(ConfigError, match="count of negatives is 0, expected at least 1"):
+        keep_negatives(scores, 0)
 
 
 @pytest.mark.parametrize("shape", [(4,), (4, 4)])
@@ -229,6 +235,7 @@ def test_keep_negatives_thins_the_expected_counts_too(shape: tuple[int, ...]) ->
     kept = keep_negatives(scores, 2)
     share = torch.tensor([1, 2 / 3, 2 / 3, 2 / 3], dtype=torch.float64)[:, None]
     torch.testing.assert_close(kept.log_noise.exp(), noise.expand(4, 4).exp() * share)
+    assert kept.valid.sum(1).tolist() == [3, 3, 3, 3]
 
 
 def test_keep_negatives_never_revives_a_masked_candidate() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -41,13 +42,13 @@ def test_rows_hold_k_distinct_classes_and_never_the_target(weights: list[float],
     assert (table[drawn] > 0).all()
 
 
-SAMPLERS = {
-    "uniform": Uniform(12, 5),
-    "uniform, all": Uniform(6, 5),
-    "unigram": Unigram(torch.tensor([100, 50, 30, 20, 10, 10, 5, 5, 1, 1, 0, 3]), 3),
-    "frequency": Unigram(torch.tensor([9, 8, 7, 6, 5, 4, 3, 2, 1, 1, 1, 1]), 2, power=1.0),
-    "log-uniform": LogUniform(2000, 4),
-    "capped": Noise(torch.tensor([1e6, 1.0, 2.0, 3.0, 4.0]), 3),
+SAMPLERS: dict[str, Callable[[], Noise]] = {
+    "uniform": lambda: Uniform(12, 5),
+    "uniform, all": lambda: Uniform(6, 5),
+    "unigram": lambda: Unigram(torch.tensor([100, 50, 30, 20, 10, 10, 5, 5, 1, 1, 0, 3]), 3),
+    "frequency": lambda: Unigram(torch.tensor([9, 8, 7, 6, 5, 4, 3, 2, 1, 1, 1, 1]), 2, power=1.0),
+    "log-uniform": lambda: LogUniform(2000, 4),
+    "capped": lambda: Noise(torch.tensor([1e6, 1.0, 2.0, 3.0, 4.0]), 3),
 }
 
 
@@ -55,7 +56,7 @@ SAMPLERS = {
 @pytest.mark.parametrize("target", [0, 1, 5])
 def test_expected_count_is_what_a_simulation_counts(name: str, target: int) -> None:
     """Counts are means of 0/1 draws: each within 5 of its standard deviations of exp(log_expected_count)."""
-    noise, draws = SAMPLERS[name], 40_000
+    noise, draws = SAMPLERS[name](), 40_000
     classes = torch.arange(len(noise.log_probability()))
     target = min(target, len(classes) - 1)
     expected = noise.log_expected_count(classes[None], torch.tensor([target]))[0].exp().double()
@@ -74,15 +75,53 @@ def test_probabilities_are_the_formulas() -> None:
     counts = torch.arange(1, 101)
     q = Unigram(counts, 5).log_probability().exp()
     torch.testing.assert_close(q, counts.double() ** 0.75 / (counts.double() ** 0.75).sum())
+    q = Unigram(torch.tensor([0.5, 0.25, 1.0]), 1, power=0.5).log_probability().exp()
+    torch.testing.assert_close(q, torch.tensor([0.5**0.5, 0.5, 1.0]).double() / (0.5**0.5 + 1.5))
     q = LogUniform(1000, 5).log_probability().exp()
     expected = [(math.log(c + 2) - math.log(c + 1)) / math.log(1001) for c in range(1000)]
-    torch.testing.assert_close(q, torch.tensor(expected, dtype=torch.float64))
+    torch.testing.assert_close(q, torch.tensor(expected, dtype=torch.float64), rtol=1e-9, atol=0.0)
+
+
+def test_only_a_class_without_weight_is_never_drawn() -> None:
+    """The shortest stretch of the line is 1; power 0 makes all classes that were seen alike, and no others."""
+    found = Noise(torch.tensor([1.0, 1.0, 1e-30, 0.0], dtype=torch.float64), 1).log_probability()
+    assert float(found[2]) == pytest.approx(-48 * math.log(2), rel=1e-9)
+    assert float(found[3]) == -math.inf
+    found = Unigram(torch.tensor([4, 0, 3]), 1, power=0.0).log_probability()
+    torch.testing.assert_close(found, torch.tensor([math.log(0.5), -math.inf, math.log(0.5)], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 5])
+def test_points_on_the_border_of_two_classes(monkeypatch: pytest.MonkeyPatch, k: int) -> None:
+    """On a line of 24 nearly every point is a border: each belongs to the class that begins there."""
+    monkeypatch.setattr("simcse.objectives.noise._LENGTH", 24)
+    noise, target = Uniform(6, k, seed=3), torch.arange(6).repeat(400)
+    drawn = noise.sample(target, torch.Generator().manual_seed(0))
+    assert_distinct(drawn, target)
+    counted = torch.stack([drawn[target == one].flatten().bincount(minlength=6) for one in range(6)]) / 400
+    expected = (1 - torch.eye(6)) * k / 5
+    assert float((counted - expected).abs().max()) < 5 * math.sqrt(0.25 / 400)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda **seed: Noise(torch.arange(1, 41), 3, **seed), lambda **seed: Uniform(40, 3, **seed),
+        lambda **seed: Unigram(torch.arange(1, 41), 3, **seed), lambda **seed: LogUniform(40, 3, **seed),
+    ],
+    ids=["Noise", "Uniform", "Unigram", "LogUniform"],
+)  # fmt: skip
+def test_the_seed_fixes_the_order_of_classes(make: Callable[..., Noise]) -> None:
+    target = torch.zeros(50, dtype=torch.int64)
+    draws = [make(**seed).sample(target, torch.Generator().manual_seed(0)) for seed in ({}, {"seed": 0}, {"seed": 1})]
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
 
 
 def test_a_class_too_likely_to_be_drawn_once_is_capped() -> None:
     """Weights 1e6 : 1 : 2 : 3 : 4 and k = 3, so none may pass 1/4. The first is cut to it; of the 3/4 that are left the
     last would have 0.3, so it is cut too, and then 3 is: 0.5 * 3/6 is just 1/4, beside 1/12 and 1/6."""
-    q = SAMPLERS["capped"].log_probability().exp()
+    q = SAMPLERS["capped"]().log_probability().exp()
     torch.testing.assert_close(q, torch.tensor([0.25, 1 / 12, 1 / 6, 0.25, 0.25], dtype=torch.float64))
 
 
@@ -121,8 +160,10 @@ def test_wrong_input_is_named() -> None:
         Unigram(torch.tensor([4, 0, 3]), 2)
     with pytest.raises(ConfigError, match="power is -1"):
         Unigram(torch.tensor([4, 1, 3]), 1, power=-1)
-    with pytest.raises(DataError, match=r"class 1: weight is -1\.0"):
-        Noise(torch.tensor([1.0, -1.0, 2.0]), 1)
+    with pytest.raises(ConfigError, match="power is inf"):
+        Unigram(torch.tensor([4, 1, 3]), 1, power=math.inf)
+    with pytest.raises(DataError, match=r"class 2: weight is -1\.0"):
+        Noise(torch.tensor([0.5, 0.0, -1.0, 2.0]), 1)
     with pytest.raises(DataError, match="class 2: weight is nan"):
         Noise(torch.tensor([1.0, 1.0, math.nan]), 1)
     with pytest.raises(DataError, match="row 1: target is 5, expected a class from 0 to 4"):

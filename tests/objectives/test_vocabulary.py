@@ -28,6 +28,9 @@ def test_vocabulary_scores_are_all_dot_products() -> None:
         for c in range(9):
             assert float(scores.logits[i, c]) == pytest.approx(sum((QUERIES[i] * TABLE[c]).tolist()))
     assert torch.equal(scores.positive, scores.logits[torch.arange(4), TARGET])
+    valid = torch.ones(4, 9, dtype=torch.bool)
+    valid[0, 5] = False
+    assert torch.equal(vocabulary_candidates(QUERIES, TABLE, TARGET, valid=valid).valid, valid)
 
 
 @pytest.mark.parametrize("shared", [True, False])
@@ -72,15 +75,25 @@ def test_half_precision_is_scored_in_float32() -> None:
     scores = vocabulary_candidates(QUERIES.bfloat16(), TABLE.bfloat16(), TARGET)
     assert scores.logits.dtype == torch.float32
     torch.testing.assert_close(scores.logits, QUERIES.bfloat16().float() @ TABLE.bfloat16().float().T)
+    noise = torch.tensor([[1, 2], [3, 4], [5, 6], [7, 8]])
+    with torch.autocast("cpu", torch.bfloat16):
+        for drawn in (noise, noise[0]):
+            sampled = sampled_candidates(QUERIES.float(), TABLE.float(), TARGET, drawn)
+            expected = sampled_candidates(QUERIES, TABLE, TARGET, drawn).logits.float()
+            torch.testing.assert_close(sampled.logits, expected)
 
 
 def test_wrong_tensors_are_named() -> None:
     with pytest.raises(ConfigError, match=r"table: found \(9, 5\)"):
         vocabulary_candidates(QUERIES, TABLE[:, :5], TARGET)
-    with pytest.raises(ConfigError, match=r"target: found \(3,\)"):
+    with pytest.raises(ConfigError, match=r"table: found \(6,\)"):
+        vocabulary_candidates(QUERIES, TABLE[0], TARGET)
+    with pytest.raises(ConfigError, match=r"target: found \(3,\), expected \(4,\)"):
         vocabulary_candidates(QUERIES, TABLE, TARGET[:3])
     with pytest.raises(ConfigError, match=r"noise: found \(3, 2\)"):
         sampled_candidates(QUERIES, TABLE, TARGET, torch.zeros(3, 2, dtype=torch.int64))
+    with pytest.raises(ConfigError, match=r"noise: found \(4, 2\) torch.float32"):
+        sampled_candidates(QUERIES, TABLE, TARGET, torch.zeros(4, 2))
     with pytest.raises(DataError, match="row 1 has target 9, expected a column from 0 to 8"):
         vocabulary_candidates(QUERIES, TABLE, torch.tensor([0, 9, 3, 3]))
     with pytest.raises(DataError, match="row 2 has no valid negative among its 3 candidates"):
