@@ -25,7 +25,7 @@ STAGES = [
     [{"tests/fuzzing": 20, "tests/serving/test_long_service.py": 11}],
     [
         {"tests/search/test_model.py": 29},
-        {"tests/durability": 8, "tests/training/test_gradients.py": 4, "tests/reliability": 17},
+        {"tests/durability": 5, "tests/training/test_gradients.py": 3, "tests/reliability": 21},
     ],
 ]
 

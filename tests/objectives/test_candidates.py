@@ -259,6 +259,16 @@ def test_keep_negatives_never_revives_a_masked_candidate() -> None:
 def test_wrong_options_are_named(name: str, options: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         build_candidates(name, **options)
+    with pytest.raises(ConfigError, match=r"^candidates is 'all', expected one of "):
+        build_candidates("all")
+
+
+@pytest.mark.parametrize("views", [2, 3, 4])
+@pytest.mark.parametrize("name", sorted(CANDIDATES))
+def test_most_negatives_are_those_of_different_texts(name: str, views: int) -> None:
+    candidates = build_candidates(name)
+    expected = candidates(random_views(views, 5)).negatives.sum(1)
+    assert candidates.most_negatives(views, 5) == int(expected.max())
 
 
 @pytest.mark.parametrize(
@@ -281,8 +291,10 @@ def test_wrong_views_and_queues_are_named() -> None:
             InBatchCandidates()(views)
     with pytest.raises(ConfigError, match="past: found"):
         InBatchCandidates()(random_views(2, 4), past=PastKeys(torch.zeros(3, 9)))
-    with pytest.raises(ConfigError, match="keys of the batch and of past"):
+    with pytest.raises(ConfigError, match=r"^keys of the batch and of past"):
         InBatchCandidates()(random_views(2, 4), past=PastKeys(torch.zeros(3, 8), torch.zeros(3, dtype=torch.int64)))
+    with pytest.raises(ConfigError, match=r"^frequency of the batch and of past"):
+        InBatchCandidates()(random_views(2, 4), past=PastKeys(torch.zeros(3, 8), None, torch.zeros(3)))
     with pytest.raises(ConfigError, match="count of negatives is 0"):
         keep_negatives(InBatchCandidates()(random_views(2, 4)), 0)
 

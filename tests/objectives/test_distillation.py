@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import naive
 import pytest
 import torch
@@ -38,6 +40,15 @@ def test_margin_mse_is_its_double_loop(seed: int, rows: int) -> None:
     ours, theirs = views(seed, rows), views(seed + 1, rows, 3, 7)
     expected = naive.distilled("margin_mse", naive.Texts(list(ours)), list(theirs), "in_batch", (1.0, 1.0))
     torch.testing.assert_close(margin_mse(InBatchCandidates(1.0)(ours), InBatchCandidates(1.0)(theirs)), expected)
+
+
+def test_vector_losses_are_their_loops() -> None:
+    student, teacher = views(1, 4), torch.nn.functional.normalize(views(2, 4), dim=-1)
+    pairs = [(student[v, i].tolist(), teacher[v, i].tolist()) for v in range(3) for i in range(4)]
+    squares = [sum((a - b) ** 2 for a, b in zip(*pair, strict=True)) for pair in pairs]
+    assert float(vector_loss(student, teacher, "l2")) == pytest.approx(sum(squares) / 12)
+    angles = [sum(a * b for a, b in zip(*pair, strict=True)) / math.hypot(*pair[0]) for pair in pairs]
+    assert float(vector_loss(student, teacher, "cosine")) == pytest.approx(1 - sum(angles) / 12)
 
 
 def test_a_student_that_is_its_teacher_has_nothing_to_learn() -> None:

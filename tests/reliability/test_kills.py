@@ -157,7 +157,7 @@ def test_killed_runs_end_as_undisturbed_ones(
     expected = kept(tmp_path / "whole")
     assert [name for name in expected if name.endswith("trainer.pt")], expected["names"]
     rng = random.Random(f"{SEED} {way}")
-    until = started + SECONDS / 2 / len(WAYS)
+    until = started + SECONDS / 3 / len(WAYS)
     kills: list[signal.Signals] = []
     number = 0
     while len(kills) < KILLS and (not LONG or time.monotonic() < until):
@@ -228,7 +228,7 @@ def test_runs_of_torchrun_end_as_undisturbed_ones(files: Path, tiny_bert: Path, 
     seconds = time.monotonic() - started
     expected = kept(tmp_path / "whole")
     rng, kills, number = random.Random(f"{SEED} torchrun"), 0, 0
-    while kills < KILLS and time.monotonic() < started + SECONDS / 4:
+    while kills < KILLS and time.monotonic() < started + SECONDS / 8:
         number += 1
         folder = tmp_path / f"killed-{number}"
         while True:
