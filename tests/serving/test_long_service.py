@@ -261,9 +261,9 @@ def test_clients_of_all_kinds_for_long_then_a_stop(base, tiny_bert, encoder):
     print(
         f"\n{CLIENTS} clients, {DURATION:.0f} s: {total} requests, p99 {p99(clients, *ends[0]):.1f} ms at first, "
         f"{p99(clients, *ends[1]):.1f} ms at last; memory at most {memory[0]:.1f} MiB in the first half, "
-        f"{memory[1]:.1f} in the last; descriptors at most {max(look[2] for look in seen)}, threads {max(look[3] for look in seen)}; {counts}; at the stop "
-        f"{len(late)} requests were at hand, {[one.status for one in late].count(200)} of them done; "
-        f"{len(cut)} were not read"
+        f"{memory[1]:.1f} in the last; descriptors at most {max(look[2] for look in seen)}, "
+        f"threads {max(look[3] for look in seen)}; {counts}; at the stop {len(late)} requests were at hand, "
+        f"{[one.status for one in late].count(200)} of them done; {len(cut)} were not read"
     )
     if LONG:  # seconds are all warm-up
         assert memory[1] < 1.02 * memory[0]
