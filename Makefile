@@ -16,7 +16,7 @@ ifneq ($(wildcard $(SIMCSE_DATA)/.),)
 export SIMCSE_DATA := $(abspath $(SIMCSE_DATA))
 endif
 
-.PHONY: help quickstart data test coverage soak lint types docs bench clean
+.PHONY: help quickstart data test coverage mutation soak lint types docs bench clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name what; do \
@@ -43,6 +43,11 @@ coverage: $(VENV)/.installed-dev  ## run the tests of what keeps data; each bran
 	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m coverage run -m pytest -n $(JOBS) --dist loadfile $(KEEPERS)
 	@$(BIN)/python -m coverage combine -q
 	@$(BIN)/python -m coverage report
+
+mutation: $(VENV)/.installed-dev  ## change losses and what keeps data, line by line, and see a test fail (hours; ONLY='simcse.files.*' for less)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) mutmut==3.8.1
+	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m mutmut run --max-children $(JOBS) $(ONLY)
+	@$(BIN)/python -m mutmut results
 
 soak: $(VENV)/.installed-dev  ## run the long forms of tests: damage, fuzzed input, kills, power cuts, a model, a service (SOAK_MINUTES=60 SOAK_SEED=n)
 	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python tests/soak.py

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import naive
 import pytest
@@ -23,7 +24,7 @@ def views(seed: int, rows: int, count: int = 3, width: int = 5) -> Tensor:
 @given(seed=st.integers(0, 999), rows=st.integers(2, 6), count=st.integers(2, 4))
 def test_listwise_kl_is_its_double_loop(seed: int, rows: int, count: int) -> None:
     one, other = views(seed, rows, count), views(seed + 1, rows, count, 7)
-    keys = torch.randint(0, 2 * rows, (count, rows), generator=torch.Generator().manual_seed(seed))
+    keys = torch.randint(98, 100 + rows, (count, rows), generator=torch.Generator().manual_seed(seed))  # some an anchor
     keys[0], keys[1, 1:] = torch.arange(rows) + 100, torch.arange(1, rows) + 200  # each row has a negative
     keys[1, 0] = 100  # and the first is its own positive
     student = InBatchCandidates(0.5)(one, keys=keys)
@@ -32,6 +33,10 @@ def test_listwise_kl_is_its_double_loop(seed: int, rows: int, count: int) -> Non
     texts = naive.Texts(list(one), keys=keys.tolist())
     expected = naive.distilled("kl", texts, list(other), "in_batch", (0.5, 0.2))
     torch.testing.assert_close(listwise_kl(student, teacher, same), expected, rtol=1e-6, atol=1e-9)
+    unmasked = InBatchCandidates(0.5)(one)
+    whole = torch.ones_like(unmasked.logits, dtype=torch.bool)
+    losses = [listwise_kl(replace(unmasked, valid=valid), teacher) for valid in (None, whole)]
+    torch.testing.assert_close(losses[0], losses[1])
 
 
 @settings(max_examples=25, deadline=None)

@@ -198,6 +198,7 @@ def test_what_an_objective_says_it_needs_is_what_it_refuses_to_do_without(
         ("label_smoothed", {"smoothing": -0.1}, "smoothing is -0.1"),
         ("label_smoothed", {"smoothing": math.nan}, "smoothing is nan"),
         ("margin", {"margin": 4.0}, "margin is 4.0 radians"),
+        ("margin", {"margin": math.pi}, r"margin is 3\.14\d* radians"),
         ("self_adversarial", {"adversarial_temperature": -1.0}, "adversarial_temperature is -1.0"),
         ("negative_sampling", {"bias": math.inf}, "bias is inf"),
         ("noise_contrastive", {"bias": math.nan}, "bias is nan"),
