@@ -121,7 +121,9 @@ def test_the_seed_fixes_the_order_of_classes(make: Callable[..., Noise]) -> None
 def test_a_class_too_likely_to_be_drawn_once_is_capped() -> None:
     """Weights 1e6 : 1 : 2 : 3 : 4 and k = 3, so none may pass 1/4. The first is cut to it; of the 3/4 that are left the
     last would have 0.3, so it is cut too, and then 3 is: 0.5 * 3/6 is just 1/4, beside 1/12 and 1/6."""
-    q = SAMPLERS["capped"]().log_probability().exp()
+    noise = SAMPLERS["capped"]()
+    assert noise._total == pytest.approx(2**48, rel=1e-9), "the line keeps its length, and with it its resolution"
+    q = noise.log_probability().exp()
     torch.testing.assert_close(q, torch.tensor([0.25, 1 / 12, 1 / 6, 0.25, 0.25], dtype=torch.float64))
 
 
