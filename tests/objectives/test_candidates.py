@@ -188,6 +188,17 @@ def test_log_noise_is_the_expected_count_and_correction_the_ratio() -> None:
     scores = InBatchCandidates()(random_views(2, 4, dtype=torch.float32), log_frequency=log_frequency)
     torch.testing.assert_close(scores.log_noise.exp()[0], torch.tensor([0.75, 1.5, 0.375, 0.375]))
     torch.testing.assert_close(scores.correction, torch.tensor([2.0, 0.5, 1.0, 1.0]))
+    two = InBatchCandidates()(random_views(2, 2), log_frequency=log_frequency[:, :2])
+    torch.testing.assert_close(two.log_noise.exp()[0], torch.tensor([0.25, 0.5]))  # one negative a row
+
+
+def test_expected_counts_of_a_queue() -> None:
+    """Two rows and three past texts make four negatives a row."""
+    shares, past = torch.tensor([[0.5, 0.25], [0.125, 0.5]]), torch.tensor([0.25, 0.125, 1.0])
+    queue = PastKeys(random_views(1, 3, seed=1)[0], None, past.log())
+    scores = InBatchCandidates()(random_views(2, 2), log_frequency=shares.log(), past=queue)
+    expected = 4 * torch.tensor([0.125, 0.5, 0.25, 0.125, 1.0])
+    torch.testing.assert_close(scores.log_noise.exp(), expected.expand(2, 5))
 
 
 def test_queue_adds_negatives_without_gradient() -> None:
@@ -274,7 +285,7 @@ def test_most_negatives_are_those_of_different_texts(name: str, views: int) -> N
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rank": 1}, "rank is 1"),
+        ({"rank": 1}, "rank is 1 and gather gave 4 rows, expected a multiple of 4 and a rank below 1"),
         ({"keys": torch.zeros(2, 3, dtype=torch.int64)}, r"keys: found \(2, 3\)"),
         ({"log_frequency": torch.zeros(4)}, r"log_frequency: found \(4,\)"),
     ],
