@@ -188,15 +188,16 @@ def test_log_noise_is_the_expected_count_and_correction_the_ratio() -> None:
     scores = InBatchCandidates()(random_views(2, 4, dtype=torch.float32), log_frequency=log_frequency)
     torch.testing.assert_close(scores.log_noise.exp()[0], torch.tensor([0.75, 1.5, 0.375, 0.375]))
     torch.testing.assert_close(scores.correction, torch.tensor([2.0, 0.5, 1.0, 1.0]))
-    two = InBatchCandidates()(random_views(2, 2), log_frequency=log_frequency[:, :2])
+    two = InBatchCandidates()(random_views(2, 2, dtype=torch.float32), log_frequency=log_frequency[:, :2])
     torch.testing.assert_close(two.log_noise.exp()[0], torch.tensor([0.25, 0.5]))  # one negative a row
 
 
 def test_expected_counts_of_a_queue() -> None:
     """Two rows and three past texts make four negatives a row."""
     shares, past = torch.tensor([[0.5, 0.25], [0.125, 0.5]]), torch.tensor([0.25, 0.125, 1.0])
-    queue = PastKeys(random_views(1, 3, seed=1)[0], None, past.log())
-    scores = InBatchCandidates()(random_views(2, 2), log_frequency=shares.log(), past=queue)
+    queue = PastKeys(random_views(1, 3, seed=1, dtype=torch.float32)[0], None, past.log())
+    views = random_views(2, 2, dtype=torch.float32)
+    scores = InBatchCandidates()(views, log_frequency=shares.log(), past=queue)
     expected = 4 * torch.tensor([0.125, 0.5, 0.25, 0.125, 1.0])
     torch.testing.assert_close(scores.log_noise.exp(), expected.expand(2, 5))
 
