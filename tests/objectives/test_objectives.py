@@ -199,15 +199,20 @@ def test_what_an_objective_says_it_needs_is_what_it_refuses_to_do_without(
         ("label_smoothed", {"smoothing": math.nan}, "smoothing is nan"),
         ("margin", {"margin": 4.0}, "margin is 4.0 radians"),
         ("margin", {"margin": math.pi}, r"margin is 3\.14\d* radians"),
-        ("self_adversarial", {"adversarial_temperature": -1.0}, "adversarial_temperature is -1.0"),
-        ("negative_sampling", {"bias": math.inf}, "bias is inf"),
-        ("noise_contrastive", {"bias": math.nan}, "bias is nan"),
+        (
+            "self_adversarial", {"adversarial_temperature": -1.0},
+            "^objective self_adversarial: adversarial_temperature is -1.0, expected a number of at least 0$",
+        ),
+        ("self_adversarial", {"adversarial_temperature": math.inf}, "adversarial_temperature is inf"),
+        ("self_adversarial", {"bias": math.inf}, "^objective self_adversarial: bias is inf, expected a finite number"),
+        ("negative_sampling", {"bias": math.inf}, "^objective negative_sampling: bias is inf"),
+        ("noise_contrastive", {"bias": math.nan}, "^objective noise_contrastive: bias is nan"),
         ("softmax", {"smoothing": 0.1}, "unknown option 'smoothing'; it accepts no options"),
         ("margin", {"degree": 1}, "unknown option 'degree'; it accepts margin"),
         ("margin", {"margin": "10"}, "margin is '10', expected a number"),
         ("hinge", {}, "^objective is 'hinge', expected one of backward_corrected, "),
     ],
-)
+)  # fmt: skip
 def test_wrong_options_are_named(name: str, options: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         build_objective(name, **options)
