@@ -320,6 +320,10 @@ def test_rows_without_a_negative_are_named() -> None:
         ContrastiveLogits(torch.zeros(2, 3), torch.tensor([0, 2]), torch.tensor([[True] * 3, [True, True, False]]))
     with pytest.raises(DataError, match="row 1 has target 3, expected a column from 0 to 2"):
         ContrastiveLogits(torch.zeros(2, 3), torch.tensor([0, 3]))
+    for target in (-1, 3):
+        with pytest.raises(DataError, match=f"row 1 has target {target}, expected a column from 0 to 2"):
+            ContrastiveLogits(torch.zeros(2, 3), torch.tensor([0, target]), torch.ones(2, 3, dtype=torch.bool))
+    ContrastiveLogits(torch.zeros(2, 2), torch.tensor([0, 1]))  # one negative is enough
 
 
 @pytest.mark.parametrize(
