@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from simcse.data.arrow import fingerprint
+from simcse.data.opening import is_there
 from simcse.errors import ConfigError, DataError, ModelError
 from simcse.evaluation.sts import SEVEN, load_task
 from simcse.files import check_version, sha256_of
@@ -88,7 +89,7 @@ def check_whole(folder: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelError(f"{folder / FACTS}: damaged ({type(error).__name__}); {remedy}") from error
     for name, expected in files.items():
-        if not (folder / name).is_file():
+        if not (is_there(folder / name) and (folder / name).is_file()):
             raise ModelError(f"{folder / name}: missing, so the state is not whole; {remedy}")
         if (found := sha256_of(folder / name)) != expected:
             raise ModelError(

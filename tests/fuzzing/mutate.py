@@ -226,7 +226,7 @@ def wrapped(rng: random.Random, name: str, content: bytes, other: bytes = b"") -
             return _zipped(rng, content)
         if name.endswith(".safetensors"):
             return _safetensors(rng, content)
-    except (OSError, EOFError, zlib.error, ValueError, zipfile.BadZipFile, struct.error, NotImplementedError):
+    except (OSError, EOFError, zlib.error, ValueError, zipfile.BadZipFile, struct.error, RuntimeError):
         pass  # damaged already
     return mutated(rng, content, other)
 

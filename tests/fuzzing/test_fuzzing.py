@@ -57,6 +57,9 @@ CASES: dict[str, tuple[str, str, Callable[[bytes], bytes]]] = {
     "log with a loss that is a list": ("state", "log.jsonl", put(b'"loss": ', b'"loss": [], "x": ')),
     "log with a loss that is a word": ("state", "log.jsonl", put(b'"loss": ', b'"loss": "bert", "x": ')),
     "log with a step without end": ("state", "log.jsonl", put(b'"step": 1,', b'"step": 1e999,')),
+    "state of a file whose name no system has": (
+        "state", "last/run.json", put(b'"model.safetensors"', b'"' + b"x" * 300 + b'"'),
+    ),
     "owner of many levels": ("owner", ".lock", whole(b"[" * 4000)),
     "owner whose host has lines": ("owner", ".lock", put(b"node-7", b"node\\n7")),
     "log of a run with a step without end": ("run", "log.jsonl", put(b'"step": 1,', b'"step": 1e999,')),
