@@ -286,7 +286,7 @@ def test_most_negatives_are_those_of_different_texts(name: str, views: int) -> N
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rank": 1}, "rank is 1 and gather gave 4 rows, expected a multiple of 4 and a rank below 1"),
+        ({"rank": 1}, "rank is 1 and gather gave 4 rows, expected a multiple of 4 and a rank below 1$"),
         ({"keys": torch.zeros(2, 3, dtype=torch.int64)}, r"keys: found \(2, 3\), expected \(2, 4\) to fit"),
         ({"log_frequency": torch.zeros(4)}, r"log_frequency: found \(4,\)"),
     ],

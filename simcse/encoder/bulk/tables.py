@@ -62,7 +62,7 @@ class Rows:
                 raise DataError(f"id {number}: found {shown(key)}, expected a text or a whole number") from error
             except UnicodeEncodeError as error:
                 raise DataError(f"text {number}: half of a surrogate pair is no character: {shown(text)}") from error
-            self.numbered &= isinstance(key, int) and key < 2**63
+            self.numbered &= isinstance(key, int) and -(2**63) <= key < 2**63
             yield text
         if keys is not None and next(keys, keys) is not keys:
             raise DataError(f"ids: found more than the {number + 1} texts, expected one for each")

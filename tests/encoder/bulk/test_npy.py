@@ -114,6 +114,9 @@ def test_never_mixed_with_other_texts_or_weights(
     other = SentenceEncoder.from_pretrained(tiny_roberta, pooling="mean", device="cpu", dtype="fp32")
     with pytest.raises(ConfigError, match="finish with the first, or start anew with resume=False"):
         other.encode_to(path, sentences)
+    for quantize in ("int8", "binary"):
+        with pytest.raises(ConfigError, match="finish with the first, or start anew with resume=False"):
+            encoder.encode_to(path, sentences, quantize=quantize)
     assert other.encode_to(path, sentences, resume=False) == len(sentences)
     np.testing.assert_allclose(np.load(path), other.encode(sentences), atol=1e-6)
 

@@ -116,6 +116,11 @@ def test_ids_of_numbers_and_texts_become_texts(encoder: SentenceEncoder, tmp_pat
     assert pq.read_table(path)["id"].to_pylist() == ["7", "x", "2"]
     encoder.encode_to(path, ["a", "the", "dog"])
     assert pq.read_table(path)["id"].to_pylist() == [0, 1, 2]
+    encoder.encode_to(path, ["a", "the", "dog"], ids=[2**63 - 1, -(2**63), 0])
+    assert pq.read_table(path)["id"].to_pylist() == [2**63 - 1, -(2**63), 0]
+    for number in (2**63, -(2**63) - 1):
+        encoder.encode_to(path, ["a", "the"], ids=[1, number])
+        assert pq.read_table(path)["id"].to_pylist() == ["1", str(number)]
     assert encoder.encode_to(path, []) == 0
     assert pq.read_table(path).num_rows == 0
 
