@@ -114,4 +114,6 @@ def _flat_vectors(path: Path) -> Matrix:
     expected = start + 8 + 4 * rows * dimension + (0 if ids is None else 8 + 8 * rows)
     if rows < 0 or dimension < 1 or ids not in (None, rows) or len(content) < expected:
         raise ValueError(f"{len(content)} bytes, expected {expected} for {rows} vectors of dimension {dimension}")
+    if (found := int(content[start : start + 8].view("<u8")[0])) != rows * dimension:
+        raise ValueError(f"{found} numbers, expected {rows * dimension}")
     return content[start + 8 : start + 8 + 4 * rows * dimension].view("<f4").reshape(rows, dimension)

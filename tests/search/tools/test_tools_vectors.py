@@ -107,6 +107,10 @@ def test_flat_indexes_of_faiss_are_read_and_refused_wherever_they_are_cut(tmp_pa
         path.write_bytes(whole[:size])
         with pytest.raises(DataError, match=r"v.faiss: not a whole index of faiss \("):
             _opened(path)
+    place = whole.rindex(np.uint64(80).tobytes())
+    path.write_bytes(whole[:place] + np.uint64(79).tobytes() + whole[place + 8 :])
+    with pytest.raises(DataError, match=r"v.faiss: not a whole index of faiss \(79 numbers, expected 80\)"):
+        _opened(path)
 
 
 def test_a_parquet_of_texts_and_vectors_is_both(encoder, tmp_path):
