@@ -11,7 +11,11 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 from pathlib import Path
+from tempfile import TemporaryFile
+
+import psutil
 
 __all__ = ["LONG", "SECONDS", "SEED"]
 
@@ -38,33 +42,34 @@ def run_row(parts: dict[str, float], seed: str, seconds: float) -> list[int]:
     for number, part in enumerate(parts):
         left = max(end - time.monotonic(), 0)
         seconds = left * parts[part] / sum([*parts.values()][number:])
+        print(f"{part}: SOAK_SEED={seed}, {seconds:.0f} seconds ...", flush=True)
         environment = os.environ | {"SIMCSE_SOAK": "1", "SOAK_SEED": seed, "SOAK_SECONDS": str(seconds)}
-        process = subprocess.Popen(
-            [sys.executable, "-m", "pytest", "-s", part], cwd=Path(__file__).parents[1], env=environment,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-        )  # fmt: skip
-        try:
-            said, status = process.communicate(timeout=left + GRACE)[0], process.returncode
-        except subprocess.TimeoutExpired:
-            process.kill()
-            said = process.communicate()[0] + f"not done in {left + GRACE:.0f} seconds; give more by SOAK_MINUTES\n"
-            status = 1
-        print(f"{part}: SOAK_SEED={seed}, {seconds:.0f} seconds\n{said}", flush=True)
-        statuses.append(status)
+        command = [sys.executable, "-m", "pytest", "-s", part]
+        with TemporaryFile("w+", errors="replace") as said:  # no pipe, which what a killed test has started would hold
+            process = psutil.Popen(
+                command, cwd=Path(__file__).parents[1], env=environment, stdout=said, stderr=subprocess.STDOUT
+            )
+            try:
+                statuses.append(process.wait(left + GRACE))
+            except psutil.TimeoutExpired:
+                for running in [process, *process.children(recursive=True)]:
+                    running.kill()
+                said.write(f"\nnot done in {left + GRACE:.0f} seconds; give more by SOAK_MINUTES\n")
+                statuses.append(1)
+            said.seek(0)
+            print(f"{part}:\n{said.read()}", flush=True)
     return statuses
 
 
 def main(parts: list[str]) -> int:
     """Run parts, by default all; 1 if one failed."""
     seed, minutes = os.environ.get("SOAK_SEED") or str(random.randrange(2**31)), os.environ.get("SOAK_MINUTES", "60")
-    print(f"SOAK_SEED={seed}", flush=True)
     stages = [[dict.fromkeys(parts, 60 / len(parts))]] if parts else STAGES
     failed = False
     for rows in stages:
-        share = max(sum(row.values()) for row in rows) / 60
+        seconds = max(sum(row.values()) for row in rows) * float(minutes)  # a 60th of minutes, in seconds
         with ThreadPoolExecutor() as pool:
-            done = pool.map(lambda row: run_row(row, seed, share * float(minutes) * 60), rows)  # noqa: B023
-        failed |= any(map(any, done))
+            failed |= any(map(any, pool.map(run_row, rows, repeat(seed), repeat(seconds))))
     return int(failed)
 
 

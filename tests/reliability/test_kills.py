@@ -219,7 +219,7 @@ def strike(launcher: subprocess.Popen[bytes], kind: str, rng: random.Random) -> 
     launcher.wait(PATIENCE + 90)
 
 
-@pytest.mark.skipif(not LONG, reason="long form: make soak")
+@pytest.mark.skipif(not LONG, reason="long form: make soak; each process of torchrun imports torch anew")
 def test_runs_of_torchrun_end_as_undisturbed_ones(files: Path, tiny_bert: Path, teacher: Path, tmp_path: Path) -> None:
     options = options_of("two processes", tiny_bert, teacher, files) | {"max_steps": 4 * STEPS, "epochs": 10}
     kinds = ["SIGTERM to torchrun", "SIGKILL to one process", "SIGKILL to all"]
