@@ -151,7 +151,7 @@ def guess(model: BertForMaskedLM, batch: TokenBatch, masked: Masked) -> tuple[Te
 
 @contextmanager
 def computing_in(precision: str) -> Iterator[None]:
-    """Autocast, where it is faster."""
+    """Autocast, where it is faster. For one step: it keeps what it cast of the weights, and would not see them change."""
     lower = precision == "bf16" or (precision == "auto" and bf16_pays(torch.device("cpu")))
     with torch.autocast("cpu", torch.bfloat16, enabled=lower):
         yield
@@ -199,7 +199,7 @@ class Pretraining:
         """
         config, seen, since = self.config, [], time.perf_counter()
         self.model.train()
-        with training_bar(config.max_steps, self.step, True) as show, computing_in(config.precision):
+        with training_bar(config.max_steps, self.step, True) as show:
             for batch in self.sentences.batches(self.step, config.max_steps, config.batch_size, config.seed):
                 self.step += 1
                 seen.append(self._learn(batch))
@@ -245,7 +245,8 @@ class Pretraining:
         """One step -> (2,) loss and share of right guesses."""
         seed_step(self.config.seed, self.step)
         masked = mask_words(batch.ids, self.pieces, self.config.mask_share)
-        loss, right = guess(self.model, batch, masked)
+        with computing_in(self.config.precision):
+            loss, right = guess(self.model, batch, masked)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in self.optimizers:

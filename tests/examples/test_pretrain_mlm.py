@@ -159,6 +159,18 @@ def test_bf16_is_refused_where_it_is_slower(example, text: Path, tmp_path: Path,
     assert not folder.exists()
 
 
+def test_bf16_sees_each_step_of_the_weights(example, text: Path, tmp_path: Path, monkeypatch) -> None:
+    """Autocast keeps what it cast of the weights until it is left: in one for all steps, the head stays as it began."""
+    _, _, pretrain = example
+    monkeypatch.setattr(pretrain, "slower_to_train", lambda model, dtype: "")
+    options = {"data": str(text), "layers": 1, "width": 64, "vocabulary": 120, "batch_size": 32, "held_out": 32}
+    options |= {"max_steps": 10, "lr": 0.01, "precision": "bf16", "output_dir": str(tmp_path / "run")}
+    found = pretrain.pretrain(pretrain.PretrainConfig(**options))
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    [dev] = [record["dev"] for record in log if "dev" in record]
+    assert dev["loss"] == pytest.approx(found["loss"], rel=1e-3)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
