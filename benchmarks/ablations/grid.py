@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -14,9 +14,11 @@ from simcse.console import Parser
 from simcse.errors import ConfigError, did_you_mean
 from simcse.training.config import TrainConfig
 
-__all__ = ["GRIDS", "Grid", "Variant", "read_grid", "train_config"]
+__all__ = ["GRIDS", "STARTS", "Grid", "Variant", "read_grid", "train_config"]
 
 CONFIGS = Path(__file__).parents[2] / "configs"
+STARTS = {"small-bert": "small BERT", "minilm": "MiniLM"}
+"""Recipes START-unsup.yaml and START-sup.yaml in configs/ -> the name that tables give what they start from."""
 GRIDS = tuple(sorted(path.stem for path in (CONFIGS / "ablations").glob("*.yaml")))
 
 
@@ -39,9 +41,15 @@ class Grid:
     title: str
     source: str | None
     """Where in the paper; None: not in it."""
-    base: str
-    """The recipe in configs/ that variants change."""
+    base: Literal["unsup", "sup"]
+    """The recipe that variants change."""
     variants: list[Variant]
+
+    @property
+    def reference(self) -> Variant:
+        """What the others are set against: the paper's best, or the first."""
+        known = [one for one in self.variants if one.paper is not None]
+        return max(known, key=lambda one: one.paper or 0.0) if known else self.variants[0]
 
 
 def read_grid(name: str) -> Grid:
@@ -58,13 +66,14 @@ def read_grid(name: str) -> Grid:
     return Grid(name, values["title"], values.get("source"), values["base"], variants)
 
 
-def train_config(grid: Grid, variant: Variant, shared: Mapping[str, Any]) -> TrainConfig | None:
+def train_config(grid: Grid, variant: Variant, shared: Mapping[str, Any], start: str) -> TrainConfig | None:
     """The run's configuration: the base recipe, what all runs share, the variant's own options.
 
     Args:
         grid: names the base.
         variant: its options win.
         shared: dotted option -> value, and `$NAME` -> file or None where there is none.
+        start: of STARTS.
 
     Returns:
         None where the variant needs a file that no option names.
@@ -76,7 +85,7 @@ def train_config(grid: Grid, variant: Variant, shared: Mapping[str, Any]) -> Tra
     if None in own.values():
         return None
     plain = {key: value for key, value in shared.items() if not key.startswith("$")}
-    arguments = ["--config", str(CONFIGS / f"{grid.base}.yaml")]
+    arguments = ["--config", str(CONFIGS / f"{start}-{grid.base}.yaml")]
     for key, value in {**plain, **own}.items():
         arguments += [f"--{key}", value if isinstance(value, str) else json.dumps(value)]
     options = vars(parser.instantiate(parser.parse_args(arguments)))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from simcse.evaluation.geometry import Geometry, evaluate_geometry
@@ -14,7 +15,7 @@ from simcse.evaluation.plots.spaces import Place, alignment_uniformity, cosine_d
 from simcse.evaluation.plots.style import save
 from simcse.evaluation.plots.texts import similarity_heat_map
 from simcse.evaluation.report import versions
-from simcse.evaluation.statistics import Comparison, compare_encoders
+from simcse.evaluation.statistics import Comparison, Interval, compare_encoders, mean_interval
 from simcse.evaluation.sts import SEVEN, StsScore, load_task, score_sts
 from simcse.files import replaced_file
 from simcse.vectors import CachedEncoder, Encode, unit_vectors
@@ -39,7 +40,8 @@ class Contents:
     """Everything the page says."""
 
     what: Mapping[str, str]
-    scores: Mapping[str, Mapping[str, StsScore]]
+    scores: Mapping[str, list[dict[str, StsScore]]]
+    """A seed each."""
     spaces: Mapping[str, Geometry]
     against_raw: Mapping[str, Comparison]
     runs: Mapping[str, Path]
@@ -48,29 +50,28 @@ class Contents:
 
     @classmethod
     def measure(
-        cls, encoders: Mapping[str, Encode], data_dir: Path, runs: Mapping[str, Path], what: Mapping[str, str]
+        cls, encoders: Mapping[str, Sequence[Encode]], data_dir: Path, runs: Mapping[str, Path], what: Mapping[str, str]
     ) -> Contents:
-        """Encode each sentence once a model, and measure; the first model is what the others are compared with."""
-        once = {name: CachedEncoder(encode) for name, encode in encoders.items()}
+        """Encode each sentence once an encoder, and measure; the first model is what the others are compared with."""
+        once = {name: [CachedEncoder(encode) for encode in seeds] for name, seeds in encoders.items()}
         tasks = {task: load_task(task, data_dir) for task in SEVEN}
         items = [pair_items(task, subsets) for task, subsets in tasks.items()]
         [dev] = load_task("STS-B-dev", data_dir)
         raw = next(iter(once))
         return cls(
             what=what,
-            scores={name: score_sts(encode, tasks) for name, encode in once.items()},
-            spaces={name: evaluate_geometry(encode, dev) for name, encode in once.items()},
+            scores={name: [score_sts(encode, tasks) for encode in seeds] for name, seeds in once.items()},
+            spaces={name: evaluate_geometry(seeds[0], dev) for name, seeds in once.items()},
             against_raw={
-                name: compare_encoders([once[raw]], [encode], items) for name, encode in once.items() if name != raw
+                name: compare_encoders(once[raw], seeds, items) for name, seeds in once.items() if name != raw
             },
             runs=runs,
-            vectors={name: unit_vectors(encode, SENTENCES) for name, encode in once.items()},
+            vectors={name: unit_vectors(seeds[0], SENTENCES) for name, seeds in once.items()},
         )
 
-    def average(self, name: str) -> float:
-        """Of the seven tasks."""
-        scores = self.scores[name].values()
-        return sum(score.spearman for score in scores) / len(scores)
+    def average(self, name: str) -> Interval:
+        """Of the seven tasks, over the seeds."""
+        return mean_interval([fmean(score.spearman for score in seed.values()) for seed in self.scores[name]])
 
 
 def write_page(contents: Contents, folder: Path) -> list[Path]:
@@ -88,7 +89,9 @@ def figures(contents: Contents) -> dict[str, Any]:
     """Name -> figure."""
     spaces = contents.spaces
     runs = [read_run(folder, name) for name, folder in contents.runs.items()]
-    places = [Place(name, space.alignment, space.uniformity, contents.average(name)) for name, space in spaces.items()]
+    places = [
+        Place(name, space.alignment, space.uniformity, contents.average(name).mean) for name, space in spaces.items()
+    ]
     first, *_, last = contents.vectors
     return {
         "scatter": alignment_uniformity(places),
@@ -108,16 +111,18 @@ def markdown(contents: Contents) -> str:
         f"- **{name}** against {raw}: {found.in_words(raw, name).split(' Seeds:')[0]}"
         for name, found in contents.against_raw.items()
     )
+    seeds = max(map(len, contents.scores.values()))
     used = ", ".join(f"{name} {version}" for name, version in versions().items())
-    return f"""# Raw, whitened, through a flow, trained: one encoder by four ways
+    return f"""# Raw, whitened, through a flow, trained: one encoder by many ways
 
-`python -m benchmarks.report --data_dir data` wrote this page: all-MiniLM-L6-v2 read at [CLS], a pooling that it was not
-trained for, and what post-processing and contrastive training make of it. The data:
-[files of the recipes](evaluate.md#files-of-the-recipes).
+`python -m benchmarks.report --data_dir data` wrote this page: a small masked language model
+([examples/pretrain_mlm](../examples/pretrain_mlm/README.md)), and what pooling, post-processing and contrastive
+training make of it. The data: [files of the recipes](evaluate.md#files-of-the-recipes).
 
 ## Semantic textual similarity
 
-Spearman × 100 of the cosine, the sub-sets of a year put together (`all`). One seed each.
+Spearman × 100 of the cosine, the sub-sets of a year put together (`all`); trained
+rows: means over {seeds} seeds, and the standard deviation of their averages.
 
 {sts_table(contents)}
 
@@ -161,12 +166,13 @@ Made with {used}.
 
 def sts_table(contents: Contents) -> str:
     """A row a model, a column a task."""
-    rows = [
-        [name, contents.what[name], *(f"{score.spearman:.2f}" for score in scores.values()),
-         f"**{contents.average(name):.2f}**"]
-        for name, scores in contents.scores.items()
-    ]  # fmt: skip
-    return as_markdown(["model", "how", *SEVEN, "average"], rows)
+    rows = []
+    for name, seeds in contents.scores.items():
+        average = contents.average(name)
+        means = [f"{fmean(seed[task].spearman for seed in seeds):.2f}" for task in SEVEN]
+        spread = "" if average.n < 2 else f"{average.std:.2f}"
+        rows.append([name, contents.what[name], *means, f"**{average.mean:.2f}**", spread])
+    return as_markdown(["model", "how", *SEVEN, "average", "std"], rows)
 
 
 def space_table(contents: Contents) -> str:
@@ -181,6 +187,8 @@ def space_table(contents: Contents) -> str:
 
 def as_markdown(columns: list[str], rows: list[list[str]]) -> str:
     """Text to the left, numbers to the right."""
-    numeric = [all(row[i].strip("*-").replace(".", "").isdigit() for row in rows) for i in range(len(columns))]
+    numeric = [
+        all(row[i].strip("*-").replace(".", "").isdigit() for row in rows if row[i]) for i in range(len(columns))
+    ]
     rule = ["---:" if is_number else "---" for is_number in numeric]
     return "\n".join(f"| {' | '.join(row)} |" for row in [columns, rule, *rows])
