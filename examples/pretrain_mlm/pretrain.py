@@ -151,7 +151,7 @@ def guess(model: BertForMaskedLM, batch: TokenBatch, masked: Masked) -> tuple[Te
 
 @contextmanager
 def computing_in(precision: str) -> Iterator[None]:
-    """Autocast, where it is faster. For one step: it keeps what it cast of the weights, and would not see them change."""
+    """Autocast, where it is faster; of one step, as it keeps what it cast of the weights and does not see them change."""
     lower = precision == "bf16" or (precision == "auto" and bf16_pays(torch.device("cpu")))
     with torch.autocast("cpu", torch.bfloat16, enabled=lower):
         yield

@@ -44,7 +44,10 @@ class CBOWConfig:
     """Words on either side that predict the one in the middle, across line ends, as the book does it."""
 
     negatives: int = 5
-    """Noise words a word, drawn from unigram^0.75."""
+    """Noise words a word."""
+
+    power: float = 0.75
+    """Noise is drawn by frequency to this power; 0 is uniform."""
 
     min_count: int = 1
     """Leave out words that are rarer than this."""
@@ -113,7 +116,7 @@ def train(config: CBOWConfig, words: int, stream: np.ndarray, history: list[tupl
     torch.manual_seed(config.seed)
     contexts, targets = windows(stream, config.window)
     counts = torch.from_numpy(np.bincount(stream, minlength=words))
-    noise, objective = Unigram(counts, config.negatives, power=0.75), NegativeSampling()
+    noise, objective = Unigram(counts, config.negatives, config.power), NegativeSampling()
     model = CBOW(words, config.size)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.lr, fused=True)
     steps = config.epochs * math.ceil(len(targets) / config.batch_size)

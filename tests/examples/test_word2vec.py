@@ -20,14 +20,14 @@ ANIMALS, FOODS = ["cat", "dog", "cow", "pig"], ["pie", "rice", "soup", "cake"]
 def study(monkeypatch: pytest.MonkeyPatch):
     """The modules of the study, imported as its scripts import each other."""
     monkeypatch.syspath_prepend(STUDY)
-    for name in ("cbow", "evaluate_vectors", "speed"):
+    for name in ("cbow", "evaluate_vectors", "speed", "study"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     import cbow
     import evaluate_vectors
     import speed
 
     yield cbow, evaluate_vectors, speed
-    for name in ("cbow", "evaluate_vectors", "speed"):
+    for name in ("cbow", "evaluate_vectors", "speed", "study"):
         sys.modules.pop(name, None)
 
 
@@ -114,6 +114,29 @@ def test_the_textbook_learns(study, corpus: Path) -> None:
     book = speed.TextbookCBOW(np.bincount(stream, minlength=len(words)), size=16, negatives=5)
     losses = [book.step(contexts[i : i + 100], targets[i : i + 100], lr=0.02) for i in range(0, 4000, 100)]
     assert np.mean(losses[-5:]) < 0.7 * losses[0]  # 6 ln 2 at the start
+
+
+def test_noise_is_compared_seed_by_seed(study, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Twice the same command: the second trains nothing, and says the same."""
+    import study as noise_study
+
+    pairs = tmp_path / "pairs.txt"
+    pairs.write_text("cat\tdog\t9\npie\tcake\t8\ncow\tsoup\t1\npig\trice\t2\ndog\tpie\t1\n", encoding="utf-8")
+    output = tmp_path / "study.jsonl"
+    options = ["--data", str(corpus), "--similarity", str(pairs), "--output", str(output), "--seeds", "2"]
+    noise_study.main([*options, "--powers", "0", "0.75", "--epochs", "1"])
+    said, lines = capsys.readouterr().out, output.read_text()
+    assert lines.count("\n") == 4
+    assert said.splitlines()[0] == "| power | pairs | against 0 |"
+    noise_study.main([*options, "--powers", "0", "0.75", "--epochs", "1"])
+    assert (capsys.readouterr().out, output.read_text()) == (said, lines)
+    results = [
+        {"power": power, "scores": {"men": score}}
+        for power, scores in ((0.0, [10.0, 12.0]), (1.0, [13.0, 17.0]))
+        for score in scores
+    ]
+    last = noise_study.table(results).splitlines()[-1]
+    assert last == "| 1 | 15.00 ± 2.83 | +4.00 [-8.71, +16.71] |"
 
 
 @pytest.mark.parametrize(
