@@ -88,7 +88,7 @@ def shared_options(grid: Grid, options: Any) -> dict[str, Any]:
         "data.dev": file("dev"),
         "data.test": None,
         "max_steps": options.steps,
-        "eval_every": max(1, options.steps // 2),
+        "eval_every": max(1, options.steps // 4),
         "save_every": options.steps,
     }
     if options.batch_size:
@@ -145,7 +145,7 @@ def run_grid(grid: Grid, shared: dict[str, Any], options: Any) -> None:
         batch_size = config.batch_size
     setup = (
         f"{options.start}-{grid.base} with {options.steps} steps of {batch_size} rows, "
-        f"{options.seeds} seed{'s' if options.seeds > 1 else ''}, best of every {max(1, options.steps // 2)} steps."
+        f"{options.seeds} seed{'s' if options.seeds > 1 else ''}, best of every {max(1, options.steps // 4)} steps."
     )
     output = Path(options.output)
     before = read_columns(output / f"{grid.name}.json")
