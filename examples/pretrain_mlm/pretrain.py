@@ -61,13 +61,13 @@ class PretrainConfig:
     mask_share: float = 0.15
     """Of the words, that are to be guessed (Devlin et al. 2019)."""
 
-    batch_size: int = 256
+    batch_size: int = 128
     """Sentences a step."""
 
-    max_steps: int = 10_000
+    max_steps: int = 6_000
     """Steps in all."""
 
-    lr: float = 1e-3
+    lr: float = 2e-3
     """Peak learning rate; falls to 0 on a line behind the warm-up."""
 
     warmup: float = 0.05
@@ -76,7 +76,7 @@ class PretrainConfig:
     weight_decay: float = 0.01
     """Of matrices."""
 
-    optimizer: Literal["adamw", "muon"] = "adamw"
+    optimizer: Literal["muon", "adamw"] = "muon"
     """Muon (Jordan et al. 2024) for the matrices of the layers, AdamW for the rest."""
 
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -151,7 +151,7 @@ def guess(model: BertForMaskedLM, batch: TokenBatch, masked: Masked) -> tuple[Te
 
 @contextmanager
 def computing_in(precision: str) -> Iterator[None]:
-    """Autocast, where it is faster; of one step, as it keeps what it cast of the weights and does not see them change."""
+    """Autocast, where it is faster; for one step, as it keeps what it cast of weights and does not see them change."""
     lower = precision == "bf16" or (precision == "auto" and bf16_pays(torch.device("cpu")))
     with torch.autocast("cpu", torch.bfloat16, enabled=lower):
         yield
