@@ -8,6 +8,7 @@ import random
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -206,6 +207,20 @@ def test_guesses_change_some_pieces(files: Path, tiny_bert: Path, tmp_path: Path
     after = guess_anew(model, tokenizer, texts, torch.Generator().manual_seed(0))
     assert 0.1 < (before != after).float().mean() <= 0.17
     assert (before == after)[:, [0, -1]].all()
+
+
+def test_what_an_encoder_goes_by(tiny_bert: Path, files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two pairs by hand; an encoder of equal texts goes by nothing else."""
+    from benchmarks.ablations.surface import main, surface
+    from simcse.data.pairs import ScoredPairs
+
+    pairs = ScoredPairs(["a b c", "x y"], ["a d", "z y"], np.array([1.0, 2.0]), "hand")
+    found = {name: values.tolist() for name, values in surface(pairs).items()}
+    assert found == {"length": [-1, 0], "words in common": [1 / 4, 1 / 3], "first word": [1.0, 0.0]}
+    main([f"{tiny_bert}:mean", "--dev", str(files / "dev.tsv")])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].startswith("| people | 100.0 | ")
+    assert lines[3].startswith(f"| {tiny_bert}:mean | ")
 
 
 def test_the_table_says_how_much_of_the_order_shows(grids: ModuleType, tmp_path: Path) -> None:
