@@ -19,7 +19,7 @@ from simcse.encoder.backends.cpu_training.passes import gather
 from simcse.encoder.backends.relative_bias import bias_matrix, distance_columns
 from simcse.tokens.batch import TokenBatch
 
-__all__ = ["AttentionLayout", "Saved", "attend", "attend_backward", "attention_layout", "rows_and_zero"]
+__all__ = ["AttentionLayout", "Saved", "attention_layout", "rows_and_zero"]
 
 STRIDE = 32
 GROUP_BYTES = 24 << 20  # of scores: freed blocks beyond 32 MB go back to the system, and fault anew page by page
@@ -76,6 +76,73 @@ class AttentionLayout:
     def scale(self) -> float:
         """What dropout multiplies kept weights by; the caller puts it into the values."""
         return keep_scale(self.rate)
+
+    def attend(
+        self, query: Tensor, key_value: Tensor, relative: Tensor | None = None
+    ) -> tuple[Tensor, tuple[Tensor, ...], list[Saved]]:
+        """Softmax attention with dropout on its weights.
+
+        Args:
+            query: (N, D), 1 / sqrt(d) already in it.
+            key_value: (T, 2 D), keys then values; the scale of dropout is already in the values.
+            relative: (H, 2 * span - 1) bias of the scores, as `relative_bias` keeps it, where each query has the place
+                that it has in its group.
+
+        Returns:
+            (N, D) context; gathered queries, keys and values; and what each group saved.
+        """
+        width = self.width
+        queries = gather(query.view(-1, width), self.query_rows)  # (Rq, d)
+        keys, values = gather(key_value.view(-1, width), self.key_rows).chunk(2)  # (Rk, d)
+        context = rows_and_zero(queries)
+        saved = []
+        for group in self.groups:
+            q, k, v = pick(group, queries, keys, values)
+            scores = k.transpose(1, 2)  # (G, d, Lk)
+            scores = torch.bmm(q, scores) if group.bias is None else torch.baddbmm(group.bias, q, scores)  # (G, Lq, Lk)
+            if relative is not None:
+                per_head = bias_matrix(relative, *scores.shape[1:]).to(scores.dtype)  # (H, Lq, Lk)
+                scores.view(-1, *per_head.shape).add_(per_head)
+            weights = torch.softmax(scores, -1)
+            keep = keep_mask(weights.shape, self.rate, weights.dtype)
+            dropped = weights if keep is None else weights * keep
+            torch.bmm(dropped, v, out=context[group.queries].view(group.query_shape))
+            saved.append(Saved(weights, dropped, keep))
+        back = gather(context, self.query_back).view_as(query)  # (N, D)
+        return back, (queries, keys, values), saved
+
+    def backward(
+        self,
+        context_grad: Tensor,
+        gathered: tuple[Tensor, ...],
+        saved: list[Saved],
+        relative_grad: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Gradients of query (N, D) and key_value (T, 2 D), from that of the context: (N + 1, D), its last row zeros.
+
+        That of the relative bias is added to `relative_grad` (H, 2 * span - 1).
+        """
+        width = self.width
+        grads = gather(context_grad.view(-1, width), self.context_rows)  # (Rq, d)
+        query_grad, key_value_grad = rows_and_zero(grads), rows_and_zero(grads, len(self.key_rows))
+        key_grad, value_grad = key_value_grad[:-1].chunk(2)
+        for group, (weights, dropped, keep) in zip(self.groups, saved, strict=True):
+            q, k, v = pick(group, *gathered)
+            grad = grads[group.queries].view(group.query_shape)  # (G, Lq, d)
+            torch.bmm(dropped.transpose(1, 2), grad, out=value_grad[group.keys].view(group.key_shape))
+            grad = torch.bmm(grad, v.transpose(1, 2))  # (G, Lq, Lk)
+            if keep is not None:
+                grad.mul_(keep)
+            grad = torch._softmax_backward_data(grad, weights, -1, weights.dtype)
+            if relative_grad is not None:
+                add_by_distance(relative_grad, grad)
+            torch.bmm(grad, k, out=query_grad[group.queries].view(group.query_shape))
+            torch.bmm(grad.transpose(1, 2), q, out=key_grad[group.keys].view(group.key_shape))
+        tokens = len(context_grad) - 1
+        return (
+            gather(query_grad, self.query_back).view(tokens, -1),  # (N, D)
+            gather(key_value_grad, self.key_back).view(-1, 2 * context_grad.shape[1]),  # (T, 2 D)
+        )
 
 
 class Saved(NamedTuple):
@@ -167,76 +234,6 @@ def scatter_index(rows: Tensor, real: Tensor, size: int) -> Tensor:
     back = torch.full((size,), len(rows))
     back[rows[real]] = real.nonzero().squeeze(1)
     return back
-
-
-def attend(
-    layout: AttentionLayout, query: Tensor, key_value: Tensor, relative: Tensor | None = None
-) -> tuple[Tensor, tuple[Tensor, ...], list[Saved]]:
-    """Softmax attention with dropout on its weights.
-
-    Args:
-        layout: the layout.
-        query: (N, D), 1 / sqrt(d) already in it.
-        key_value: (T, 2 D), keys then values; the scale of dropout is already in the values.
-        relative: (H, 2 * span - 1) bias of the scores, as `relative_bias` keeps it, where each query has the place that
-            it has in its group.
-
-    Returns:
-        (N, D) context; gathered queries, keys and values; and what each group saved.
-    """
-    width = layout.width
-    queries = gather(query.view(-1, width), layout.query_rows)  # (Rq, d)
-    keys, values = gather(key_value.view(-1, width), layout.key_rows).chunk(2)  # (Rk, d)
-    context = rows_and_zero(queries)
-    saved = []
-    for group in layout.groups:
-        q, k, v = pick(group, queries, keys, values)
-        scores = k.transpose(1, 2)  # (G, d, Lk)
-        scores = torch.bmm(q, scores) if group.bias is None else torch.baddbmm(group.bias, q, scores)  # (G, Lq, Lk)
-        if relative is not None:
-            per_head = bias_matrix(relative, *scores.shape[1:]).to(scores.dtype)  # (H, Lq, Lk)
-            scores.view(-1, *per_head.shape).add_(per_head)
-        weights = torch.softmax(scores, -1)
-        keep = keep_mask(weights.shape, layout.rate, weights.dtype)
-        dropped = weights if keep is None else weights * keep
-        torch.bmm(dropped, v, out=context[group.queries].view(group.query_shape))
-        saved.append(Saved(weights, dropped, keep))
-    back = gather(context, layout.query_back).view_as(query)  # (N, D)
-    return back, (queries, keys, values), saved
-
-
-def attend_backward(
-    layout: AttentionLayout,
-    context_grad: Tensor,
-    gathered: tuple[Tensor, ...],
-    saved: list[Saved],
-    relative_grad: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Gradients of query (N, D) and key_value (T, 2 D), from that of the context: (N + 1, D), its last row zeros.
-
-    That of the relative bias is added to `relative_grad` (H, 2 * span - 1).
-    """
-    width = layout.width
-    grads = gather(context_grad.view(-1, width), layout.context_rows)  # (Rq, d)
-    query_grad, key_value_grad = rows_and_zero(grads), rows_and_zero(grads, len(layout.key_rows))
-    key_grad, value_grad = key_value_grad[:-1].chunk(2)
-    for group, (weights, dropped, keep) in zip(layout.groups, saved, strict=True):
-        q, k, v = pick(group, *gathered)
-        grad = grads[group.queries].view(group.query_shape)  # (G, Lq, d)
-        torch.bmm(dropped.transpose(1, 2), grad, out=value_grad[group.keys].view(group.key_shape))
-        grad = torch.bmm(grad, v.transpose(1, 2))  # (G, Lq, Lk)
-        if keep is not None:
-            grad.mul_(keep)
-        grad = torch._softmax_backward_data(grad, weights, -1, weights.dtype)
-        if relative_grad is not None:
-            add_by_distance(relative_grad, grad)
-        torch.bmm(grad, k, out=query_grad[group.queries].view(group.query_shape))
-        torch.bmm(grad.transpose(1, 2), q, out=key_grad[group.keys].view(group.key_shape))
-    tokens = len(context_grad) - 1
-    return (
-        gather(query_grad, layout.query_back).view(tokens, -1),  # (N, D)
-        gather(key_value_grad, layout.key_back).view(-1, 2 * context_grad.shape[1]),  # (T, 2 D)
-    )
 
 
 def add_by_distance(total: Tensor, grad: Tensor) -> None:

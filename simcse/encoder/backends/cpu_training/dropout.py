@@ -16,7 +16,7 @@ from torch import Tensor
 
 from simcse.encoder.backends.cpu_training.passes import passes_for
 
-__all__ = ["keep_mask", "keep_scale"]
+__all__ = ["drop_levels", "keep_mask", "keep_scale", "seed_of_mask"]
 
 LEVELS = 1 << 16
 LOWEST = -(1 << 15)
@@ -32,6 +32,11 @@ def keep_scale(rate: float) -> float:
     return LEVELS / (LEVELS - drop_levels(rate))
 
 
+def seed_of_mask() -> int:
+    """One draw of torch's default generator: all that a mask by counter needs, in [0, 2^64)."""
+    return int(torch.empty(1, dtype=torch.int64).random_(-(1 << 63), None)) % (1 << 64)  # all 64 bits
+
+
 def keep_mask(shape: Sequence[int], rate: float, dtype: torch.dtype) -> Tensor | None:
     """A fresh mask: 1 with probability 1 - rate, else 0; None, and nothing drawn, where the rate is 0.
 
@@ -43,12 +48,10 @@ def keep_mask(shape: Sequence[int], rate: float, dtype: torch.dtype) -> Tensor |
     if not rate:
         return None
     size, library = math.prod(shape), passes_for(dtype)
-    count = (size + 3) // 4 if library is None else 1
-    draws = torch.empty(count, dtype=torch.int64).random_(-(1 << 63), None)  # all 64 bits
     if library is not None:
         keep = torch.empty(*shape, dtype=dtype)
-        seed = int(draws) % (1 << 64)
-        library.keep_mask(seed, drop_levels(rate), keep.data_ptr(), size, torch.get_num_threads())
+        library.keep_mask(seed_of_mask(), drop_levels(rate), keep.data_ptr(), size, torch.get_num_threads())
         return keep
+    draws = torch.empty((size + 3) // 4, dtype=torch.int64).random_(-(1 << 63), None)  # all 64 bits
     lanes = draws.view(torch.int16)[:size].view(*shape)
     return torch.ge(lanes, LOWEST + drop_levels(rate), out=torch.empty(*shape, dtype=dtype))

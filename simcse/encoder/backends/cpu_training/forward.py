@@ -7,6 +7,7 @@ what is dropped. A backbone that is not exactly of the known shape is left to it
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,9 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from simcse.encoder.backends.bert_weights import BertWeights, LayerWeights, why_not_bert
-from simcse.encoder.backends.cpu_training.attention import AttentionLayout, attention_layout
+from simcse.encoder.backends.cpu_training.attention import AttentionLayout
 from simcse.encoder.backends.cpu_training.dropout import keep_mask, keep_scale
 from simcse.encoder.backends.cpu_training.embedding import look_up
+from simcse.encoder.backends.cpu_training.fused_attention import FusedAttention, attention_for
 from simcse.encoder.backends.cpu_training.sublayers import AttentionSublayer, FeedForwardSublayer
 from simcse.encoder.backends.relative_bias import bias_by_distance
 from simcse.tokens.batch import TokenBatch
@@ -67,14 +69,17 @@ def training_states(backbone: Any, batch: TokenBatch, layers: Sequence[int], *, 
         relative = None if weights.relative is None else bias_by_distance(weights.relative, batch.longest)
         width = hidden.shape[1] // weights.heads
         rate = active(weights.layers[0].weight_dropout)
-        layout = attention_layout(batch, len(hidden), weights.heads, width, rate, dtype)
+        layout = partial(
+            attention_for, batch, len(hidden), weights.heads, width, rate, dtype, relative=relative is not None
+        )
+        attention = layout()
         for number, layer in enumerate(weights.layers, 1):
             query_tokens = None
             if cls_only and number == last:
                 query_tokens = batch.starts
-                layout = attention_layout(batch, len(hidden), weights.heads, width, rate, dtype, first=True)
+                attention = layout(first=True)
             if number <= max(wanted):
-                hidden = layer_forward(layer, hidden, layout, query_tokens, relative)  # (T', D) or (S, D)
+                hidden = layer_forward(layer, hidden, attention, query_tokens, relative)  # (T', D) or (S, D)
                 states.append(hidden)
     return [states[layer] if cls_only and layer == last else states[layer][: len(batch.ids)] for layer in wanted]
 
@@ -107,7 +112,7 @@ def rounded_up(tokens: int) -> int:
 def layer_forward(
     layer: LayerWeights,
     hidden: Tensor,
-    layout: AttentionLayout,
+    attention: AttentionLayout | FusedAttention,
     query_tokens: Tensor | None,
     relative: Tensor | None,
 ) -> Tensor:
@@ -116,7 +121,7 @@ def layer_forward(
     weights = [tensor for part in (*linears, layer.attention_norm) for tensor in (part.weight, part.bias)]
     rate = active(layer.attention_dropout)
     hidden = AttentionSublayer.apply(  # type: ignore[no-untyped-call]
-        hidden, *weights, relative, layer.attention_norm.eps, rate, layout, query_tokens
+        hidden, *weights, relative, layer.attention_norm.eps, rate, attention, query_tokens
     )
     weights = [tensor for part in (layer.up, layer.down, layer.output_norm) for tensor in (part.weight, part.bias)]
     rate = active(layer.output_dropout)

@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from simcse.encoder.backends.cpu_training.attention import AttentionLayout, attend, attend_backward, rows_and_zero
+from simcse.encoder.backends.cpu_training.attention import AttentionLayout, rows_and_zero
 from simcse.encoder.backends.cpu_training.dropout import keep_mask, keep_scale
+from simcse.encoder.backends.cpu_training.fused_attention import FusedAttention
 from simcse.encoder.backends.cpu_training.passes import (
     add_norm,
     add_norm_backward,
@@ -37,7 +38,7 @@ class AttentionSublayer(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, wq: Tensor, bq: Tensor, wk: Tensor, bk: Tensor, wv: Tensor, bv: Tensor, wo: Tensor,
         bo: Tensor, gamma: Tensor, beta: Tensor, relative: Tensor | None, eps: float, rate: float,
-        layout: AttentionLayout, query_tokens: Tensor | None,
+        layout: AttentionLayout | FusedAttention, query_tokens: Tensor | None,
     ) -> Tensor:  # fmt: skip
         """(N, D). `relative` is as in `attend`; `rate` of dropout on the sublayer's output; `query_tokens` (N,), None:
         all, else the first of each sequence.
@@ -48,7 +49,7 @@ class AttentionSublayer(torch.autograd.Function):
         w_out = cast(x.dtype, ctx.scales[2], [wo])
         own = x if query_tokens is None else x.index_select(0, query_tokens)  # (N, D)
         query, key_value = F.linear(own, w_query, b_query), F.linear(x, w_key, b_key)  # (N, D), (T, 2 D)
-        context, gathered, ctx.attention = attend(layout, query, key_value, relative)
+        context, gathered, ctx.attention = layout.attend(query, key_value, relative)
         update = F.linear(context, w_out)  # (N, D)
         ctx.keep = keep_mask(update.shape, rate, update.dtype)
         out, *ctx.norm = add_norm(own, update, joined(ctx.scales[2], [bo]), ctx.keep, gamma, beta, eps)
@@ -71,7 +72,7 @@ class AttentionSublayer(torch.autograd.Function):
         relative_grad = None
         if ctx.relative is not None and need[11]:
             relative_grad = grad.new_zeros(ctx.relative[0], dtype=ctx.relative[1])
-        query_grad, key_grad = attend_backward(ctx.layout, context_grad, tuple(gathered), ctx.attention, relative_grad)
+        query_grad, key_grad = ctx.layout.backward(context_grad, tuple(gathered), ctx.attention, relative_grad)
         of_query = weight_grads(ctx.master, to_query, query_grad, column_sums(query_grad), own, need[1:3])
         of_key = weight_grads(ctx.master, to_key, key_grad, column_sums(key_grad), x, need[3:7])
         x_grad = None

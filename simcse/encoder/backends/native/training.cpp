@@ -1,37 +1,20 @@
 // What lies between the matrix products of a training step, each pass over the activations with all that it can do on
-// its way: what `cpu_training/passes.py` compiles and calls.
+// its way, and attention: what `cpu_training/passes.py` compiles and calls.
 //
 // Products take most of a step and are torch's. The rest is bound by reading and writing memory and by the number of
 // passes: the gradient of a bias, a sum over rows, is taken while the rows are written, and a dropout mask is made from
-// a counter, many lanes at once. Rows are split among torch's own OpenMP threads, which wait for work between its
-// products and would keep a core from threads of ours. Widths are multiples of 32.
+// a counter, many lanes at once. Widths are multiples of 32.
 
 #include LANES
 
 #include "functions.hpp"
+#include "random.hpp"
+#include "threads.hpp"
+#include "training_attention.hpp"
 
 #include <vector>
 
-extern "C" {  // of the OpenMP library that torch loaded; without one, one thread
-__attribute__((weak)) void GOMP_parallel(void (*)(void *), void *, unsigned, unsigned);
-__attribute__((weak)) int omp_get_thread_num();
-__attribute__((weak)) int omp_get_num_threads();
-}
-
 namespace {
-
-// body(thread, first, end) for parts of 0 ... count - 1, one for each of up to `threads` threads
-template <class Body>
-void split(long count, long threads, Body body) {
-  if (threads < 2 || count < 2 * threads || !GOMP_parallel || !omp_get_thread_num || !omp_get_num_threads)
-    return body(0, 0, count);
-  struct Work { Body &body; long count; } work = {body, count};
-  GOMP_parallel([](void *shared) {
-    Work &work = *(Work *)shared;
-    long thread = omp_get_thread_num(), all = omp_get_num_threads();
-    work.body(thread, work.count * thread / all, work.count * (thread + 1) / all);
-  }, &work, threads, 0);
-}
 
 // sums over rows, of some kinds, a copy for each thread; added up in the order of the threads
 struct Sums {
@@ -64,32 +47,13 @@ inline lanes gelu_slope(lanes x) {
 
 extern "C" {
 
-// keep (count) = 1 where 16 random bits are at least `drop`, else 0: four from each number of SplitMix64 (Steele, Lea
-// and Flood 2014) behind `seed`, so that any part can be made alone
+// keep (count) = 1 where 16 random bits are at least `drop`, else 0
 void keep_mask(uint64_t seed, uint32_t drop, number *keep, long count, long threads) {
   const number one = sizeof(number) == 2 ? (number)0x3f80 : (number)1;
-  auto draw = [&](long i) {
-    uint64_t z = seed + (uint64_t)(i + 1) * 0x9e3779b97f4a7c15u;
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return z ^ (z >> 31);
-  };
   split(count / 4, threads, [&](long, long first, long end) {
-    uint64_t draws[64];
-    uint16_t bits[256];
-    for (long i = first; i < end; i += 64) {
-      for (long j = 0; j < 64; j++) draws[j] = draw(i + j);
-      memcpy(bits, draws, sizeof bits);
-      number *to = keep + 4 * i;
-      long some = 4 * (end - i);
-      if (some >= 256)
-        for (long j = 0; j < 256; j++) to[j] = bits[j] >= drop ? one : 0;
-      else
-        for (long j = 0; j < some; j++) to[j] = bits[j] >= drop ? one : 0;
-    }
+    for (long i = first; i < end; i += 64) keep_some(seed, i, drop, 4 * (end - i), one, keep + 4 * i);
   });
-  uint64_t last = draw(count / 4);
-  for (long j = 0; j < count % 4; j++) keep[count / 4 * 4 + j] = (uint16_t)(last >> 16 * j) >= drop ? one : 0;
+  keep_some(seed, count / 4, drop, count % 4, one, keep + count / 4 * 4);
 }
 
 // out = gelu(x + bias), both (rows, width)
@@ -209,6 +173,24 @@ void gather(const char *x, const int64_t *rows, char *out, long count, long byte
     else
       for (long i = first; i < end; i++) memcpy(out + i * bytes, x + rows[i] * bytes, bytes);
   });
+}
+
+// context = softmax(query keys) values by heads, and the weights, (queries, keys rounded up to 32) a sequence and a head
+void attention_forward(
+    const number *query, const number *key_value, const int64_t *starts, const int64_t *lengths, const int64_t *offsets,
+    number *weights, number *context, long sequences, long heads, long width, long first, uint64_t seed, uint32_t drop,
+    long threads) {
+  Batch batch = {starts, lengths, offsets, sequences, heads, width, first, seed, drop};
+  attention_of(batch, query, key_value, weights, context, threads);
+}
+
+// gradients of query and key_value from that of the context
+void attention_backward(
+    const number *grad, const number *query, const number *key_value, const int64_t *starts, const int64_t *lengths,
+    const int64_t *offsets, const number *weights, number *query_grad, number *key_value_grad, long sequences,
+    long heads, long width, long first, uint64_t seed, uint32_t drop, long threads) {
+  Batch batch = {starts, lengths, offsets, sequences, heads, width, first, seed, drop};
+  attention_gradients(batch, grad, query, key_value, weights, query_grad, key_value_grad, threads);
 }
 
 }  // extern "C"
