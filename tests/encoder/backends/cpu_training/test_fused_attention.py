@@ -10,12 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from simcse.encoder.backends.cpu_features import cpu_flags
 from simcse.encoder.backends.cpu_training import fused_attention
 from simcse.encoder.backends.cpu_training.attention import AttentionLayout
 from simcse.encoder.backends.cpu_training.dropout import keep_scale
 from simcse.encoder.backends.cpu_training.fused_attention import FusedAttention, attention_for
 from simcse.encoder.backends.cpu_training.passes import passes_for
-from simcse.encoder.backends.native.instruction_sets import AMX, AVX512, best_instruction_set
+from simcse.encoder.backends.native import instruction_sets
+from simcse.encoder.backends.native.instruction_sets import AMX, AVX2, AVX512, best_instruction_set
 from simcse.tokens.batch import TokenBatch
 
 ROUNDING = {torch.float32: 2e-5, torch.bfloat16: 2e-2}
@@ -76,6 +78,27 @@ def kept(layout: FusedAttention, batch: TokenBatch, dtype: torch.dtype) -> list[
 )
 def test_is_plain_attention(lengths, heads, width, dtype, rate, first, threads, seed) -> None:
     available(dtype)
+    compare(lengths, heads, width, dtype, rate, first, threads, seed)
+
+
+@pytest.mark.skipif(not AVX2.flags <= cpu_flags(), reason="needs AVX2")
+@pytest.mark.parametrize("first", [False, True])
+def test_is_plain_attention_by_avx2(first: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of which other processors have nothing better."""
+    monkeypatch.setattr(instruction_sets, "cpu_flags", lambda: AVX2.flags)
+    passes_for.cache_clear()
+    try:
+        available(torch.float32)
+        for lengths in ([1], [3, 70, 33], [32, 64, 5, 100]):
+            compare(lengths, 3, 64, torch.float32, 0.1, first, 2, 0)
+    finally:
+        passes_for.cache_clear()
+
+
+def compare(
+    lengths: list[int], heads: int, width: int, dtype: torch.dtype, rate: float, first: bool, threads: int, seed: int
+) -> None:
+    """Context and gradients, under the mask that the kernel draws."""
     batch, behind = batch_of(lengths), 0 if first else 5
     rows, generator = sum(lengths), torch.Generator().manual_seed(seed)
     count = len(batch) if first else rows + behind
