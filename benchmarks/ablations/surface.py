@@ -46,7 +46,9 @@ def main(argv: Sequence[str]) -> None:
         encode = SentenceEncoder.from_pretrained(folder, pooling=pooling or None).encode
         rows.append((name, (encode(pairs.a) * encode(pairs.b)).sum(1)))
     for name, values in rows:
-        cells = [f"{100 * float(spearmanr(values, seen[one]).statistic):.1f}" for one in NAMES]
+        cells = [
+            "" if np.ptp(seen[one]) == 0 else f"{100 * spearmanr(values, seen[one]).statistic:.1f}" for one in NAMES
+        ]
         print(f"| {name} | {' | '.join(cells)} |")
 
 

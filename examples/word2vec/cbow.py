@@ -116,7 +116,7 @@ def train(config: CBOWConfig, words: int, stream: np.ndarray, history: list[tupl
     torch.manual_seed(config.seed)
     contexts, targets = windows(stream, config.window)
     counts = torch.from_numpy(np.bincount(stream, minlength=words))
-    noise, objective = Unigram(counts, config.negatives, config.power), NegativeSampling()
+    noise, objective = Unigram(counts, config.negatives, power=config.power), NegativeSampling()
     model = CBOW(words, config.size)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.lr, fused=True)
     steps = config.epochs * math.ceil(len(targets) / config.batch_size)
