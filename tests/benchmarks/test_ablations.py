@@ -239,7 +239,7 @@ def test_the_table_says_how_much_of_the_order_shows(grids: ModuleType, tmp_path:
     assert order(grid, mini) == "3 of 3 pairs of variants stand in the paper's order."
     table = write_results(grid, {"small-bert": small, "minilm": mini}, tmp_path)
     assert "| variant | paper | small BERT | std | against c | small BERT, before | MiniLM | MiniLM, before |" in table
-    assert "| a | 1.0 | 11.00 | 1.41 |  | 0.50 | 0.00 | 0.50 |" in table
+    assert "| a | 1.0 | 11.00 | 1.41 | -10.00 [-10.00, -10.00] | 0.50 | 0.00 | 0.50 |" in table
     assert "| b | 2.0 | **31.05** | 1.48 | +10.05 [+9.41, +10.69] | 0.50 | 1.00 | 0.50 |" in table
     assert "| d |  | 5.50 | 0.71 | -15.50 [-21.85, -9.15] | 0.50 |  |  |" in table
     assert read_columns(tmp_path / "own.json") == {"small-bert": small, "minilm": mini}
