@@ -24,6 +24,7 @@ import yaml
 from benchmarks.ablations.grid import GRIDS, STARTS, Grid, read_grid, train_config
 from simcse.console import Parser, run
 from simcse.errors import ConfigError
+from simcse.files import sha256_of
 from simcse.training.config import TrainConfig
 
 
@@ -113,7 +114,7 @@ def written_files(grid: Grid, file: Callable[[str], str], options: Any) -> dict[
         model = {"model.name": options.model} if options.model else {}
         base = train_config(grid, grid.variants[0], model, options.start)
         assert base is not None  # the first variant of a grid needs no file
-        rows, target = 2 * options.steps * base.batch_size, folder / "guesses.csv"
+        rows, target = 2 * options.steps * (options.batch_size or base.batch_size), folder / "guesses.csv"
         guesser = options.start == "small-bert"
         found["$guesses"] = str(write_guesses(base.model.name, Path(file("train")), rows, target)) if guesser else None
     if "$next_sentences" in needed:
@@ -169,8 +170,12 @@ def finished(config: TrainConfig, name: str) -> dict[str, Any]:
 
 
 def run_name(config: TrainConfig) -> str:
-    """A folder's name: equal runs of several grids, such as the paper's own recipe, are one run."""
-    plain, own = TrainConfig(), {}
+    """A folder's name: equal runs of several grids, such as the paper's own recipe, are one run.
+
+    A start that was pretrained anew in its folder is another one.
+    """
+    weights = Path(config.model.name) / "model.safetensors"
+    plain, own = TrainConfig(), {"weights": sha256_of(weights)} if weights.is_file() else {}
     for name, value in replace(config, seed=plain.seed, output_dir=plain.output_dir).as_dict().items():
         if value != plain.as_dict()[name]:  # an option that comes later leaves the names as they are
             own[name] = value

@@ -6,7 +6,7 @@ import csv
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from simcse.data.readers import read_texts
 from simcse.errors import DataError
@@ -90,7 +90,7 @@ def write_guesses(model: str, sentences: Path, rows: int, target: Path) -> Path:
     return target
 
 
-def guess_anew(guesser: torch.nn.Module, tokenizer, texts: list[str], generator: torch.Generator) -> torch.Tensor:
+def guess_anew(guesser: torch.nn.Module, tokenizer: Any, texts: list[str], generator: torch.Generator) -> torch.Tensor:
     """(B, L) ids with the likeliest pieces where they were hidden."""
     import torch
 

@@ -41,7 +41,7 @@ class Grid:
     title: str
     source: str | None
     """Where in the paper; None: not in it."""
-    base: Literal["unsup", "sup"]
+    base: Literal["unsup", "sup", "ct"]
     """The recipe that variants change."""
     variants: list[Variant]
 

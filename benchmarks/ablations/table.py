@@ -96,21 +96,22 @@ def write_results(grid: Grid, columns: Mapping[str, Column], folder: Path) -> st
 def to_markdown(grid: Grid, columns: Sequence[Column]) -> str:
     """The table, what it says, and what ran."""
     names = [variant.name for variant in grid.variants if any(variant.name in column.rows for column in columns)]
-    cells: dict[str, list[str]] = {"variant": names}
+    cells = [("variant", names)]
     if grid.source:
         paper = {variant.name: variant.paper for variant in grid.variants}
-        cells["paper"] = marked([paper[name] for name in names], 1)
+        cells.append(("paper", marked([paper[name] for name in names], 1)))
     for column in columns:
-        cells |= column_cells(grid, column, names)
+        cells += column_cells(grid, column, names)
+    headings, values = zip(*cells, strict=True)
     lines = [
         f"## {grid.title}",
         "",
         f"STS-B development set, Spearman × 100{f'; {grid.source}, BERT-base' if grid.source else ''}.",
         *(f"{column.title}: {column.setup}" for column in columns),
         "",
-        f"| {' | '.join(cells)} |",
+        f"| {' | '.join(headings)} |",
         f"| --- |{' ---: |' * (len(cells) - 1)}",
-        *(f"| {' | '.join(row)} |" for row in zip(*cells.values(), strict=True)),
+        *(f"| {' | '.join(row)} |" for row in zip(*values, strict=True)),
         "",
         *([AGAINST] if any(column.seeds > 1 for column in columns) else []),
         *([f"{column.title}: {order(grid, column)}" for column in columns] if grid.source else []),
@@ -119,20 +120,18 @@ def to_markdown(grid: Grid, columns: Sequence[Column]) -> str:
     return "\n".join(lines)
 
 
-def column_cells(grid: Grid, column: Column, names: Sequence[str]) -> dict[str, list[str]]:
-    """Heading -> cells, of one start."""
+def column_cells(grid: Grid, column: Column, names: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """Headings and their cells, of one start."""
     rows = [column.rows.get(name) for name in names]
     found = [row and mean_interval(row.scores) for row in rows]
-    cells = {column.title: marked([one and one.mean for one in found], 2)}
+    cells = [(column.title, marked([one and one.mean for one in found], 2))]
     if column.seeds > 1:
         reference = grid.reference.name
-        cells["std"] = ["" if one is None or one.n < 2 else f"{one.std:.2f}" for one in found]
+        cells.append(("std", ["" if one is None or one.n < 2 else f"{one.std:.2f}" for one in found]))
         differences = [column.against(name, reference) for name in names]
-        cells[f"against {reference}"] = [
-            "" if one is None else f"{one.mean:+.2f} [{one.low:+.2f}, {one.high:+.2f}]" for one in differences
-        ]
-    cells[f"{column.title}, before"] = [f"{row.before:.2f}" if row else "" for row in rows]
-    return cells
+        shown = ["" if one is None else f"{one.mean:+.2f} [{one.low:+.2f}, {one.high:+.2f}]" for one in differences]
+        cells.append((f"against {reference}", shown))
+    return [*cells, (f"{column.title}, before", [f"{row.before:.2f}" if row else "" for row in rows])]
 
 
 def marked(values: Sequence[float | None], digits: int) -> list[str]:

@@ -28,16 +28,6 @@ PLACES = {
     "triplets": "nli/nli_triplets_derived_decontaminated.csv",
     "dev": "senteval/STS/STSBenchmark/sts-dev.csv",
 }
-TENSION = {
-    "model.pooling": "mean",
-    "model.projection": "none",
-    "model.two_encoders": True,
-    "objective": "negative_sampling",
-    "num_negatives": 7,
-    "similarity": "dot",
-    "temperature": 1.0,
-}
-"""Contrastive Tension (Carlsson et al. 2021), as configs/minilm-ct.yaml has it."""
 
 
 def build_parser() -> Parser:
@@ -149,12 +139,10 @@ def trained(kind: str, options: Any) -> Model:
 def run_config(kind: str, seed: int, options: Any) -> TrainConfig:
     """The start's recipe at [CLS], evaluated every 10 steps for the trajectory, as in the paper.
 
-    Contrastive Tension has its own pooling, loss and two encoders (configs/minilm-ct.yaml), and the rate of the others.
+    Contrastive Tension has its own pooling, loss and two encoders (configs/minilm-ct.yaml).
     """
     data = Path(options.data_dir)
-    grid = Grid(kind, "", "", "sup" if kind == "sup" else "unsup", [])
     shared = {
-        "model.pooling": "cls",
         "data.train": str(data / PLACES["triplets" if kind == "sup" else "train"]),
         "data.dev": str(data / PLACES["dev"]),
         "data.test": None,
@@ -164,7 +152,13 @@ def run_config(kind: str, seed: int, options: Any) -> TrainConfig:
     }
     if options.model:
         shared["model.name"] = options.model
-    config = train_config(grid, Variant(kind, 0.0, TENSION if kind == "ct" else {}), shared, options.start)
+    if kind == "ct":
+        start = run_config("unsup", seed, options)
+        shared |= {"model.name": start.model.name, "optim.lr": start.optim.lr}
+    else:
+        shared["model.pooling"] = "cls"
+    recipe = "minilm" if kind == "ct" else options.start
+    config = train_config(Grid(kind, "", None, kind, []), Variant(kind, None, {}), shared, recipe)
     assert config is not None  # only a missing file of a grid gives None
     folder = Path(options.runs) / options.start / kind / f"seed-{config.seed + seed}"
     return replace(config, seed=config.seed + seed, output_dir=str(folder))

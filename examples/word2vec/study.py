@@ -32,11 +32,13 @@ def measure(words: Words, options: Any) -> dict[str, float]:
 
 def read_results(path: Path) -> list[dict[str, Any]]:
     """Raises DataError for a line that is no JSON."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        return [json.loads(line) for line in lines]
-    except json.JSONDecodeError:
-        raise DataError(f"{path}: a line is no JSON, expected results of study.py; name another --output") from None
+    results = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines() if path.is_file() else [], 1):
+        try:
+            results.append(json.loads(line))
+        except json.JSONDecodeError:
+            raise DataError(f"{path}:{number}: no JSON, expected a result of study.py; remove the line") from None
+    return results
 
 
 def table(results: list[dict[str, Any]]) -> str:
@@ -72,20 +74,20 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--output", default="study.jsonl", help="file of JSON lines to add results to")
     options = parser.parse_args(argv)
     path = Path(options.output)
-    results = read_results(path)
-    done = {(result["power"], result["seed"], result["epochs"]) for result in results}
+    done = {(result["power"], result["seed"], result["epochs"]): result for result in read_results(path)}
     words, stream = read_stream(options.data, 1)
     for seed in range(options.seeds):
         for power in options.powers:
-            if (power, seed, options.epochs) in done:
+            key = (power, seed, options.epochs)
+            if key in done:
                 continue
             config = CBOWConfig(options.data, power=power, seed=seed, epochs=options.epochs)
             vectors = train(config, len(words), stream).inside.weight.detach().numpy()
             result = {"power": power, "seed": seed, "epochs": options.epochs}
-            results.append(result | {"scores": measure(Words(words, vectors), options)})
+            done[key] = result | {"scores": measure(Words(words, vectors), options)}
             with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(results[-1]) + "\n")
-    print(table(results))
+                file.write(json.dumps(done[key]) + "\n")
+    print(table([done[power, seed, options.epochs] for seed in range(options.seeds) for power in options.powers]))
 
 
 if __name__ == "__main__":

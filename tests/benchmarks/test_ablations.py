@@ -181,6 +181,18 @@ def test_next_sentences_come_from_the_same_document(files: Path, tmp_path: Path)
     assert all(any(f"{anchor} {positive}" in document for document in documents) for anchor, positive in rows)
 
 
+def test_a_start_made_anew_is_another_run(grids: ModuleType, tmp_path: Path) -> None:
+    from benchmarks.ablations.__main__ import run_name
+
+    grid = grids.read_grid("dropout")
+    config = grids.train_config(grid, grid.variants[0], {"model.name": str(tmp_path)}, "small-bert")
+    names = [run_name(config)]
+    for weights in (b"one", b"two"):
+        (tmp_path / "model.safetensors").write_bytes(weights)
+        names.append(run_name(config))
+    assert len(set(names)) == 3
+
+
 def test_synonyms_are_of_the_first_sense(files: Path, tmp_path: Path) -> None:
     """No words of two parts, none of a later sense, nothing for short ones, which are mostly not nouns in a text."""
     from benchmarks.ablations.changed import write_synonyms
@@ -243,6 +255,8 @@ def test_the_table_says_how_much_of_the_order_shows(grids: ModuleType, tmp_path:
     assert "| b | 2.0 | **31.05** | 1.48 | +10.05 [+9.41, +10.69] | 0.50 | 1.00 | 0.50 |" in table
     assert "| d |  | 5.50 | 0.71 | -15.50 [-21.85, -9.15] | 0.50 |  |  |" in table
     assert read_columns(tmp_path / "own.json") == {"small-bert": small, "minilm": mini}
+    twice = write_results(grid, {"small-bert": small, "minilm": small}, tmp_path)
+    assert twice.count(" std | against c |") == 2
     assert (tmp_path / "own.svg").stat().st_size > 1000
 
 

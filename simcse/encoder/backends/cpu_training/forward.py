@@ -69,15 +69,15 @@ def training_states(backbone: Any, batch: TokenBatch, layers: Sequence[int], *, 
         relative = None if weights.relative is None else bias_by_distance(weights.relative, batch.longest)
         width = hidden.shape[1] // weights.heads
         rate = active(weights.layers[0].weight_dropout)
-        layout = partial(
+        plan = partial(
             attention_for, batch, len(hidden), weights.heads, width, rate, dtype, relative=relative is not None
         )
-        attention = layout()
+        attention = plan()
         for number, layer in enumerate(weights.layers, 1):
             query_tokens = None
             if cls_only and number == last:
                 query_tokens = batch.starts
-                attention = layout(first=True)
+                attention = plan(first=True)
             if number <= max(wanted):
                 hidden = layer_forward(layer, hidden, attention, query_tokens, relative)  # (T', D) or (S, D)
                 states.append(hidden)

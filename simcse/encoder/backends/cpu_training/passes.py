@@ -21,7 +21,7 @@ from simcse.encoder.backends.native.instruction_sets import best_instruction_set
 
 __all__ = ["add_norm", "add_norm_backward", "column_sums", "gather", "gelu", "gelu_backward", "passes_for"]
 
-HEADERS = ("functions.hpp", "random.hpp", "threads.hpp", "training_attention.hpp")
+HEADERS = ("random.hpp", "threads.hpp", "training_attention.hpp")
 WIDTH = 32  # what widths are multiples of
 ARGUMENTS = {  # pointers, sizes, floats, 32- and 64-bit numbers, in the order of training.cpp
     "keep_mask": "uwpll",
@@ -44,7 +44,7 @@ def passes_for(dtype: torch.dtype) -> ctypes.CDLL | None:
     if instructions is None:
         return None
     lanes = instructions.headers[0]
-    sources = [Path(native.__file__).with_name(name) for name in ("training.cpp", lanes, *HEADERS)]
+    sources = [Path(native.__file__).with_name(name) for name in ("training.cpp", *instructions.headers, *HEADERS)]
     path = native.compiled(sources, (*OPTIONS, f'-DLANES="{lanes}"', *instructions.options))
     library = None if path is None else native.opened(path)
     if library is None:
