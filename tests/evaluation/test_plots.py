@@ -119,6 +119,8 @@ def test_cosines_fill_their_panels_and_ticks_stand_apart() -> None:
 def test_spectra_are_relative_to_the_largest() -> None:
     figure = spectra({"a": [4.0, 2.0, 1.0], "b": np.array([10.0, 10.0])})
     assert [line.get_ydata().tolist() for line in figure.axes[0].lines] == [[1, 0.5, 0.25], [1, 1]]
+    many = spectra({str(number): [3.0, 2.0, 1.0] for number in range(12)}).axes[0].lines
+    assert len({(line.get_color(), line.get_linestyle()) for line in many}) == 12
     with pytest.raises(DataError, match="b: found no positive singular value"):
         spectra({"b": [0.0]})
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from simcse.data.tabular import json_object, lines
 from simcse.errors import DataError
-from simcse.evaluation.plots.style import COLOURS, MARKERS, SCORES, label_points, new_figure, styled
+from simcse.evaluation.plots.style import MARKERS, SCORES, label_points, line_styles, new_figure, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -93,16 +93,16 @@ def learning_curves(runs: Sequence[Run]) -> Figure:
     """Loss and the deciding metric over steps; seeds of a run share its colour, and the best evaluation has a dot."""
     evaluated = any(log.dev for run in runs for log in run.logs)
     figure, axes = new_figure(7.2 if evaluated else 4.2, 2.9, columns=1 + evaluated, squeeze=False)
-    for run, colour in zip(runs, _cycled(COLOURS, len(runs)), strict=True):
+    for run, line in zip(runs, line_styles(len(runs)), strict=True):
         alpha = 1.0 if len(run.logs) == 1 else 0.6
         for seed, log in enumerate(run.logs):
-            style: dict[str, Any] = {"color": colour, "alpha": alpha, "label": run.name if seed == 0 else None}
+            style: dict[str, Any] = {**line, "alpha": alpha, "label": run.name if seed == 0 else None}
             axes[0, 0].plot(log.steps, log.losses, **style)
             if log.dev:
                 scores = [result[log.metric] for result in log.dev]
                 axes[0, 1].plot(log.evaluated, scores, **style)
                 best = max(range(len(scores)), key=scores.__getitem__)
-                axes[0, 1].plot(log.evaluated[best], scores[best], "o", color=colour, ms=5, mec="white", mew=0.8)
+                axes[0, 1].plot(log.evaluated[best], scores[best], "o", color=line["color"], ms=5, mec="white", mew=0.8)
     axes[0, 0].set(xlabel="step", ylabel="loss (nats)", title="Training")
     if evaluated:
         metrics = {UNITS.get(log.metric, log.metric) for run in runs for log in run.logs if log.dev}

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simcse.errors import DataError
-from simcse.evaluation.plots.style import COLOURS, SCORES, label_points, new_figure, shortened, styled
+from simcse.evaluation.plots.style import SCORES, label_points, line_styles, new_figure, shortened, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -106,17 +106,17 @@ def spectra(values: Mapping[str, NDArray[np.float64] | Sequence[float]]) -> Figu
     Raises:
         DataError: a model without a positive singular value.
     """
-    figure, axis = new_figure(5.6, 3.4)
+    figure, axis = new_figure(6.6, 3.4)
     lowest = 1.0
-    for (name, singular), colour in zip(values.items(), COLOURS * len(values), strict=False):
+    for (name, singular), style in zip(values.items(), line_styles(len(values)), strict=True):
         falling = np.asarray(singular, dtype=float)
         if not len(falling) or falling[0] <= 0:
             raise DataError(f"{name}: found no positive singular value, expected a space of at least one direction")
         relative = falling / falling[0]
         lowest = min(lowest, float(relative[max(0, math.ceil(0.98 * len(relative)) - 1)]))
-        axis.plot(np.arange(1, len(relative) + 1), relative, color=colour, label=name)
+        axis.plot(np.arange(1, len(relative) + 1), relative, label=name, **style)
     axis.set(xlabel="rank of the singular value", ylabel="singular value / largest", yscale="log")
     axis.set_ylim(bottom=max(lowest / 2, 1e-6), top=1.3)
     if len(values) > 1:
-        axis.legend(loc="lower left")  # all curves begin above
+        figure.legend(loc="outside right center")
     return figure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ __all__ = [
     "SCORES",
     "check_formats",
     "label_points",
+    "line_styles",
     "new_figure",
     "save",
     "shortened",
@@ -78,6 +80,12 @@ def styled(draw: Callable[P, R]) -> Callable[P, R]:
             return draw(*args, **kwargs)
 
     return wrapped
+
+
+def line_styles(count: int) -> Iterator[dict[str, str]]:
+    """Colour and dashes of so many lines, no two of the first 28 alike: solid, then dashed, dotted and mixed."""
+    styles = itertools.cycle(itertools.product(("-", "--", ":", "-."), COLOURS))
+    return ({"color": colour, "linestyle": dashes} for dashes, colour in itertools.islice(styles, count))
 
 
 def new_figure(width: float, height: float, *, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, Any]:
