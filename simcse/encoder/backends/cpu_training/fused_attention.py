@@ -1,4 +1,4 @@
-"""Attention by one call of native/training.cpp a layer and direction, where sequences are short."""
+"""Attention by one call of native/training.cpp a layer and direction: in float32, or of short texts in bfloat16."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from simcse.tokens.batch import TokenBatch
 
 __all__ = ["FusedAttention", "attention_for"]
 
-LONGEST = 128  # tokens: behind, torch's larger products in bf16 are as fast
+LONGEST = 128  # tokens in bf16: of longer sequences, torch's products in it are as fast (AMD EPYC, Zen 4)
 
 
 def attention_for(
@@ -28,7 +28,8 @@ def attention_for(
     """
     # on AMX, torch's products of bf16 are many times faster than those of float32, and this was never timed
     slow = best_instruction_set(dtype) is AMX
-    if relative or slow or width % WIDTH or batch.longest > LONGEST or passes_for(dtype) is None:
+    slow = slow or (dtype == torch.bfloat16 and batch.longest > LONGEST)
+    if relative or slow or width % WIDTH or passes_for(dtype) is None:
         return attention_layout(batch, rows, heads, width, rate, dtype, first=first)
     return FusedAttention.of(batch, heads, width, rate, first)
 

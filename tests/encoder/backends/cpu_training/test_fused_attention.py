@@ -81,6 +81,12 @@ def test_is_plain_attention(lengths, heads, width, dtype, rate, first, threads, 
     compare(lengths, heads, width, dtype, rate, first, threads, seed)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_long_sequences_go_in_parts(dtype: torch.dtype) -> None:
+    available(dtype)
+    compare([300, 64, 65, 1], 2, 32, dtype, 0.1, False, 2, 0)
+
+
 @pytest.mark.skipif(not AVX2.flags <= cpu_flags(), reason="needs AVX2")
 @pytest.mark.parametrize("first", [False, True])
 def test_is_plain_attention_by_avx2(first: bool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,7 +95,7 @@ def test_is_plain_attention_by_avx2(first: bool, monkeypatch: pytest.MonkeyPatch
     passes_for.cache_clear()
     try:
         available(torch.float32)
-        for lengths in ([1], [3, 70, 33], [32, 64, 5, 100]):
+        for lengths in ([1], [3, 70, 33], [32, 64, 5, 100], [300, 4]):
             compare(lengths, 3, 64, torch.float32, 0.1, first, 2, 0)
     finally:
         passes_for.cache_clear()
@@ -147,6 +153,9 @@ def test_what_it_does_not_compute_is_left_to_torch() -> None:
         assert isinstance(attention_for(batch, 8, 2, 16, 0.1, fp32), AttentionLayout)
         assert isinstance(attention_for(batch, 8, 2, 32, 0.1, fp32, relative=True), AttentionLayout)
         assert isinstance(attention_for(batch, 8, 2, 32, 0.1, torch.float64), AttentionLayout)
+        long = batch_of([200])
+        assert isinstance(attention_for(long, 200, 2, 32, 0.1, fp32), FusedAttention)
+        assert isinstance(attention_for(long, 200, 2, 32, 0.1, torch.bfloat16), AttentionLayout)
     with patch.object(fused_attention, "best_instruction_set", lambda dtype: AMX):
         assert isinstance(attention_for(batch, 8, 2, 32, 0.1, fp32), AttentionLayout)
     assert best_instruction_set(torch.float64) is None
