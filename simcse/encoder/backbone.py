@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from transformers import PretrainedConfig, PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from simcse.errors import ConfigError, ModelError, SimCSEError
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 __all__ = [
     "check_length",

@@ -16,8 +16,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
-from transformers.utils import logging as transformers_logging
 
 from simcse.encoder.backbone import override_dropout
 from simcse.encoder.backends.bert_modules import BertModules
@@ -27,8 +25,8 @@ from simcse.encoder.projection import check_finite
 from simcse.encoder.traits import auto_class, find_traits
 from simcse.errors import ModelError
 
-if TYPE_CHECKING:  # the class takes longer to import than all else here
-    from transformers import PreTrainedModel
+if TYPE_CHECKING:  # slow to import
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = ["WEIGHT_FILES", "load_backbone", "load_modules", "load_tokenizer", "new_backbone", "quiet_transformers"]
 
@@ -160,6 +158,8 @@ def read_config(folder: Path) -> PretrainedConfig:
     for key, value in settings.items():
         if "layer" in key and isinstance(value, int) and value > MOST_LAYERS:
             raise ModelError(f"{file}: {key!r} is {as_json(value)}, expected at most {MOST_LAYERS}")
+    from transformers import AutoConfig
+
     try:
         config: PretrainedConfig = AutoConfig.for_model(kind, **settings)
     except Exception as error:  # validation raises a dozen types
@@ -244,6 +244,8 @@ def load_tokenizer(
     """
     if not any(file for pattern in VOCABULARIES for file in folder.glob(pattern)):  # else an empty vocabulary would do
         raise ModelError(f"{folder}: no usable tokenizer (none of {', '.join(VOCABULARIES)}); copy its files there")
+    from transformers import AutoTokenizer
+
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             folder, config=backbone.config, trust_remote_code=False
@@ -276,6 +278,8 @@ def load_tokenizer(
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
     """No bars and load reports: what they would say is checked and raised here."""
+    from transformers.utils import logging as transformers_logging
+
     bars, level = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]

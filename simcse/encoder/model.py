@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
 
 from simcse.argument_names import TellsOtherNames, knows_other_names
 from simcse.encoder import encode as inference
@@ -39,7 +38,7 @@ from simcse.tokens.tokenize import Tokenize, TokenizeCache
 from simcse.vectors import Quantize
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = ["SentenceEncoder"]
 

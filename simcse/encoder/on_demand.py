@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import nn
-from transformers import PretrainedConfig
 
 from simcse.encoder.backends.bert_modules import BertModules
 from simcse.encoder.loading import new_backbone
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
 __all__ = ["BackboneOnDemand", "whole_backbone"]
 

@@ -5,14 +5,16 @@ Decoders are turned into encoders and keep their names, and some encoders mix pa
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, AutoModelForTextEncoding, PretrainedConfig
 
 from simcse.encoder.backends.bert_weights import BertWeights
 from simcse.errors import ConfigError, ModelError
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 __all__ = ["Traits", "auto_class", "choose_pooling", "find_traits", "traits_of"]
 
@@ -39,7 +41,8 @@ def auto_class(config: PretrainedConfig) -> Any:
     Raises:
         ModelError: the model is both, and transformers knows no class for one half.
     """
-    from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES  # slow to import
+    from transformers import AutoModel, AutoModelForTextEncoding  # slow to import
+    from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES
 
     if MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES.get(config.model_type, "").endswith("EncoderModel"):
         return AutoModelForTextEncoding

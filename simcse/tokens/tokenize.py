@@ -5,14 +5,17 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from itertools import chain
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tokenizers import Tokenizer
-from transformers import PreTrainedTokenizerBase
 
 from simcse.errors import ConfigError, DataError
 from simcse.tokens.batch import TokenLists
 from simcse.tokens.word_cache import WordCache, splits_at_spaces
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 __all__ = ["Tokenize", "TokenizeCache", "wrong_element"]
 

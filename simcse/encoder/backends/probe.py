@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from transformers import BertConfig
 
 from simcse import __version__
 from simcse.encoder.backends.base import Backend
@@ -93,6 +92,8 @@ def shape_of(config: Any) -> Shape | None:
 
 def stand_in(shape: Shape, dtype: torch.dtype) -> BertModules:
     """A BERT of one layer of that shape on the CPU, whose weights are what was in memory."""
+    from transformers import BertConfig
+
     config = BertConfig(
         vocab_size=VOCABULARY, hidden_size=shape.width, intermediate_size=shape.inner, num_hidden_layers=1,
         num_attention_heads=shape.heads, max_position_embeddings=LENGTH,
