@@ -44,10 +44,9 @@ coverage: $(VENV)/.installed-dev  ## run the tests of what keeps data; each bran
 	@$(BIN)/python -m coverage combine -q
 	@$(BIN)/python -m coverage report
 
-mutation: $(VENV)/.installed-dev  ## change losses and what keeps data, line by line, and see a test fail (hours; ONLY='simcse.files.*' for less)
+mutation: $(VENV)/.installed-dev  ## change losses and what keeps data, a place at a time, and see a test fail (hours; ONLY='simcse.files.*' for less)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) mutmut==3.8.1
-	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m mutmut run --max-children $(JOBS) $(ONLY)
-	@$(BIN)/python -m mutmut results
+	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python tests/mutation.py --jobs $(JOBS) $(if $(ONLY),--only '$(ONLY)')
 
 soak: $(VENV)/.installed-dev  ## run the long forms of tests: damage, fuzzed input, kills, power cuts, a model, a service (SOAK_MINUTES=60 SOAK_SEED=n)
 	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python tests/soak.py
