@@ -70,7 +70,8 @@ class Changes:
         if not REACHED.exists():
             self.fork(lambda: self.look(items))
             os.wait()
-        reached, seconds, shared, costs = json.loads(REACHED.read_text())
+        reached, seconds, shared, costs, left_out = json.loads(REACHED.read_text())
+        print(f"left out, as they fail without a change: {left_out}", file=sys.stderr, flush=True)
         begin = time.monotonic()
         gc.collect()
         gc.freeze()  # or each fork copies, and each of its collections walks, all that was imported
@@ -113,6 +114,7 @@ class Changes:
         reached: dict[str, list[str]] = defaultdict(list)
         seconds: dict[str, float] = {}
         shared: dict[str, list[str]] = {}
+        left_out: list[str] = []
         order = list(items.values())
         for item, following in zip(order, [*order[1:], None], strict=True):
             self.failed = False
@@ -124,16 +126,19 @@ class Changes:
             found = item._fixtureinfo.name2fixturedefs.values()  # type: ignore[attr-defined]
             names = {of(each) for definitions in found for each in definitions} & set(self.fixtures)
             shared[item.nodeid] = sorted(names)
-            if not self.failed:
+            if self.failed:
+                left_out.append(item.nodeid)
+            else:
                 for function in state()._stats.union(*(self.fixtures[name][1] for name in names)):
                     reached[function].append(item.nodeid)
         costs = {name: cost for name, (cost, _) in self.fixtures.items()}
-        REACHED.write_text(json.dumps([reached, seconds, shared, costs]))
+        REACHED.write_text(json.dumps([reached, seconds, shared, costs, left_out]))
         return 0
 
     def change(self, name: str, items: list[pytest.Item], folder: Path, limit: int) -> int:
         """Run tests with a change until one fails. Returns 1 if one did, else 0."""
         resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 1))
+        items[0].config.pluginmanager.unregister(name="terminalreporter")  # it holds a copy of the streams
         items[0].config._tmp_path_factory._basetemp = folder / "tmp"  # type: ignore[attr-defined]
         (folder / "tmp").mkdir()
         set_mutant_under_test(name)

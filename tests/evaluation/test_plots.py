@@ -79,6 +79,17 @@ def test_a_trajectory_is_coloured_by_score_on_one_scale(tmp_path: Path) -> None:
     assert {"uniformity (lower is better)", "alignment (lower is better)"} <= set(words(figure))
 
 
+def test_names_of_runs_that_end_at_one_place_stay_apart(tmp_path: Path) -> None:
+    """In a legend, in fewer columns where four are wider than the figure."""
+    runs = [read_run(write_log(tmp_path / f"a-run-of-a-long-name-{i}")) for i in range(5)]
+    for figure in (trajectory(runs), learning_curves(runs)):
+        figure.draw_without_rendering()
+        [legend] = figure.legends
+        assert [text.get_text() for text in legend.get_texts()] == [run.name for run in runs]
+        assert legend.get_window_extent().x0 >= 0
+        assert legend.get_window_extent().x1 <= figure.bbox.width
+
+
 def test_names_in_the_scatter_do_not_meet(tmp_path: Path) -> None:
     near = [Place(f"model {i}", 0.2 + 0.002 * i, -2 - 0.01 * i, 70.0 + i) for i in range(4)]
     figure = alignment_uniformity(near)

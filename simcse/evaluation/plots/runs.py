@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from simcse.data.tabular import json_object, lines
 from simcse.errors import DataError
-from simcse.evaluation.plots.style import MARKERS, SCORES, label_points, line_styles, new_figure, styled
+from simcse.evaluation.plots.style import MARKERS, SCORES, legend_below, line_styles, new_figure, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -96,8 +96,8 @@ def learning_curves(runs: Sequence[Run]) -> Figure:
     for run, line in zip(runs, line_styles(len(runs)), strict=True):
         alpha = 1.0 if len(run.logs) == 1 else 0.6
         for seed, log in enumerate(run.logs):
-            style: dict[str, Any] = {**line, "alpha": alpha, "label": run.name if seed == 0 else None}
-            axes[0, 0].plot(log.steps, log.losses, **style)
+            style: dict[str, Any] = {**line, "alpha": alpha}
+            axes[0, 0].plot(log.steps, log.losses, **style, label=None if seed else run.name)
             if log.dev:
                 scores = [result[log.metric] for result in log.dev]
                 axes[0, 1].plot(log.evaluated, scores, **style)
@@ -110,14 +110,15 @@ def learning_curves(runs: Sequence[Run]) -> Figure:
     for axis in axes[0]:
         axis.xaxis.get_major_locator().set_params(integer=True)  # there is no half step
     if len(runs) > 1:
-        handles, labels = axes[0, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(len(runs), 4))
+        legend_below(figure)
     return figure
 
 
 @styled
 def trajectory(runs: Sequence[Run]) -> Figure:
-    """Alignment against uniformity at each evaluation, a curve a run, coloured by the score; lower is better for both.
+    """Alignment against uniformity at each evaluation, a curve a seed, a marker a run, coloured by the score.
+
+    Lower is better for both.
 
     Args:
         runs: of which one at least `has_trajectory`.
@@ -125,22 +126,24 @@ def trajectory(runs: Sequence[Run]) -> Figure:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
-    paths = [(run.name, *_path(log)) for run in runs for log in run.logs if len(_path(log)[0]) > 1]
-    every = [score for *_, scores in paths for score in scores]
+    shown = [run for run in runs if has_trajectory(run)]
+    every = [score for run in shown for log in run.logs for score in _path(log)[2]]
     norm = Normalize(min(every), max(every))
     figure, axis = new_figure(5.6, 4.0)
-    for marker, (_, x, y, scores) in zip(_cycled(MARKERS, len(paths)), paths, strict=True):
-        axis.plot(x, y, color="#bbbbbb", lw=1, zorder=1)
-        axis.scatter(x, y, c=scores, cmap=SCORES, norm=norm, marker=marker, s=26, zorder=2, ec="white", lw=0.4)
-        axis.plot(x[0], y[0], marker, mfc="white", mec="#333333", ms=7, zorder=3)  # where it starts
+    for run, marker in zip(shown, _cycled(MARKERS, len(shown)), strict=True):
+        for seed, (x, y, scores) in enumerate(path for path in map(_path, run.logs) if len(path[0]) > 1):
+            axis.plot(x, y, color="#bbbbbb", lw=1, zorder=1)
+            axis.scatter(x, y, c=scores, cmap=SCORES, norm=norm, marker=marker, s=26, zorder=2, ec="white", lw=0.4)
+            name = None if seed else run.name
+            axis.plot(x[0], y[0], marker, mfc="white", mec="#333333", ms=7, zorder=3, label=name)  # where it starts
     axis.margins(0.12)
-    metrics = {UNITS.get(log.metric, log.metric) for run in runs for log in run.logs if log.dev}
+    metrics = {UNITS.get(log.metric, log.metric) for run in shown for log in run.logs if log.dev}
     figure.colorbar(ScalarMappable(norm, SCORES), ax=axis, label=f"{' or '.join(sorted(metrics))}, development set")
     axis.set(xlabel="uniformity (lower is better)", ylabel="alignment (lower is better)")
     axis.set_title("from the hollow marker, before training", fontsize=8, color="#555555")
-    ends = {name: (x[-1], y[-1]) for name, x, y, _ in paths}  # of several seeds one is named
-    passed = [point for _, x, y, _ in paths for point in zip(x, y, strict=True)]
-    label_points(axis, list(ends.values()), list(ends), avoid=passed)
+    # names at the curves' ends would lie on each other: runs that do equally well end at one place
+    if len(shown) > 1:
+        legend_below(figure)
     return figure
 
 

@@ -23,6 +23,7 @@ __all__ = [
     "SCORES",
     "check_formats",
     "label_points",
+    "legend_below",
     "line_styles",
     "new_figure",
     "save",
@@ -127,26 +128,27 @@ def shortened(text: str, width: int) -> str:
     return textwrap.shorten(" ".join(text.split()), width, placeholder=" …") or text[:width]
 
 
-def label_points(
-    axis: Axes,
-    points: Sequence[tuple[float, float]],
-    texts: Sequence[str],
-    *,
-    avoid: Sequence[tuple[float, float]] = (),
-    **options: Any,
-) -> None:
+def legend_below(figure: Figure) -> None:
+    """Name all curves below the axes, in as many columns as the figure is wide."""
+    for columns in range(4, 0, -1):
+        legend = figure.legend(loc="outside lower center", ncols=columns)
+        if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            return
+        legend.remove()
+
+
+def label_points(axis: Axes, points: Sequence[tuple[float, float]], texts: Sequence[str], **options: Any) -> None:
     """Write texts beside points, each at the first of several places where it meets no other text, point or edge.
 
     Args:
         axis: with its data drawn and its limits final.
         points: in data units.
         texts: theirs; one that fits nowhere goes where it meets the least.
-        avoid: more points that texts should leave visible.
         options: of the text.
     """
     figure: Any = axis.figure
     figure.draw_without_rendering()
-    occupied = axis.transData.transform([*points, *avoid])  # (n, 2) pixels
+    occupied = axis.transData.transform(list(points))  # (n, 2) pixels
     placed: list[Any] = []
     for point, text in zip(points, texts, strict=True):
         tried: list[tuple[int, int, Any, Any]] = []  # cost, place, text, box
