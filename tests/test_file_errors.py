@@ -70,6 +70,7 @@ ERRORS: dict[str, tuple[Exception, int | None]] = {
     "of another file": (OSError(errno.EFBIG, "any text", "/there/y"), None),
     "a pipe": (BrokenPipeError(errno.EPIPE, "any text"), None),
     "safetensors": (RuntimeError("I/O error: File too large (os error 27)"), errno.EFBIG),
+    "tokenizers, without a text": (RuntimeError("(os error 28)"), errno.ENOSPC),
     "faiss": (RuntimeError("Error: could not open x for writing: Read-only file system"), errno.EROFS),
     "quota": (RuntimeError("write error: Disk quota exceeded"), errno.EDQUOT),
     "sqlite": (sqlite3.OperationalError("database or disk is full"), errno.ENOSPC),
@@ -88,7 +89,12 @@ def test_errors_of_libraries_name_the_target(
 ) -> None:
     """Where a library keeps the cause to itself, a disk without room is taken for it."""
     error, code = ERRORS[name]
-    monkeypatch.setattr(shutil, "disk_usage", lambda place: shutil._ntuple_diskusage(2, 2 - free, free))
+
+    def usage(place: Path) -> object:
+        assert place == tmp_path
+        return shutil._ntuple_diskusage(2, 2 - free, free)
+
+    monkeypatch.setattr(shutil, "disk_usage", usage)
     kind = type(error) if code is None else OSError
     with pytest.raises(kind) as caught, naming_target(tmp_path / "x", "/there/.x.simcse-"):
         raise error
@@ -201,6 +207,8 @@ def test_an_exchange_that_fails_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     with pytest.raises(FileNotFoundError) as caught:
         files._exchanged(tmp_path / "one", tmp_path / "two")
+    code = errno.ENOENT
+    assert (caught.value.errno, caught.value.strerror) == (code, os.strerror(code))
     assert caught.value.filename == str(tmp_path / "two")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -182,11 +183,13 @@ def test_what_is_not_ours_is_never_touched(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     (tmp_path / ".x.simcse-0123456789ab.tmp").write_text("a file")
     (tmp_path / ".best.simcse-0123456789ab.tmp").symlink_to(tmp_path / "else")
+    (tmp_path / "else" / "kept").write_text("x")
     before = names(tmp_path)
     with replaced_folder(tmp_path / "best") as new:
         (new / "a").write_text("x")
     sweep(tmp_path)
     assert names(tmp_path) == sorted([*before, "best"])
+    assert names(tmp_path / "else") == ["kept"]
 
 
 def test_a_link_stays_and_what_it_names_is_replaced(tmp_path: Path, way: str) -> None:
@@ -245,8 +248,10 @@ def test_the_extension_is_kept_and_long_names_fit(tmp_path: Path) -> None:
 def test_names_of_no_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str) -> None:
     (tmp_path / "sub").mkdir()
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(OSError, match="names no file or folder of its own"), replaced_folder(target) as new:
+    with pytest.raises(OSError, match="names no file or folder of its own") as caught, replaced_folder(target) as new:
         fill(new, "x")
+    told = (caught.value.errno, caught.value.strerror, caught.value.filename)
+    assert told == (errno.EINVAL, "names no file or folder of its own", target)
     assert names(tmp_path) == ["sub"]
 
 
@@ -281,5 +286,32 @@ def test_folders_are_made_once(tmp_path: Path) -> None:
     make_folder(tmp_path / "a" / "b")
     make_folder(tmp_path / "a" / "b")
     (tmp_path / "file").write_text("x")
-    with pytest.raises(NotADirectoryError):
+    with pytest.raises(NotADirectoryError) as caught:
         make_folder(tmp_path / "file")
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOTDIR, str(tmp_path / "file"))
+
+
+def test_a_name_that_is_no_utf8(tmp_path: Path) -> None:
+    """A system takes any bytes for a name: a left-over's are cut to fit, and whole in its lock, for a sweep to read."""
+    name = os.fsdecode(b"caf\xe9" * 50)
+    with replaced_folder(tmp_path / name) as new:
+        fill(new, "x")
+        assert new.parent.name.startswith(".cafcaf")
+        assert (new.parent / "lock").read_bytes() == os.fsencode(name)
+        shutil.copytree(new.parent, tmp_path / "cut" / new.parent.name)
+    assert names(tmp_path) == sorted([name, "cut"])
+    [left] = (tmp_path / "cut").iterdir()
+    (left / "new").rename(left / "old")
+    sweep(tmp_path / "cut", name)
+    assert names(tmp_path / "cut") == [name]
+
+
+def test_what_another_target_left_is_for_its_own_writer(tmp_path: Path) -> None:
+    """A writer looks for what was left of its target alone: another's may lie on a disk without locks."""
+    other = tmp_path / ".other.simcse-0123456789ab.tmp"
+    own = tmp_path / ".best.simcse-0123456789ab.tmp"
+    for folder in (other, own):
+        folder.mkdir()
+    with replaced_folder(tmp_path / "best") as new:
+        fill(new, "x")
+    assert names(tmp_path) == [other.name, "best"]
