@@ -243,6 +243,30 @@ def test_a_place_that_others_write_to_is_tried_again(
     assert list(tmp_path.iterdir()) == [target]
 
 
+def test_a_writer_that_comes_between_two_renames_is_put_aside_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was put aside first has to go: nothing can be renamed to where it lies."""
+    target, real, came = tmp_path / "best", Path.rename, []
+
+    def rename(path: Path, to: Path) -> Path:
+        if path.name == "new" and not came:
+            came.append(to)
+            to.mkdir()
+            (to / "a").write_text("another's")
+        return real(path, to)
+
+    target.mkdir()
+    (target / "a").write_text("old")
+    monkeypatch.setattr(files, "_exchanged", lambda one, other: False)
+    monkeypatch.setattr(Path, "rename", rename)
+    with replaced_folder(target) as new:
+        (new / "a").write_text("new")
+    assert came
+    assert (target / "a").read_text() == "new"
+    assert list(tmp_path.iterdir()) == [target]
+
+
 def test_a_failed_rename_puts_the_old_folder_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target, real = tmp_path / "best", Path.rename
 
