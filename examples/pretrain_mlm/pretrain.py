@@ -27,7 +27,7 @@ from simcse.console import Parser, run
 from simcse.display.progress import training_bar
 from simcse.encoder.backends.cpu_training.forward import training_states
 from simcse.encoder.backends.select import bf16_pays, slower_to_train
-from simcse.encoder.loading import quiet_transformers
+from simcse.encoder.quiet import quiet_transformers
 from simcse.errors import ConfigError
 from simcse.files import sha256_of
 from simcse.tokens.batch import TokenBatch

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from simcse.errors import ConfigError, ModelError, SimCSEError
+from simcse.tokens.on_demand import TokenizerOnDemand
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -49,7 +50,7 @@ def dropout_rates(config: PretrainedConfig) -> dict[str, float]:
     }
 
 
-def longest_input(config: PretrainedConfig, tokenizer_limit: int) -> int:
+def longest_input(config: PretrainedConfig, tokenizer_limit: float) -> int:
     """The most tokens, special ones included, that the backbone has positions for and its tokenizer allows.
 
     A backbone without a table of positions (T5), or with -1 of them (XLNet), accepts any number.
@@ -74,7 +75,7 @@ def padding_position(config: PretrainedConfig) -> int | None:
 
 def check_length(
     length: object,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase | TokenizerOnDemand,
     limit: int,
     name: str,
     error: type[SimCSEError] = ConfigError,
@@ -90,7 +91,12 @@ def check_length(
 
 
 def choose_length(
-    asked: int | None, stored: int | None, tokenizer: PreTrainedTokenizerBase, limit: int, name: str, folder: object
+    asked: int | None,
+    stored: int | None,
+    tokenizer: PreTrainedTokenizerBase | TokenizerOnDemand,
+    limit: int,
+    name: str,
+    folder: object,
 ) -> int:
     """The maximum length that is asked for, else the stored one, else all that the backbone accepts.
 

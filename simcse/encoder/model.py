@@ -24,16 +24,18 @@ from simcse.encoder.backends.select import choose_backend, choose_dtype, prepare
 from simcse.encoder.bulk import npy
 from simcse.encoder.device import pick_device
 from simcse.encoder.formats import read_layout, resolve
-from simcse.encoder.loading import load_backbone, load_modules, load_tokenizer, quiet_transformers
+from simcse.encoder.loading import load_backbone, load_modules
 from simcse.encoder.on_demand import BackboneOnDemand
 from simcse.encoder.pooling import check_pooling, pool
 from simcse.encoder.projection import Projection, check_truncate_dim, read_head
 from simcse.encoder.prompts import check_prompts, choose_prompt, with_role
 from simcse.encoder.saving import digest, verified, write_checkpoint
+from simcse.encoder.tokenizer import load_tokenizer
 from simcse.encoder.traits import choose_pooling
 from simcse.errors import ConfigError, DataError
 from simcse.files import replaced_folder
 from simcse.tokens.batch import TokenBatch
+from simcse.tokens.on_demand import TokenizerOnDemand
 from simcse.tokens.tokenize import Tokenize, TokenizeCache
 from simcse.vectors import Quantize
 
@@ -77,7 +79,7 @@ class SentenceEncoder(TellsOtherNames, BackboneOnDemand):
     def __init__(
         self,
         backbone: PreTrainedModel | BertModules,
-        tokenizer: PreTrainedTokenizerBase | None = None,
+        tokenizer: PreTrainedTokenizerBase | TokenizerOnDemand | None = None,
         *,
         pooling: str = "cls",
         projection: Projection | None = None,
@@ -95,14 +97,13 @@ class SentenceEncoder(TellsOtherNames, BackboneOnDemand):
                 "SentenceEncoder.from_pretrained loads"
             )
         check_prompts(prompts or {}, default_prompt_name, ConfigError, "")
-        super().__init__(backbone)
-        self.tokenizer = tokenizer
+        super().__init__(backbone, tokenizer)
         self._tokenizing = TokenizeCache()
         self.pooling = check_pooling(pooling)
         self.projection = projection
         self.name = name
         self.max_length = usual_length(self.backbone_limit) if max_length is None else max_length
-        check_length(self.max_length, self.tokenizer, self.backbone_limit, name)
+        check_length(self.max_length, tokenizer, self.backbone_limit, name)
         self.prompts = dict(prompts or {})
         self.default_prompt_name = default_prompt_name
         self.include_prompt = include_prompt
@@ -158,7 +159,7 @@ class SentenceEncoder(TellsOtherNames, BackboneOnDemand):
         layout = read_layout(folder, with_head=projection is None)
         head = read_head(folder, "pooler.dense") if projection == "pooler" else layout.projection
         place = pick_device(device)
-        with quiet_transformers(), verified(folder, layout.digests, onnx=backend == "onnx"):
+        with verified(folder, layout.digests, onnx=backend == "onnx"):
             modules = None if backend in ("huggingface", "onnx") else load_modules(layout.folder, dropout=dropout)
             backbone = modules or load_backbone(layout.folder, dropout=dropout)
             tokenizer = load_tokenizer(layout.folder, backbone, lower_case=layout.lower_case)
@@ -353,13 +354,14 @@ class SentenceEncoder(TellsOtherNames, BackboneOnDemand):
             ConfigError: the length is out of range, or the prompt leaves no room for a text.
         """
         length = self.max_length if max_length is None else max_length
-        check_length(length, self.tokenizer, self.backbone_limit, self.name)
-        return self._tokenizing(self.tokenizer, length, prompt, pooled=self.include_prompt)
+        check_length(length, self.loaded_tokenizer, self.backbone_limit, self.name)
+        return self._tokenizing(self.loaded_tokenizer, length, prompt, pooled=self.include_prompt)
 
     @property
     def backbone_limit(self) -> int:
         """The most tokens, special ones included, that the backbone has positions for."""
-        return longest_input(self.config, self.tokenizer.model_max_length)
+        config: Any = self.loaded.config
+        return longest_input(config, self.loaded_tokenizer.model_max_length)
 
     @property
     def dimension(self) -> int:

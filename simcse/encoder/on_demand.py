@@ -1,4 +1,4 @@
-"""transformers' own backbone, made once someone asks for it: to import its class takes seconds, and to encode none."""
+"""What transformers has made of a checkpoint, once someone asks for it: its import takes a second, its models more."""
 
 from __future__ import annotations
 
@@ -9,26 +9,32 @@ import torch
 from torch import nn
 
 from simcse.encoder.backends.bert_modules import BertModules
+from simcse.encoder.configuration import whole_config
 from simcse.encoder.loading import new_backbone
+from simcse.tokens.on_demand import TokenizerOnDemand, whole_tokenizer
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = ["BackboneOnDemand", "whole_backbone"]
 
-_making = threading.Lock()  # all threads get the same one
+_making = threading.RLock()  # all threads get the same one
 
 
 class BackboneOnDemand(nn.Module):
-    """A module that has a backbone.
+    """A module that has a backbone and its tokenizer.
 
     Args:
         loaded: a Hugging Face encoder, or the modules that make one once `backbone` is asked for.
+        tokenizer: a Hugging Face tokenizer, or what makes one once `tokenizer` is asked for.
     """
 
-    def __init__(self, loaded: PreTrainedModel | BertModules) -> None:
+    def __init__(
+        self, loaded: PreTrainedModel | BertModules, tokenizer: PreTrainedTokenizerBase | TokenizerOnDemand
+    ) -> None:
         super().__init__()
         self._modules["backbone"] = loaded
+        self.loaded_tokenizer = tokenizer
 
     @property
     def loaded(self) -> nn.Module:
@@ -50,14 +56,28 @@ class BackboneOnDemand(nn.Module):
 
     @property
     def config(self) -> PretrainedConfig:
-        """Of the backbone."""
-        config: Any = self.loaded.config
-        return config  # type: ignore[no-any-return]
+        """The Hugging Face configuration of the backbone."""
+        loaded: Any = self.loaded
+        with _making:
+            loaded.config = whole = whole_config(loaded.config)
+        return whole
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The Hugging Face tokenizer."""
+        with _making:
+            self.loaded_tokenizer = whole = whole_tokenizer(self.loaded_tokenizer)
+        return whole
+
+    @tokenizer.setter
+    def tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.loaded_tokenizer = tokenizer
 
     @property
     def width(self) -> int:
         """D of the token states."""
-        return int(self.config.hidden_size)
+        config: Any = self.loaded.config
+        return int(config.hidden_size)
 
     @property
     def device(self) -> torch.device:
@@ -76,6 +96,7 @@ def whole_backbone(backbone: nn.Module) -> PreTrainedModel:
         return backbone  # type: ignore[return-value]
     from transformers.initialization import no_init_weights
 
+    backbone.config = whole_config(backbone.config)
     with no_init_weights():  # its own modules give way at once
         whole: Any = new_backbone(backbone.config)
     for path, module in backbone.named_modules():

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from simcse.encoder.formats import FORMAT, SETTINGS
 from simcse.encoder.json_files import read_object, within, write_json
-from simcse.encoder.loading import new_backbone, quiet_transformers, takes_pooler
+from simcse.encoder.loading import new_backbone, takes_pooler
 from simcse.encoder.pooling import POOLINGS
 from simcse.encoder.projection import Projection
 from simcse.encoder.prompts import prompts_by_role
+from simcse.encoder.quiet import quiet_transformers
 from simcse.errors import ModelError
 from simcse.files import sha256_of
 

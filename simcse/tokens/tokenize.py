@@ -12,10 +12,13 @@ from tokenizers import Tokenizer
 
 from simcse.errors import ConfigError, DataError
 from simcse.tokens.batch import TokenLists
+from simcse.tokens.on_demand import TokenizerOnDemand, whole_tokenizer
 from simcse.tokens.word_cache import WordCache, splits_at_spaces
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    AnyTokenizer = PreTrainedTokenizerBase | TokenizerOnDemand
 
 __all__ = ["Tokenize", "TokenizeCache", "wrong_element"]
 
@@ -36,7 +39,7 @@ class Tokenize:
         left_out: how many tokens at the beginning do not count in the pooling, as they are the prompt's.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+    def __init__(self, tokenizer: AnyTokenizer, max_length: int) -> None:
         self.max_length = max_length
         self.prompt = ""
         self.left_out = 0
@@ -68,7 +71,8 @@ class Tokenize:
         other = copy.copy(self)
         other.prompt = prompt
         if not pooled:  # a special token behind the prompt stands behind the text then
-            other.left_out = len(ids) - any(token in self._slow.all_special_ids for token in ids[-1:])
+            special = whole_tokenizer(self._slow).all_special_ids
+            other.left_out = len(ids) - any(token in special for token in ids[-1:])
         return other
 
     def __call__(self, texts: Sequence[str]) -> tuple[list[list[int]], int]:
@@ -85,7 +89,7 @@ class Tokenize:
         rows, cut = self._whole(texts)
         for row in rows:
             if len(row) <= self.left_out:
-                row.append(blank(self._slow))
+                row.append(blank(whole_tokenizer(self._slow)))
         return rows, cut
 
     def _whole(self, texts: Sequence[str]) -> tuple[list[list[int]], int]:
@@ -118,10 +122,11 @@ class Tokenize:
                 raise DataError(wrong_element(texts))
         if not texts:
             return [], 0
-        whole = self._slow(list(texts), truncation=False, verbose=False)["input_ids"]
+        tokenizer = whole_tokenizer(self._slow)
+        whole = tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
         long = [row for row, ids in enumerate(whole) if len(ids) > self.max_length]
         if long:
-            cut = self._slow([texts[row] for row in long], truncation=True, max_length=self.max_length)["input_ids"]
+            cut = tokenizer([texts[row] for row in long], truncation=True, max_length=self.max_length)["input_ids"]
             for row, ids in zip(long, cut, strict=True):
                 whole[row] = ids
         return whole, len(long)
@@ -134,7 +139,12 @@ class TokenizeCache:
         self._made: dict[tuple[int, int, int, str, bool], Tokenize] = {}
 
     def __call__(
-        self, tokenizer: PreTrainedTokenizerBase, max_length: int, prompt: str = "", *, pooled: bool = True
+        self,
+        tokenizer: AnyTokenizer,
+        max_length: int,
+        prompt: str = "",
+        *,
+        pooled: bool = True,
     ) -> Tokenize:
         """One with this maximum length and prompt; raises as `Tokenize.prompted`."""
         key = (id(tokenizer), len(tokenizer), max_length, prompt, pooled or not prompt)

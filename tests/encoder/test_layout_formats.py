@@ -17,7 +17,8 @@ from transformers.utils import logging as transformers_logging
 
 from simcse import ModelError, SentenceEncoder
 from simcse.encoder.formats import read_layout, resolve
-from simcse.encoder.loading import load_backbone, quiet_transformers
+from simcse.encoder.loading import load_backbone
+from simcse.encoder.quiet import quiet_transformers
 
 
 def load(folder: str | Path, **options: Any) -> SentenceEncoder:

@@ -1,4 +1,4 @@
-"""A BERT-like checkpoint loads without transformers' models; one is made of the same modules once it is asked for."""
+"""A BERT-like checkpoint loads without transformers; its model is made of the same modules once it is asked for."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from simcse import SentenceEncoder
 from simcse.encoder.backends.bert_modules import BertModules
 from simcse.encoder.backends.bert_weights import KINDS
+from simcse.encoder.configuration import PlainConfig
 from simcse.encoder.loading import load_backbone, load_modules
 from simcse.encoder.on_demand import whole_backbone
+from simcse.tokens.on_demand import TokenizerOnDemand
 
 SHAPE = {
     "vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48,
@@ -203,8 +205,43 @@ def test_copies_and_pickles(folder: Path, sentences: list[str]) -> None:
     expected = encoder.encode(sentences)
     for other in (copy.deepcopy(encoder), pickle.loads(pickle.dumps(encoder))):
         assert isinstance(other.loaded, BertModules)
+        assert isinstance(other.loaded.config, PlainConfig)
+        assert isinstance(other.loaded_tokenizer, TokenizerOnDemand)
         np.testing.assert_array_equal(other.encode(sentences), expected)
         assert other.backbone is not encoder.backbone
+        assert other.config is not encoder.config
+        assert other.tokenizer is not encoder.tokenizer
+        np.testing.assert_array_equal(other.encode(sentences), expected)
+
+
+def test_the_configuration_and_the_tokenizer_are_those_of_transformers_once_they_are_asked_for(folder: Path) -> None:
+    encoder = load(folder)
+    assert isinstance(encoder.loaded.config, PlainConfig)
+    assert isinstance(encoder.config, PretrainedConfig)
+    assert encoder.config is encoder.config is encoder.loaded.config
+    encoder.config.simcse_note = "kept"
+    assert encoder.backbone.config.simcse_note == "kept"
+    assert isinstance(encoder.loaded_tokenizer, TokenizerOnDemand)
+    assert isinstance(encoder.tokenizer, PreTrainedTokenizerBase)
+    assert encoder.tokenizer is encoder.tokenizer is encoder.loaded_tokenizer
+    encoder.tokenizer.add_tokens(["pianos"])
+    assert encoder.tokenize()(["pianos"])[0] == [encoder.tokenizer("pianos")["input_ids"]]
+    other = load(folder).tokenizer
+    encoder.tokenizer = other
+    assert encoder.tokenizer is other
+
+
+def test_what_is_saved_is_the_same_with_and_without(folder: Path, tmp_path: Path) -> None:
+    encoder, exact = load(folder), SentenceEncoder.from_pretrained(
+        folder, pooling="mean", device="cpu", dtype="fp32", backend="huggingface"
+    )  # fmt: skip
+    assert isinstance(exact.loaded_tokenizer, PreTrainedTokenizerBase)
+    shutil.rmtree(folder)  # what was loaded no longer needs it
+    saved = [one.save_pretrained(tmp_path / name) for one, name in ((encoder, "a"), (exact, "b"))]
+    names = [sorted(file.relative_to(place) for file in place.rglob("*") if file.is_file()) for place in saved]
+    assert names[0] == names[1]
+    for name in names[0]:
+        assert (saved[0] / name).read_bytes() == (saved[1] / name).read_bytes(), name
 
 
 def test_a_hook_on_a_module_counts_before_the_backbone_is_there(folder: Path, sentences: list[str]) -> None:
@@ -263,8 +300,8 @@ def test_loading_draws_no_random_numbers(folder: Path) -> None:
 
 
 SLOW = (
-    "transformers.modeling_utils", "torch._dynamo", "torch.distributed.tensor", "accelerate", "sympy", "scipy", "faiss",
-    "datasets", "onnxruntime",
+    "transformers", "huggingface_hub", "httpx", "torch._dynamo", "torch.distributed.tensor", "accelerate", "sympy",
+    "scipy", "faiss", "datasets", "onnxruntime",
 )  # fmt: skip
 FIRST_VECTOR = "from simcse import SentenceEncoder; SentenceEncoder.from_pretrained({0!r}).encode('A first text.')"
 COMMAND = "from simcse.cli import main; assert main(['encode', '--model', {0!r}, '--device', 'cpu']) == 0"

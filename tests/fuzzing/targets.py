@@ -178,12 +178,12 @@ def read_index(folder: Path, name: str) -> None:
 
 def read_layout(folder: Path, name: str) -> None:
     from simcse.encoder import formats
-    from simcse.encoder.loading import read_config
+    from simcse.encoder.configuration import read_config, whole_config
 
     if not name.startswith("simcse"):
         (folder / "simcse.json").unlink(missing_ok=True)
     formats.read_layout(folder)
-    read_config(folder)
+    whole_config(read_config(folder))
 
 
 def read_checkpoint(folder: Path, name: str) -> None:

@@ -30,6 +30,7 @@ from simcse.encoder.backends.cpu_features import cpu_flags, cpu_model
 from simcse.encoder.backends.native.binding import sources_digest
 from simcse.encoder.backends.native.compile import user_folder
 from simcse.encoder.backends.workers import in_parallel, worker_count
+from simcse.encoder.configuration import PlainConfig
 from simcse.errors import ConfigError
 from simcse.files import replaced_file
 from simcse.tokens.batch import TokenBatch
@@ -92,14 +93,13 @@ def shape_of(config: Any) -> Shape | None:
 
 def stand_in(shape: Shape, dtype: torch.dtype) -> BertModules:
     """A BERT of one layer of that shape on the CPU, whose weights are what was in memory."""
-    from transformers import BertConfig
-
-    config = BertConfig(
-        vocab_size=VOCABULARY, hidden_size=shape.width, intermediate_size=shape.inner, num_hidden_layers=1,
-        num_attention_heads=shape.heads, max_position_embeddings=LENGTH,
-    )  # fmt: skip
+    settings = {
+        "vocab_size": VOCABULARY, "hidden_size": shape.width, "intermediate_size": shape.inner, "num_hidden_layers": 1,
+        "num_attention_heads": shape.heads, "max_position_embeddings": LENGTH, "type_vocab_size": 2, "pad_token_id": 0,
+        "hidden_act": "gelu", "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1, "layer_norm_eps": 1e-12,
+    }  # fmt: skip
     with torch.device("meta"):
-        model = BertModules(config)
+        model = BertModules(PlainConfig("bert", settings, Path("config.json")))
     state = {name: torch.empty(weight.shape, dtype=dtype) for name, weight in model.state_dict().items()}
     model.load_state_dict(state, assign=True)
     return model.eval()
