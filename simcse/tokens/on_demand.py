@@ -20,7 +20,7 @@ class TokenizerOnDemand:
     """What `Tokenize` and the checks of a checkpoint ask of a fast tokenizer, by transformers' names.
 
     Args:
-        backend_tokenizer: gives the ids, without padding and truncation.
+        backend_tokenizer: gives the ids, without padding and truncation; it `splits_at_spaces`.
         model_max_length: tokens of a text that it allows.
         make: makes transformers' tokenizer, which gives the same ids.
     """

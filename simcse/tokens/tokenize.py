@@ -48,6 +48,9 @@ class Tokenize:
         self._words: WordCache | None = None
         if not tokenizer.is_fast:
             return
+        if isinstance(tokenizer, TokenizerOnDemand):  # whose settings no one changes
+            self._fast, self._words = tokenizer.backend_tokenizer, WordCache(tokenizer.backend_tokenizer)
+            return
         self._fast = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         self._fast.no_padding()
         self._fast.no_truncation()

@@ -18,6 +18,7 @@ from simcse.encoder.configuration import PlainConfig, read_config
 from simcse.encoder.tokenizer import plain_tokenizer, read_tokenizer
 from simcse.tokens.on_demand import TokenizerOnDemand
 from simcse.tokens.tokenize import Tokenize
+from simcse.tokens.word_cache import splits_at_spaces
 
 TEXTS = [
     "", " ", "A man plays the GUITAR.", "a man\tplays\n\nthe guitar\r\n", "[CLS] a [SEP] b [MASK] [PAD] [UNK]", "[sep]",
@@ -228,3 +229,10 @@ def test_prompts_by_either_tokenizer(folder: Path, include_prompt: bool, sentenc
     assert isinstance(encoder.loaded_tokenizer, TokenizerOnDemand)
     assert isinstance(encoder.tokenizer, PreTrainedTokenizerBase)
     np.testing.assert_array_equal(encoder.encode([*sentences, "", "\u200b"], prompt="the old man: "), plain)
+
+
+def test_a_plain_one_is_its_words_one_after_another(folder: Path) -> None:
+    """`Tokenize` counts on it without looking."""
+    plain = plain_of(folder)
+    assert plain is not None
+    assert splits_at_spaces(plain.backend_tokenizer)
