@@ -42,7 +42,6 @@ class RunDir:
         self.folder = Path(folder)
         self.writes = writes
         self._config = config
-        self.data: Facts = {}
         self._lock = RunLock(self.folder)
         if self.folder.exists() and not self.folder.is_dir():
             raise ConfigError(f"output_dir={self.folder}: is a file, expected a folder or a name that is free")
@@ -77,14 +76,14 @@ class RunDir:
             ConfigError: another run has begun there in the meantime.
             DataError: a line of the log is damaged.
         """
-        self.data = data
+        self.data: Facts = data
         if not self.writes:
             return
         if not self._lock.locked:  # the folder is new
             self._lock.acquire()
             self._find_start("never")  # nobody was faster
-        state = self.load_state() if self.start else {"step": 0}
-        kept = self._logged(state["step"]) if self.start else []
+        state = self.load_state() if self.start else {}
+        kept = self._logged(state["step"]) if state else []
         if state.get("due"):  # its evaluation is done anew, wherever the last try of that was killed
             kept = [record for record in kept if record["step"] < state["step"] or "dev" not in record]
         with replaced_file(self.folder / "config.yaml") as new:
