@@ -127,8 +127,8 @@ def check_options(before: Mapping[str, Any], now: Mapping[str, Any], folder: Pat
     """
     new = flat(now)
     was = {key: value for key, value in flat(TrainConfig().as_dict()).items() if key in new} | flat(before)
-    for key in sorted(set(was) | set(new)):
-        if not {key, key.split(".")[0]} & FREE and was.get(key) != new.get(key):
+    for key in sorted((set(was) | set(new)) - FREE):
+        if was.get(key) != new.get(key):
             raise ConfigError(
                 f"{key} is {new.get(key)!r}, but the run in {folder} was started with {was.get(key)!r}; resume it "
                 "with the same value, or name another output_dir"
@@ -142,12 +142,9 @@ def check_data(before: Facts, now: Facts, names: Mapping[str, Any], folder: Path
         if was == now[name]:
             continue
         old, new = was.get("rows"), now[name].get("rows")
-        found = f"{new} rows, " if new != old else "other content "
-        expected = f"{old} in its place" if new != old else "in its place"
-        raise DataError(
-            f"{names[name]}: holds {found}but the run in {folder} was started with {expected}; give it the "
-            "same data, or name another output_dir"
-        )
+        begun = f"the run in {folder} was started with"
+        found = f"{new} rows, but {begun} {old}" if new != old else f"other content than {begun}"
+        raise DataError(f"{names[name]}: holds {found}; give it the same data, or name another output_dir")
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -157,5 +154,5 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, Mapping) and key not in ("objective_args", "prompts"):
             found.update(flat(value, f"{prefix}{key}."))
         else:
-            found[prefix + key] = value
+            found[f"{prefix}{key}"] = value
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -21,9 +22,9 @@ from simcse.data.arrow import fingerprint
 from simcse.data.pairs import ScoredPairs
 from simcse.evaluation.sts import SEVEN
 from simcse.training import trainer
-from simcse.training.config import DataConfig, TrainConfig
+from simcse.training.config import DataConfig, SourceConfig, TrainConfig
 from simcse.training.interrupt import Interrupted
-from simcse.training.resume import data_facts
+from simcse.training.resume import check_data, check_options, check_whole, data_facts, flat, read_config, seal
 from simcse.training.run import train
 from simcse.training.run_dir import RunDir
 
@@ -82,11 +83,11 @@ Damage = Callable[[Path, Path], object]
 DAMAGES: dict[str, tuple[Damage, type[SimCSEError], str]] = {
     "fewer rows": (
         lambda data, run: shorten(data / "pairs.csv"),
-        DataError, r"pairs\.csv: holds 127 rows, but the run in .*seed-42 was started with 128 in its place",
+        DataError, r"pairs\.csv: holds 127 rows, but the run in .*seed-42 was started with 128; give",
     ),
     "other rows": (
         lambda data, run: swap(data / "pairs.csv"),
-        DataError, r"pairs\.csv: holds other content but the run in .*seed-42 was started with in its place",
+        DataError, r"pairs\.csv: holds other content than the run in .*seed-42 was started with; give",
     ),
     "other dev": (lambda data, run: swap(data / "dev.tsv"), DataError, r"dev\.tsv: holds other content"),
     "no config.yaml": (
@@ -275,3 +276,145 @@ def test_test_sets_are_known_by_all_that_their_scores_depend_on(monkeypatch: pyt
         for side, value in (("a", ["b", "a"]), ("b", ["c", "x"]), ("scores", np.array([1.0, 2.0]))):
             assert facts((number, side, value)) != before
     assert facts((0, "a", ["ab", ""])) != before
+    assert facts((0, "a", ["a", "\ud800"])) != before  # half a character, as JSON may hold it
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def test_facts_are_rows_of_each_source_and_bytes_of_each_file(tmp_path: Path) -> None:
+    """A name at the hub is no file; it has a revision of its own."""
+    files = {name: str(tmp_path / name) for name in ("dev", "dev_corpus", "synonyms")}
+    for name, file in files.items():
+        Path(file).write_text(name)
+    rows = [datasets.Dataset.from_dict({"text": texts}) for texts in (["a", "b"], ["c"])]
+    two, one = ({"rows": len(own), "fingerprint": fingerprint(own)} for own in rows)
+    assert data_facts(DataConfig(train="x", dev="owner/name"), rows[:1]) == {"train": two}
+    assert data_facts(DataConfig(sources=[SourceConfig(), SourceConfig()], **files), rows) == {
+        "sources[0]": two, "sources[1]": one, **{name: {"fingerprint": sha256(name.encode())} for name in files}
+    }  # fmt: skip
+
+
+def sealed(folder: Path) -> dict[str, Any]:
+    (folder / "a").mkdir(parents=True)
+    (folder / "a" / "b").write_bytes(b"content")
+    seal(folder, {"seed": 1}, {"train": {"rows": 2}})
+    files = {"a/b": sha256(b"content")}
+    return {"format": 1, "options": {"seed": 1}, "data": {"train": {"rows": 2}}, "files": files}
+
+
+def test_a_sealed_state_is_read_as_it_was_written(tmp_path: Path) -> None:
+    facts = sealed(tmp_path)
+    assert json.loads((tmp_path / "run.json").read_text()) == facts
+    assert check_whole(tmp_path) == facts
+    del facts["format"]  # the first ones did not say it
+    (tmp_path / "run.json").write_text(json.dumps(facts))
+    assert check_whole(tmp_path) == facts
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("run.json", None, "missing, so the state is not whole; restore a copy"),
+        ("run.json", "{", r"damaged \(JSONDecodeError\); restore a copy"),
+        ("run.json", "null", r"damaged \(TypeError\); restore a copy"),
+        ("run.json", '{"files": {}, "options": {}}', r"damaged \(KeyError\); restore a copy"),
+        ("run.json", '{"files": {}, "options": {}, "data": 5}', r"damaged \(TypeError\); restore a copy"),
+        ("run.json", '{"files": {}, "options": 5, "data": {}}', r"damaged \(TypeError\); restore a copy"),
+        ("run.json", '{"format": 2}', "found format version 2, this program knows 1; upgrade simcse"),
+        ("a/b", None, "missing, so the state is not whole; restore a copy"),
+        (
+            "a/b", "other", f"damaged: its SHA-256 begins with {sha256(b'other')[:8]}, that of the file saved with "
+            f"{sha256(b'content')[:8]}; restore a copy of the folder, or start anew with another output_dir$",
+        ),
+    ],
+)  # fmt: skip
+def test_a_state_that_is_not_whole(tmp_path: Path, name: str, content: str | None, told: str) -> None:
+    sealed(tmp_path)
+    (tmp_path / name).unlink()
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(ModelError, match=rf"^{tmp_path}/{name}: {told}"):
+        check_whole(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a", "x" * 300, "a\0b"])
+def test_what_is_no_file_is_missing(tmp_path: Path, name: str) -> None:
+    facts = sealed(tmp_path)
+    (tmp_path / "run.json").write_text(json.dumps(facts | {"files": {name: ""}}))
+    with pytest.raises(ModelError, match=": missing, so the state is not whole"):
+        check_whole(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, "missing, so nobody can tell whether this is the same run; restore it"),
+        (b"a: [", r"damaged \(ParserError\); restore it"),
+        (b"a: \xff\xfe", r"damaged \(ReaderError\); restore it"),
+        (b"", "found nothing, expected options; restore it"),
+        (b"- a", r"found \['a'\], expected options; restore it, or start anew with another output_dir$"),
+    ],
+)
+def test_a_config_that_cannot_be_read(tmp_path: Path, content: bytes | None, told: str) -> None:
+    (tmp_path / "config.yaml").write_bytes(b"seed: 7")
+    assert read_config(tmp_path) == {"seed": 7}
+    (tmp_path / "config.yaml").unlink()
+    if content is not None:
+        (tmp_path / "config.yaml").write_bytes(content)
+    with pytest.raises(ConfigError, match=rf"^{tmp_path}/config\.yaml: {told}"):
+        read_config(tmp_path)
+
+
+def test_options_of_the_run_that_was(tmp_path: Path) -> None:
+    """Those that decide what it becomes; what came after it had its default then, and what has gone counts, too."""
+    options = TrainConfig().as_dict()
+
+    def compare(before: dict[str, Any], now: dict[str, Any]) -> None:
+        check_options(options | before, options | now, tmp_path)
+
+    free = {"save_every": 7, "resume": "auto", "output_dir": "x", "teacher": options["teacher"] | {"cache": "x"}}
+    compare({}, free | {"trackers": ["wandb"]})
+    teacher = {key: value for key, value in options["teacher"].items() if key != "temperature"}
+    compare({"teacher": teacher}, {})
+    for before, now, told in (
+        ({}, {"temperature": 1.0}, "temperature is 1.0, but the run in {} was started with 0.05; resume it"),
+        ({"teacher": teacher}, {"teacher": teacher | {"temperature": 9.0}}, "teacher.temperature is 9.0, but the run"),
+        ({"gone": 1}, {}, "gone is None, but the run in {} was started with 1; resume it with the same value, or name"),
+        ({}, {"new": 1}, "new is 1, but the run in {} was started with None; resume it with the same value, or name"),
+        ({"objective_args": {"a": 1}}, {"objective_args": {"b": 1}}, "objective_args is {{'b': 1}}, but"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            compare(before, now)
+        assert str(caught.value).startswith(told.format(tmp_path))
+
+
+def test_options_by_dotted_name() -> None:
+    """Values that users name themselves stay together; YAML knows names that are no texts."""
+    nested = {
+        "a": 1,
+        5: None,
+        "b": {"c": 2, "d": {"e": 3}},
+        "objective_args": {"x": 1},
+        "data": {"prompts": {"query": "q"}},
+    }
+    flattened = {"a": 1, "5": None, "b.c": 2, "b.d.e": 3, "objective_args": {"x": 1}, "data.prompts": {"query": "q"}}
+    assert flat(nested) == flattened
+
+
+def test_data_of_the_run_that_was(tmp_path: Path) -> None:
+    """Each file is compared; one that the run did not have is another one."""
+    before = {"train": {"rows": 3, "fingerprint": "a"}, "dev": {"fingerprint": "b"}}
+    names = {"train": "t.csv", "dev": "d.csv", "synonyms": "s.csv"}
+    check_data(before, before, names, tmp_path)
+    other = f"holds other content than the run in {tmp_path} was started with; give it the same data, or name another"
+    for name, now, told in (
+        ("train", {"rows": 4}, f"t.csv: holds 4 rows, but the run in {tmp_path} was started with 3; give it the same"),
+        ("train", {"rows": 3}, f"t.csv: {other}"),
+        ("dev", {}, f"d.csv: {other}"),
+        ("synonyms", {}, f"s.csv: {other}"),
+    ):
+        with pytest.raises(DataError) as caught:
+            check_data(before, before | {name: now | {"fingerprint": "x"}}, names, tmp_path)
+        assert str(caught.value).startswith(told)

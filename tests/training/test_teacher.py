@@ -178,7 +178,7 @@ def test_another_teacher_is_another_run(tiny_bert: Path, teacher: Path, files: P
     some = config(tiny_bert, files, tmp_path / "run", teacher=options, max_steps=4)
     stopped_after(some, 3)
     SentenceEncoder.from_pretrained(tiny_bert, pooling="mean", device="cpu").save_pretrained(copy)
-    with pytest.raises(DataError, match=r"teacher: holds other content but the run in .* was started"):
+    with pytest.raises(DataError, match=r"teacher: holds other content than the run in .* was started"):
         train(dataclasses.replace(some, resume="auto"))
 
 
