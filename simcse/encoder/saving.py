@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from simcse.data.opening import is_there
 from simcse.encoder.formats import FORMAT, SETTINGS
 from simcse.encoder.json_files import read_object, within, write_json
 from simcse.encoder.loading import new_backbone, takes_pooler
@@ -160,7 +161,7 @@ def check_digests(folder: Path, digests: Mapping[str, str]) -> None:
     """Raise a ModelError if a file is missing, or not the one that was saved."""
     for name, said in digests.items():
         file = within(folder, Path(name).parent.as_posix(), folder / SETTINGS) / Path(name).name
-        if not file.is_file():
+        if not (is_there(file) and file.is_file()):
             raise ModelError(f"{file}: missing; the checkpoint is incomplete")
         if sha256_of(file) != said:
             raise ModelError(

@@ -11,13 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from tiny import build_encoder
-from transformers import AutoModel, AutoTokenizer
+from torch import nn
+from transformers import AlbertConfig, AutoModel, AutoTokenizer, DistilBertConfig
 
 from simcse import ConfigError, ModelError, SentenceEncoder
+from simcse.encoder.formats import FORMAT
+from simcse.encoder.loading import new_backbone
 from simcse.encoder.projection import Projection
-from simcse.encoder.saving import verified
+from simcse.encoder.saving import add_digests, digest, pooler_weights, verified
+from simcse.files import sha256_of
 
 
 def load(folder: Path, **options: Any) -> SentenceEncoder:
@@ -126,6 +131,13 @@ def test_a_graph_counts_for_the_backend_that_reads_it(saved: Path) -> None:
         pass
 
 
+def test_digests_of_names_that_no_file_can_have(saved: Path) -> None:
+    for name in ("x" * 300, "a/" + "x" * 300, "a\0b"):
+        change(saved / "simcse.json", sha256={name: "0"})
+        with pytest.raises(ModelError, match="missing"):
+            load(saved)
+
+
 def test_digests_lead_to_no_file_outside(saved: Path, tmp_path: Path) -> None:
     (tmp_path / "outside").write_text("")
     for name in ("../outside", str(tmp_path / "outside"), "a/../../outside"):
@@ -201,3 +213,107 @@ def test_truncate_dim_of_from_pretrained(tiny_bert: Path, tmp_path: Path, senten
             load(folder, truncate_dim=kept)
     with pytest.raises(ConfigError, match=r"truncate_dim is 33, expected 1 to 32, all of .*whole"):
         load(folder, truncate_dim=33)
+
+
+def test_entry_by_entry_what_others_read(tiny_bert: Path, tmp_path: Path) -> None:
+    """Names and values are those of sentence-transformers, in all of its versions; `simcse.json` vouches for files."""
+
+    def written(encoder: SentenceEncoder, folder: Path) -> dict[str, Any]:
+        encoder.save_pretrained(folder)
+        found = {file.relative_to(folder).as_posix(): json.loads(file.read_text()) for file in folder.rglob("*.json")}
+        digests = found["simcse.json"].pop("sha256")
+        heads = {name for name in found if name.endswith("_Dense/config.json")}
+        heads |= {name.replace("config.json", "model.safetensors") for name in heads}
+        own = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+        assert digests == {name: sha256_of(folder / name) for name in own | heads}
+        assert found["sentence_bert_config.json"] == {"max_seq_length": 64, "do_lower_case": False}
+        kinds = [folder.name.partition("_")[2] for folder in sorted(folder.iterdir()) if folder.is_dir()]
+        assert found["modules.json"] == [
+            {
+                "idx": i,
+                "name": str(i),
+                "path": f"{i}_{kind}" if i else "",
+                "type": f"sentence_transformers.models.{kind}",
+            }
+            for i, kind in enumerate(["Transformer", *kinds])
+        ]
+        return found | {"modules.json": kinds}
+
+    def pooling(mode: str, *, include_prompt: bool = True) -> dict[str, Any]:
+        modes = {f"pooling_mode_{name}": name == mode for name in ("cls_token", "mean_tokens", "lasttoken")}
+        return {"word_embedding_dimension": 32, **modes, "include_prompt": include_prompt}
+
+    nothing = {"prompts": {}, "default_prompt_name": None, "truncate_dim": None}
+    for name, mode in (("cls", "cls_token"), ("last_token", "lasttoken"), ("mean", "mean_tokens")):
+        found = written(load(tiny_bert, pooling=name), tmp_path / name)
+        assert found["modules.json"] == ["Pooling", "Normalize"]
+        assert found["1_Pooling/config.json"] == pooling(mode)
+        assert not found["config.json"].get("output_hidden_states")
+        assert found["config_sentence_transformers.json"] == {"similarity_fn_name": "cosine"} | nothing
+        ours = {"format": FORMAT, "pooling": name, "projection": None, "max_length": 64, "include_prompt": True}
+        assert found["simcse.json"] == ours | nothing
+    encoder = load(tiny_bert, pooling="first_last_mean", truncate_dim=10)
+    encoder.projection, encoder.include_prompt = Projection(32, 16, "GELU"), False
+    encoder.prompts, encoder.default_prompt_name = {"query": "q: ", "passage": "p: "}, "query"
+    found = written(encoder, tmp_path / "all")
+    assert found["modules.json"] == ["WeightedLayerPooling", "Pooling", "Dense", "Normalize"]
+    layers = {"word_embedding_dimension": 32, "layer_start": 1, "num_hidden_layers": 2}
+    assert found["1_WeightedLayerPooling/config.json"] == layers
+    weights = load_file(tmp_path / "all" / "1_WeightedLayerPooling" / "model.safetensors")
+    assert {name: value.tolist() for name, value in weights.items()} == {"layer_weights": [1, 1]}
+    assert found["config.json"]["output_hidden_states"] is True
+    assert found["2_Pooling/config.json"] == pooling("mean_tokens", include_prompt=False)
+    assert found["3_Dense/config.json"] == {
+        "in_features": 32, "out_features": 16, "bias": True, "activation_function": "torch.nn.modules.activation.GELU"
+    }  # fmt: skip
+    shared = {"prompts": encoder.prompts, "default_prompt_name": "query", "truncate_dim": 10}
+    by_role = encoder.prompts | {"document": "p: "}
+    assert found["config_sentence_transformers.json"] == {"similarity_fn_name": "cosine"} | shared | {
+        "prompts": by_role
+    }
+    ours = {"format": FORMAT, "pooling": "first_last_mean", "projection": "3_Dense", "max_length": 64}
+    assert found["simcse.json"] == ours | shared | {"include_prompt": False}
+
+
+def test_a_pooler_is_the_head_where_both_do_the_same(tiny_bert: Path) -> None:
+    """Else zeros, which say nothing, in the backbone's type. ALBERT's pooler has its activation beside it."""
+    shape = {"vocab_size": 99, "embedding_size": 8, "hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 8}
+    albert = new_backbone(AlbertConfig(**shape))
+    bert = load(tiny_bert).backbone
+    for backbone, place in ((bert, "pooler.dense"), (albert, "pooler")):
+        head = Projection(32)
+        for value in (head.linear.weight, head.linear.bias):
+            nn.init.normal_(value)
+        found = pooler_weights(backbone, head)
+        assert found.keys() == {f"{place}.weight", f"{place}.bias"}
+        assert all(torch.equal(found[f"{place}.{name}"], value) for name, value in head.linear.state_dict().items())
+        for other in (None, Projection(32, 16), Projection(32, activation="ReLU")):
+            found = pooler_weights(backbone, other)
+            assert {name: (tuple(value.shape), value.any().item()) for name, value in found.items()} == {
+                f"{place}.weight": ((32, 32), False), f"{place}.bias": ((32,), False)
+            }  # fmt: skip
+    assert {value.dtype for value in pooler_weights(bert.bfloat16(), None).values()} == {torch.bfloat16}
+    without = new_backbone(DistilBertConfig(vocab_size=99, dim=8, hidden_dim=8, n_layers=1, n_heads=1))
+    assert pooler_weights(without, Projection(8)) == {}
+
+
+def test_digests_of_more_files(saved: Path) -> None:
+    before = json.loads((saved / "simcse.json").read_text())
+    (saved / "onnx").mkdir()
+    for name in ("b", "a"):
+        (saved / "onnx" / name).write_text(name)
+    add_digests(saved, [saved / "onnx" / "b", saved / "onnx" / "a"])
+    after = json.loads((saved / "simcse.json").read_text())
+    assert list(after["sha256"])[-2:] == ["onnx/a", "onnx/b"]
+    more = {f"onnx/{name}": sha256_of(saved / "onnx" / name) for name in ("a", "b")}
+    assert after == before | {"sha256": before["sha256"] | more}
+
+
+def test_a_digest_is_of_settings_names_and_weights() -> None:
+    """An index holds the one of its encoder: that of a version before this one still counts."""
+    state = {"w": torch.arange(6.0).view(2, 3)}
+    assert digest("s", state) == "5e695aa63c097fd3"
+    for same in (state["w"].bfloat16(), state["w"].T.contiguous().T):
+        assert digest("s", {"w": same}) == digest("s", state)
+    for settings, other in (("t", state), ("s", {"v": state["w"]}), ("s", {"w": state["w"] + 1}), ("s", {})):
+        assert digest(settings, other) != digest("s", state)
