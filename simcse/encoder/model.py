@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from simcse import uncollected
 from simcse.argument_names import TellsOtherNames, knows_other_names
 from simcse.encoder import encode as inference
 from simcse.encoder.backbone import check_length, choose_length, longest_input, usual_length
@@ -159,7 +160,7 @@ class SentenceEncoder(TellsOtherNames, BackboneOnDemand):
         layout = read_layout(folder, with_head=projection is None)
         head = read_head(folder, "pooler.dense") if projection == "pooler" else layout.projection
         place = pick_device(device)
-        with verified(folder, layout.digests, onnx=backend == "onnx"):
+        with uncollected(), verified(folder, layout.digests, onnx=backend == "onnx"):
             modules = None if backend in ("huggingface", "onnx") else load_modules(layout.folder, dropout=dropout)
             backbone = modules or load_backbone(layout.folder, dropout=dropout)
             tokenizer = load_tokenizer(layout.folder, backbone, lower_case=layout.lower_case)

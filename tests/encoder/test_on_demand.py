@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import json
 import pickle
 import shutil
@@ -19,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from simcse import SentenceEncoder
+from simcse import ModelError, SentenceEncoder
 from simcse.encoder.backends.bert_modules import BertModules
 from simcse.encoder.backends.bert_weights import KINDS
 from simcse.encoder.configuration import PlainConfig
@@ -312,3 +313,17 @@ def test_the_first_vector_needs_no_slow_import(minilm: Path, code: str) -> None:
     code = f"{code.format(str(minilm))}; import sys; print([m for m in {SLOW} if m in sys.modules], file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", code], input=b"A first text.\n", capture_output=True, check=True)
     assert done.stderr.decode().splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("collects", [True, False])
+def test_loading_leaves_the_collector_of_garbage_as_it_was(folder: Path, collects: bool) -> None:
+    (gc.enable if collects else gc.disable)()
+    try:
+        load(folder)
+        assert gc.isenabled() == collects
+        (folder / "model.safetensors").write_bytes(b"")
+        with pytest.raises(ModelError):
+            load(folder)
+        assert gc.isenabled() == collects
+    finally:
+        gc.enable()
