@@ -124,8 +124,8 @@ def contestants(model: str, instructions: InstructionSet) -> dict[str, Any]:
 
 
 def with_integers(instructions: InstructionSet) -> InstructionSet | None:
-    """Those of the same kernel that multiply integers; None where this CPU has none."""
-    same = (one for one in INSTRUCTION_SETS if one.kernel == instructions.kernel and one.integers)
+    """Those of the same vectors that multiply integers; None where this CPU has none."""
+    same = (one for one in INSTRUCTION_SETS if one.headers == instructions.headers and one.integers)
     return next((one for one in same if one.flags <= cpu_flags()), None)
 
 

@@ -53,7 +53,7 @@ def compare(
         seed: of the bootstrap
         format: text, or json; auto is text on a terminal, and json where output is piped
         device: auto, cpu, cuda, cuda:1, ...
-        dtype: precision: auto (bf16 where the device computes in it, else fp32), fp32, bf16, fp16, int8 (AMX, VNNI)
+        dtype: precision: auto (bf16 where the device computes in it, else fp32), fp32, bf16, fp16, int8 (AVX2, AMX)
     """
     from simcse.evaluation.comparison import as_json, as_tables, check_recipe, sides_of
     from simcse.evaluation.statistics import check_confidence, compare_encoders

@@ -137,7 +137,7 @@ def mine(
         candidates: nearest texts looked at for each anchor
         kind: of the index, as for index build
         device: auto, cpu, cuda, cuda:1, ...
-        dtype: precision: auto (bf16 where the device computes in it, else fp32), fp32, bf16, fp16, int8 (AMX, VNNI)
+        dtype: precision: auto (bf16 where the device computes in it, else fp32), fp32, bf16, fp16, int8 (AVX2, AMX)
     """
     from simcse.data.readers import read_texts
     from simcse.files import check_writable
@@ -185,7 +185,7 @@ def paraphrases(
         id_column: the column that holds the id; default id or _id
         format: text, or json; auto is text on a terminal, and json where output is piped
         device: auto, cpu, cuda, cuda:1, ...
-        dtype: precision: auto (bf16 where the device computes in it, else fp32), fp32, bf16, fp16, int8 (AMX, VNNI)
+        dtype: precision: auto (bf16 where the device computes in it, else fp32), fp32, bf16, fp16, int8 (AVX2, AMX)
     """
     from simcse.data.readers import read_identified
     from simcse.search.tools.paraphrases import paraphrases as found

@@ -64,7 +64,7 @@ def encode(
         normalize: scale vectors to length 1
         resume: go on with an unfinished output of the same model and texts
         device: auto, cpu, cuda, cuda:1, ...
-        dtype: precision: auto (bf16 where the device computes in it, else fp32), fp32, bf16, fp16, int8 (AMX, VNNI)
+        dtype: precision: auto (bf16 where the device computes in it, else fp32), fp32, bf16, fp16, int8 (AVX2, AMX)
         engine: local, or ray for parquet files in and a folder of parquet files out, by workers of a cluster that may
             fail on the way
         workers: encoders at work at the same time, with engine ray
@@ -154,7 +154,7 @@ def similarity(
             standard input, two texts a line with a tab between them
         format: text, or json (an object a line); auto is text on a terminal, and json where output is piped
         device: auto, cpu, cuda, cuda:1, ...
-        dtype: precision: auto (bf16 where the device computes in it, else fp32), fp32, bf16, fp16, int8 (AMX, VNNI)
+        dtype: precision: auto (bf16 where the device computes in it, else fp32), fp32, bf16, fp16, int8 (AVX2, AMX)
     """
     if (pairs is None) == (not texts):
         raise ConfigError("similarity: expected either two or more texts, or --pairs FILE")

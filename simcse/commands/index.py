@@ -61,7 +61,7 @@ def build(
             remembers it
         overwrite: replace an index that is there already, when the new one is done
         device: auto, cpu, cuda, cuda:1, ...
-        dtype: precision: auto (bf16 where the device computes in it, else fp32), fp32, bf16, fp16, int8 (AMX, VNNI)
+        dtype: precision: auto (bf16 where the device computes in it, else fp32), fp32, bf16, fp16, int8 (AVX2, AMX)
     """
     from simcse.display.progress import progress
     from simcse.search.tools.build import build_from_files, check_files, check_output, count_rows
@@ -123,7 +123,7 @@ def search(
         format: text, or json; auto is text on a terminal, and json where output is piped
         model: the encoder that built the index; default the name in its manifest
         device: auto, cpu, cuda, cuda:1, ...
-        dtype: precision: auto (bf16 where the device computes in it, else fp32), fp32, bf16, fp16, int8 (AMX, VNNI)
+        dtype: precision: auto (bf16 where the device computes in it, else fp32), fp32, bf16, fp16, int8 (AVX2, AMX)
     """
     from simcse.data.readers import read_texts
     from simcse.search.filters import parse_conditions
@@ -173,7 +173,7 @@ def add(
         metadata_columns: columns to keep as metadata; default all others
         model: the encoder that built the index; default the name in its manifest
         device: auto, cpu, cuda, cuda:1, ...
-        dtype: precision: auto (bf16 where the device computes in it, else fp32), fp32, bf16, fp16, int8 (AMX, VNNI)
+        dtype: precision: auto (bf16 where the device computes in it, else fp32), fp32, bf16, fp16, int8 (AVX2, AMX)
     """
     from simcse.display.progress import progress
     from simcse.search.tools.build import check_files, count_rows, stream_files

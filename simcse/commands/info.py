@@ -16,7 +16,7 @@ def info(model: str, *, device: str = "auto", dtype: str = "auto", format: Forma
     Args:
         model: a run's folder, a checkpoint, or a hub id
         device: auto, cpu, cuda, cuda:1, ...
-        dtype: precision: auto (bf16 where the device computes in it, else fp32), fp32, bf16, fp16, int8 (AMX, VNNI)
+        dtype: precision: auto (bf16 where the device computes in it, else fp32), fp32, bf16, fp16, int8 (AVX2, AMX)
         format: text, or json; auto is text on a terminal, and json where output is piped
     """
     facts = facts_of(model, device, dtype)

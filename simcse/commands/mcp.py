@@ -18,7 +18,7 @@ def mcp(index: str, *, model: str | None = None, device: str = "auto", dtype: st
         index: folder of the index
         model: the encoder that built the index; default the name in its manifest
         device: auto, cpu, cuda, cuda:1, ...
-        dtype: precision: auto (bf16 where the device computes in it, else fp32), fp32, bf16, fp16, int8 (AMX, VNNI)
+        dtype: precision: auto (bf16 where the device computes in it, else fp32), fp32, bf16, fp16, int8 (AVX2, AMX)
     """
     from simcse.integrations.mcp import create_server
 

@@ -48,7 +48,7 @@ def plot(
         max_texts: the first so many texts of the corpus
         formats: png, svg; default both
         device: auto, cpu, cuda, cuda:1, ...
-        dtype: precision: auto (bf16 where the device computes in it, else fp32), fp32, bf16, fp16, int8 (AMX, VNNI)
+        dtype: precision: auto (bf16 where the device computes in it, else fp32), fp32, bf16, fp16, int8 (AVX2, AMX)
     """
     from simcse.evaluation.plots.figures import Drawer, Sources, choose
     from simcse.evaluation.plots.style import FORMATS, check_formats, save

@@ -49,7 +49,7 @@ def postprocess(
         pooling: cls, mean, last_token, first_last_mean or top2_mean; default what the checkpoint says
         column: the column that holds the text; default text, or the only one
         device: auto, cpu, cuda, cuda:1, ...
-        dtype: precision: auto (bf16 where the device computes in it, else fp32), fp32, bf16, fp16, int8 (AMX, VNNI)
+        dtype: precision: auto (bf16 where the device computes in it, else fp32), fp32, bf16, fp16, int8 (AVX2, AMX)
     """
     from simcse.data.readers import read_texts
     from simcse.evaluation.postprocess import fit

@@ -50,7 +50,7 @@ def serve(
             and loopback addresses, such as that of a proxy, separated by commas; under any other name a page of the
             web could read the index. On 0.0.0.0 every address and the machine's name are answered, too
         device: auto, cpu, cuda, cuda:1, ...
-        dtype: precision: auto (bf16 where the device computes in it, else fp32), fp32, bf16, fp16, int8 (AMX, VNNI)
+        dtype: precision: auto (bf16 where the device computes in it, else fp32), fp32, bf16, fp16, int8 (AVX2, AMX)
         map_points: texts on the map of the corpus, at most
         max_body: bytes of a request
         max_text: characters of a text

@@ -145,7 +145,7 @@ class SentenceEncoder(TellsOtherNames, BackboneOnDemand):
                 computes in it, else fp32; int8 is auto, with the backend int8.
             backend: what computes token states in `encode`: "huggingface" (the backbone's own forward pass), "torch"
                 (BERT and its kin without padding), "native" (their layers by a kernel for AMX, AVX-512 or AVX2),
-                "int8" (linear maps in 8-bit integers, on CPUs with AMX or VNNI), "onnx" (the graph that
+                "int8" (linear maps in 8-bit integers, on CPUs with AMX, VNNI or AVX2), "onnx" (the graph that
                 `simcse export --format onnx` wrote, in fp32 on the CPU), "cuda_varlen" (BERT and its kin by torch's
                 variable-length attention, in bf16 or fp16 on CUDA); auto is the fastest of the first three that can
                 compute the model.

@@ -1,9 +1,10 @@
-"""A layer's linear maps in 8-bit integers, for encoding on CPUs that multiply them faster (AMX, VNNI).
+"""A layer's linear maps in 8-bit integers, for encoding on CPUs that multiply them faster (AMX, VNNI, AVX2).
 
 The native kernel takes all four, and gives each row of an input a scale of its own, so a vector never depends on the
 texts encoded beside it; attention's own products stay as they are. Channels of an input with large values would cost
 the others their precision: half of their size moves over into the weights (SmoothQuant, arXiv 2211.10438, alpha 0.5),
-whose scales are one an output channel. How large channels are is seen once, on sentences of our own.
+whose scales are one an output channel. How large channels are is seen once, on sentences of our own. Where products
+are added in 16 bits before they are in 32 (AVX2 without VNNI), weights are rounded to numbers whose sums fit there.
 
 For weights that the kernel does not take, oneDNN multiplies the feed-forward sublayers, two thirds of a layer, with
 scales fixed on the same sentences. A few channels of the inner width, which would set the scale of all, stay as they
@@ -40,6 +41,7 @@ LEAST_GELU = -0.17  # gelu goes no lower: what 0 stands for in the inner width
 MARGIN = 1.1  # above the largest input seen
 OUTLIERS = 16  # channels of the inner width that stay as they are: their gelu can be twenty times that of all others
 MIDDLE = 128  # the unsigned input that stands for 0
+MOST_IN_16_BITS = (2**15 - 1) // 255  # sum of weights, each times an input of at most 255, that fits into 16 bits
 
 CALIBRATION = (
     "A man is playing the guitar on a small stage in front of his friends.",
@@ -112,10 +114,34 @@ def calibrate(weights: BertWeights, calibration: TokenBatch) -> list[ActivationR
     ]
 
 
-def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """(out, in) weights as int8, and the scale of each row (out,)."""
+def quantize_weight(weight: Tensor, in_16_bits: int = 0) -> tuple[Tensor, Tensor]:
+    """(out, in) weights as int8, and the scale of each row (out,).
+
+    Args:
+        weight: (out, in).
+        in_16_bits: as in `InstructionSet`: no sum of so many products, whatever the inputs, leaves 16 bits then.
+    """
     scales = weight.abs().amax(1).clamp(min=1e-12) / 127
-    return (weight / scales[:, None]).round().to(torch.int8), scales
+    if in_16_bits:
+        scales = torch.maximum(scales, largest_sums(weight, in_16_bits) / MOST_IN_16_BITS)
+        while ((over := largest_sums(rounded(weight, scales), in_16_bits) / MOST_IN_16_BITS) > 1).any():
+            scales = scales * over.clamp(min=1)  # rounding made a sum a little larger
+    return rounded(weight, scales).to(torch.int8), scales
+
+
+def rounded(weight: Tensor, scales: Tensor) -> Tensor:
+    """(out, in) weights in whole numbers of each row's scale (out,)."""
+    return (weight / scales[:, None]).round()
+
+
+def largest_sums(weight: Tensor, lines: int) -> Tensor:
+    """(out,) the largest sum of weights of one sign that `lines` lines of a panel add up in 16 bits.
+
+    A line has four inputs of each output: two products go into one sum, and two into another.
+    """
+    sums = weight.reshape(len(weight), -1, lines, 2, 2)  # (out, block, line, sum, product)
+    positive, negative = (part.sum((2, 4)).flatten(1).amax(1) for part in (sums.clamp(min=0), (-sums).clamp(min=0)))
+    return torch.maximum(positive, negative)
 
 
 def smoothing_scales(weight: Tensor, seen: Tensor) -> Tensor:
@@ -145,17 +171,19 @@ class QuantizedLinear(NamedTuple):
     smoothing: Tensor | None
 
 
-def quantize_linear(weight: Tensor, bias: Tensor, seen: Tensor | None = None) -> QuantizedLinear:
+def quantize_linear(
+    weight: Tensor, bias: Tensor, seen: Tensor | None = None, *, in_16_bits: int = 0
+) -> QuantizedLinear:
     """A linear map (out, in) in integers; `seen` (in,) is the largest |x| of each channel, None if they are alike."""
     weight = weight.float()
     smooth = torch.ones(weight.shape[1]) if seen is None else smoothing_scales(weight, seen)
-    whole, scales = quantize_weight(weight * smooth)
+    whole, scales = quantize_weight(weight * smooth, in_16_bits)
     return QuantizedLinear(whole, bias.float(), scales, 1 / smooth)
 
 
-def quantize_hidden_to_output(weight: Tensor, bias: Tensor) -> QuantizedLinear:
+def quantize_hidden_to_output(weight: Tensor, bias: Tensor, *, in_16_bits: int = 0) -> QuantizedLinear:
     """The map (D, I) of the inner width, whose integers 0..255 begin at `LEAST_GELU`: the bias holds what that adds."""
-    whole, scales = quantize_weight(weight.float())
+    whole, scales = quantize_weight(weight.float(), in_16_bits)
     return QuantizedLinear(whole, bias.float() + LEAST_GELU * scales * whole.sum(1), scales, None)
 
 

@@ -96,8 +96,10 @@ def why_not(backbone: nn.Module, backend: str) -> str | None:
     device = next(backbone.parameters()).device
     if backend == "int8" and device.type != "cpu":
         return f"integers are multiplied on the CPU alone, not on {device.type}"
-    if backend == "int8" and not has_int8_products():
-        return f"this CPU has none of {', '.join(sorted(INT8_PRODUCTS))}: sums of 8-bit products overflow"
+    if backend == "int8" and not has_int8_products() and (reason := unfit(weights, int8=True)) is not None:
+        return (
+            f"torch's sums of 8-bit products overflow on a CPU without {', '.join(sorted(INT8_PRODUCTS))}, and {reason}"
+        )
     if backend == "native" and (reason := unfit(weights)) is not None:
         return reason
     return slower_than_fp32(backbone, backend)

@@ -8,17 +8,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
 from simcse import ConfigError, SentenceEncoder, cli, console
 from simcse.encoder.backends import select
 from simcse.encoder.backends.cpu_features import INT8_PRODUCTS, has_int8_products
-from simcse.encoder.backends.int8 import ActivationRange, OnednnFeedForward, OnednnLinear
+from simcse.encoder.backends.int8 import ActivationRange, OnednnFeedForward, OnednnLinear, quantize_weight
+from simcse.encoder.backends.native import instruction_sets
+from simcse.encoder.backends.native.binding import load_kernel
+from simcse.encoder.backends.native.instruction_sets import AVX2, best_instruction_set
 
 ROOT = Path(__file__).parents[3]
 NONE = f"needs a CPU with one of {', '.join(sorted(INT8_PRODUCTS))}: sums of 8-bit products overflow on this one"
 exact8 = pytest.mark.skipif(not has_int8_products(), reason=NONE)
+served = pytest.mark.skipif(
+    not has_int8_products() and load_kernel(best_instruction_set(torch.float32, int8=True)) is None,
+    reason=f"{NONE}, and there is no kernel for it",
+)
 
 
 def thinned(weight: Tensor) -> Tensor:
@@ -122,7 +131,7 @@ def test_outlying_channels_of_the_inner_width(dtype: torch.dtype) -> None:
     assert (got - exact).norm() / spread.norm() < (0.04 if dtype == torch.float32 else 0.15)
 
 
-@exact8
+@served
 def test_near_the_exact_vectors(minilm: Path, sentences: list[str]) -> None:
     exact = SentenceEncoder.from_pretrained(minilm, device="cpu", dtype="fp32").encode(sentences)
     encoder = SentenceEncoder.from_pretrained(minilm, device="cpu", dtype="int8")
@@ -130,21 +139,54 @@ def test_near_the_exact_vectors(minilm: Path, sentences: list[str]) -> None:
     assert 0.98 < cosines.min() < 0.99999
 
 
-@exact8
-def test_vectors_are_batch_invariant(tiny_bert: Path, sentences: list[str]) -> None:
-    encoder = SentenceEncoder.from_pretrained(tiny_bert, pooling="mean", device="cpu", dtype="int8")
+@pytest.mark.parametrize("fixture", [pytest.param("tiny_bert", marks=exact8), pytest.param("minilm", marks=served)])
+def test_vectors_are_batch_invariant(fixture: str, sentences: list[str], request: pytest.FixtureRequest) -> None:
+    folder = request.getfixturevalue(fixture)
+    encoder = SentenceEncoder.from_pretrained(folder, pooling="mean", device="cpu", dtype="int8")
     together = encoder.encode(sentences * 20)
     alone = np.stack([encoder.encode(text) for text in sentences[:8]])
     np.testing.assert_allclose(together[:8], alone, atol=0.02)  # bf16 attention, whose order of sums varies
 
 
-@exact8
-def test_weights_changed_are_seen(tiny_roberta: Path, sentences: list[str]) -> None:
-    encoder = SentenceEncoder.from_pretrained(tiny_roberta, pooling="mean", device="cpu", dtype="int8")
+@pytest.mark.parametrize("fixture", [pytest.param("tiny_roberta", marks=exact8), pytest.param("minilm", marks=served)])
+def test_weights_changed_are_seen(fixture: str, sentences: list[str], request: pytest.FixtureRequest) -> None:
+    folder = request.getfixturevalue(fixture)
+    encoder = SentenceEncoder.from_pretrained(folder, pooling="mean", device="cpu", dtype="int8")
     before = encoder.encode(sentences)
     with torch.no_grad():
         encoder.backbone.encoder.layer[0].output.dense.weight *= -30
     assert np.abs(encoder.encode(sentences) - before).max() > 1e-2
+
+
+@settings(deadline=None)
+@given(
+    out=st.integers(1, 5), blocks=st.integers(1, 4), seed=st.integers(0, 999),
+    kind=st.sampled_from(["normal", "equal", "one sign", "outlier", "zeros"]),
+)  # fmt: skip
+@pytest.mark.parametrize("lines", [1, 2, 4, 8, 16])
+def test_sums_of_products_fit_into_16_bits(lines: int, out: int, blocks: int, seed: int, kind: str) -> None:
+    """Of whatever inputs of 0..255: those of the largest sum have 255 for weights of one sign, and 0 for the others."""
+    weight = torch.randn(out, 64 * blocks, generator=torch.Generator().manual_seed(seed))
+    weight = {"normal": weight, "equal": weight.sign(), "one sign": weight.abs(), "zeros": 0 * weight}.get(kind, weight)
+    if kind == "outlier":
+        weight[0, 5] = 1000
+    whole, scales = quantize_weight(weight, lines)
+    fours = whole.long().numpy().reshape(out, -1, 4)  # of a line
+    for start in range(0, fours.shape[1], lines):
+        for pair in (fours[:, start : start + lines, :2], fours[:, start : start + lines, 2:]):
+            assert (255 * pair.clip(min=0)).sum((1, 2)).max() < 2**15
+            assert (255 * pair.clip(max=0)).sum((1, 2)).min() >= -(2**15)
+    assert ((whole * scales[:, None] - weight).abs() <= 0.501 * scales[:, None]).all()
+    plain = weight.abs().amax(1) / 127
+    assert (scales <= plain.clamp(min=1e-12) * 1.05 * max(1, 127 * 2 * lines / 128)).all()
+
+
+def test_a_row_of_large_weights_costs_the_others_nothing() -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(4, 128)
+    alone = quantize_weight(weight, 4)
+    both = quantize_weight(torch.cat([weight, torch.full((1, 128), 3.0)]), 4)
+    assert all(torch.equal(part[:4], whole) for part, whole in zip(both, alone, strict=True))
 
 
 def test_only_where_it_exists(tiny_bert: Path, tmp_path: Path) -> None:
@@ -158,13 +200,28 @@ def test_only_where_it_exists(tiny_bert: Path, tmp_path: Path) -> None:
         SentenceEncoder.from_pretrained(tmp_path, device="cpu", dtype="int8")
 
 
-def test_refused_where_sums_overflow(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+REFUSED = "torch's sums of 8-bit products overflow on a CPU without amx_int8, avx512_vnni, avx_vnni, and "
+
+
+def test_refused_where_sums_overflow(tiny_bert: Path, minilm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By torch, where our kernel cannot do without it: widths that it does not take, no instructions, no compiler."""
     monkeypatch.setattr(select, "has_int8_products", lambda: False)
+    monkeypatch.setattr(instruction_sets, "cpu_flags", lambda: AVX2.flags)
     with pytest.raises(ConfigError) as error:
-        SentenceEncoder.from_pretrained(tiny_bert, device="cpu", dtype="int8")
+        SentenceEncoder.from_pretrained(tiny_bert, device="cpu", dtype="int8", backend="int8")
+    reason = "the width of a head or of a layer is no multiple of 64"
+    assert str(error.value) == f"backend is int8, but {REFUSED}{reason}; take backend auto"
+    monkeypatch.setattr(instruction_sets, "cpu_flags", frozenset)
+    with pytest.raises(ConfigError) as error:
+        SentenceEncoder.from_pretrained(minilm, device="cpu", dtype="int8")
+    reason = "this CPU has none of the instruction sets for float32: avx512_vnni, avx2_vnni, avx2"
+    assert str(error.value) == f"dtype is int8, but {REFUSED}{reason}; take dtype auto"
+    monkeypatch.setattr(instruction_sets, "cpu_flags", lambda: AVX2.flags)
+    monkeypatch.setattr("simcse.encoder.backends.native.backend.load_kernel", lambda instructions: None)
+    with pytest.raises(ConfigError) as error:
+        SentenceEncoder.from_pretrained(minilm, device="cpu", dtype="int8")
     assert str(error.value) == (
-        "dtype is int8, but this CPU has none of amx_int8, avx512_vnni, avx_vnni: sums of 8-bit products overflow; "
-        "take dtype auto"
+        f"dtype is int8, but {REFUSED}there is no compiled kernel; the log says why; take dtype auto"
     )
 
 
@@ -184,7 +241,7 @@ def test_refused_on_the_command_line(
         status = cli.main([command, str(texts), *([str(texts)] if command == "similarity" else []), *options])
     lines = capsys.readouterr().err.splitlines()
     assert status == 2
-    assert lines == [line for line in lines if "dtype is int8, but this CPU has none of" in line]
+    assert lines == [line for line in lines if f"dtype is int8, but {REFUSED}" in line]
     assert len(lines) == 1
 
 

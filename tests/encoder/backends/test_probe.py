@@ -35,7 +35,10 @@ native = pytest.mark.skipif(
     load_kernel(best_instruction_set()) is None, reason="needs a CPU with a kernel of ours, and a C++ compiler"
 )
 in_bf16 = pytest.mark.skipif(not has_native_bf16(CPU), reason="needs a CPU with AVX512-BF16 or AMX")
-in_int8 = pytest.mark.skipif(not has_int8_products(), reason="needs a CPU with VNNI or AMX")
+in_int8 = pytest.mark.skipif(
+    not has_int8_products() and load_kernel(best_instruction_set(torch.float32, int8=True)) is None,
+    reason="needs a CPU with VNNI or AMX, or with AVX2 and a C++ compiler",
+)
 
 
 class Repeated:

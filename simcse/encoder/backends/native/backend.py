@@ -62,10 +62,11 @@ class NativeBackend:
         ranges: Sequence[ActivationRange] | None = None,
         instructions: InstructionSet | None = None,
     ) -> None:
-        best = best_instruction_set(weights.word.weight.dtype, int8=ranges is not None)
-        library = load_kernel(instructions or best)
+        chosen = instructions or best_instruction_set(weights.word.weight.dtype, int8=ranges is not None)
+        library = load_kernel(chosen)
+        assert chosen is not None, "ask `unfit` first"
         assert library is not None, "ask `unfit` first"
-        self.library = library
+        self.library, self.instructions = library, chosen
         self.kept: list[Tensor] = []  # what the fields point to
         self.weights = weights
         self.table = EmbeddingFields(
@@ -138,12 +139,14 @@ class NativeBackend:
         if seen is None:
             maps = [self.linear(weight, bias), *(self.linear(one.weight, one.bias) for one in (out, up, down))]
         else:
-            maps = [
-                self.integers(quantize_linear(weight, bias, seen.inputs)),
-                self.integers(quantize_linear(out.weight, out.bias)),  # whose channels are alike
-                self.integers(quantize_linear(up.weight, up.bias, seen.feed_forward)),
-                self.integers(quantize_hidden_to_output(down.weight, down.bias)),
-            ]
+            shared = self.instructions.in_16_bits
+            whole = (
+                quantize_linear(weight, bias, seen.inputs, in_16_bits=shared),
+                quantize_linear(out.weight, out.bias, in_16_bits=shared),  # whose channels are alike
+                quantize_linear(up.weight, up.bias, seen.feed_forward, in_16_bits=shared),
+                quantize_hidden_to_output(down.weight, down.bias, in_16_bits=shared),
+            )
+            maps = [self.integers(one) for one in whole]
         return LayerFields(
             width, heads, up.out_features, *maps, self.norm(layer.attention_norm), self.norm(layer.output_norm),
             self.relative, self.span, LEAST_GELU,

@@ -81,9 +81,20 @@ def load_kernel(instructions: InstructionSet | None) -> ctypes.CDLL | None:
 
 def build(instructions: InstructionSet) -> Path | None:
     """The shared library for an instruction set, from the cache folder or compiled now."""
-    microkernel = f"microkernel_{instructions.kernel}.hpp"
-    sources = [Path(__file__).with_name(name) for name in ("layer.cpp", microkernel, *instructions.headers)]
-    return compiled(sources, (*OPTIONS, f'-DMICROKERNEL="{microkernel}"', *instructions.options))
+    sources = [
+        Path(__file__).with_name(name) for name in ("layer.cpp", microkernel(instructions), *instructions.headers)
+    ]
+    return compiled(sources, (*OPTIONS, *definitions(instructions), *instructions.options))
+
+
+def microkernel(instructions: InstructionSet) -> str:
+    """The file with the products of an instruction set."""
+    return f"microkernel_{instructions.kernel}.hpp"
+
+
+def definitions(instructions: InstructionSet) -> tuple[str, ...]:
+    """What the sources are told of an instruction set."""
+    return f'-DMICROKERNEL="{microkernel(instructions)}"', f"-DIN_16_BITS={instructions.in_16_bits}"
 
 
 @cache

@@ -33,6 +33,7 @@ class InstructionSet(NamedTuple):
         flags: that the processor must have, as Linux lists them.
         options: of the compiler.
         floats, integers: whether layers in floating point, or in 8-bit integers, are computed by it.
+        in_16_bits: lines of a panel, four inputs each, whose products of integers are added in 16 bits; 0: all in 32.
     """
 
     name: str
@@ -43,6 +44,7 @@ class InstructionSet(NamedTuple):
     options: tuple[str, ...]
     floats: bool = True
     integers: bool = True
+    in_16_bits: int = 0
 
 
 AMX = InstructionSet(
@@ -70,25 +72,28 @@ AVX2 = InstructionSet(
     name="avx2",
     dtype=torch.float32,
     kernel="avx2",
-    headers=("vec256.hpp", "functions.hpp", "panels.hpp", "registers.hpp"),
+    headers=("vec256.hpp", "floats256.hpp", "functions.hpp", "panels.hpp", "registers.hpp"),
     flags=frozenset({"avx2", "fma"}),
-    options=("-mavx2", "-mfma", "-mavxvnni"),  # VNNI is in the products of integers alone
-    integers=False,
+    options=("-mavx2", "-mfma"),
+    in_16_bits=4,
 )
 AVX2_VNNI = AVX2._replace(  # processors without AVX-512
-    name="avx2_vnni", flags=AVX2.flags | {"avx_vnni"}, floats=False, integers=True
-)
+    name="avx2_vnni", kernel="avx2_vnni", flags=AVX2.flags | {"avx_vnni"}, options=(*AVX2.options, "-mavxvnni"),
+    floats=False, in_16_bits=0,
+)  # fmt: skip
 AVX512F = InstructionSet(  # processors with AVX-512, but without its BF16
     name="avx512f",
     dtype=torch.float32,
     kernel="avx512_fp32",
     headers=("vec512_fp32.hpp", "lanes512.hpp", "functions.hpp", "panels.hpp", "registers.hpp"),
     flags=frozenset({"avx512bw", "avx512dq", "avx512f", "avx512vl"}),
-    options=("-mfma", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni"),  # VNNI as above
+    options=(  # VNNI is in the products of integers alone
+        "-mfma", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni",
+    ),
     integers=False,
-)
+)  # fmt: skip
 AVX512_VNNI = AVX512F._replace(name="avx512_vnni", flags=AVX512F.flags | {"avx512_vnni"}, floats=False, integers=True)
-INSTRUCTION_SETS = (AMX, AVX512, AVX512F, AVX2, AVX512_VNNI, AVX2_VNNI)  # the fastest of each type first
+INSTRUCTION_SETS = (AMX, AVX512, AVX512F, AVX512_VNNI, AVX2_VNNI, AVX2)  # the fastest of each type first
 
 
 def best_instruction_set(dtype: torch.dtype = torch.bfloat16, *, int8: bool = False) -> InstructionSet | None:
