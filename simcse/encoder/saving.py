@@ -55,7 +55,7 @@ def pooler_weights(backbone: PreTrainedModel, head: Projection | None) -> dict[s
     if head is not None and type(activation) is nn.Tanh and type(head.activation) is nn.Tanh:
         state = head.linear.state_dict()
         if isinstance(linear, nn.Linear) and linear.weight.shape == state["weight"].shape and len(shapes) == 2:
-            return {key: state[key.rsplit(".", 1)[-1]] for key in shapes}
+            return {key: state[key.rpartition(".")[2]] for key in shapes}
     return {key: torch.zeros(shape, dtype=backbone.dtype) for key, shape in shapes.items()}
 
 

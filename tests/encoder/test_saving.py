@@ -57,10 +57,14 @@ def test_whoever_may_read_one_file_may_read_all(tiny_bert: Path, tmp_path: Path)
     assert {file.stat().st_mode & 0o777 for file in folder.rglob("*") if file.is_file()} == {0o640}
 
 
-def test_the_pooler_of_a_folder_without_a_head_is_no_head(tiny_bert: Path, tmp_path: Path) -> None:
-    folder = load(tiny_bert, pooling="mean").save_pretrained(tmp_path / "best")
-    with pytest.raises(ModelError, match=r"pooler\.dense\.weight and .* are missing"):
-        load(folder, projection="pooler")
+def test_what_reads_no_cls_token_is_no_pooler(tiny_bert: Path, tmp_path: Path) -> None:
+    """Neither no head, nor one behind the mean."""
+    encoder = load(tiny_bert, pooling="mean")
+    for head in (None, Projection(encoder.width)):
+        encoder.projection = head
+        folder = encoder.save_pretrained(tmp_path / "best")
+        with pytest.raises(ModelError, match=r"pooler\.dense\.weight and .* are missing"):
+            load(folder, projection="pooler")
 
 
 def test_a_saved_head_is_found_as_a_pooler_too(tiny_bert: Path, tmp_path: Path, sentences: list[str]) -> None:
