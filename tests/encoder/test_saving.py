@@ -258,7 +258,7 @@ def test_entry_by_entry_what_others_read(tiny_bert: Path, tmp_path: Path) -> Non
         assert found["simcse.json"] == ours | nothing
     encoder = load(tiny_bert, pooling="first_last_mean", truncate_dim=10)
     encoder.projection, encoder.include_prompt = Projection(32, 16, "GELU"), False
-    encoder.prompts, encoder.default_prompt_name = {"query": "q: ", "passage": "p: "}, "query"
+    encoder.prompts, encoder.default_prompt_name = {"query": "q: ", "title": "t: "}, "title"
     found = written(encoder, tmp_path / "all")
     assert found["modules.json"] == ["WeightedLayerPooling", "Pooling", "Dense", "Normalize"]
     layers = {"word_embedding_dimension": 32, "layer_start": 1, "num_hidden_layers": 2}
@@ -270,8 +270,8 @@ def test_entry_by_entry_what_others_read(tiny_bert: Path, tmp_path: Path) -> Non
     assert found["3_Dense/config.json"] == {
         "in_features": 32, "out_features": 16, "bias": True, "activation_function": "torch.nn.modules.activation.GELU"
     }  # fmt: skip
-    shared = {"prompts": encoder.prompts, "default_prompt_name": "query", "truncate_dim": 10}
-    by_role = encoder.prompts | {"document": "p: "}
+    shared = {"prompts": encoder.prompts, "default_prompt_name": "title", "truncate_dim": 10}
+    by_role = encoder.prompts | {"document": "t: "}
     assert found["config_sentence_transformers.json"] == {"similarity_fn_name": "cosine"} | shared | {
         "prompts": by_role
     }
