@@ -100,7 +100,7 @@ class Changes:
             return process
         status = 3
         try:
-            os.setsid()
+            os.setpgid(0, 0)
             null = os.open(os.devnull, os.O_RDWR)
             for stream in range(3):
                 os.dup2(null, stream)
