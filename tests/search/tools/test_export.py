@@ -43,9 +43,10 @@ def test_parquet(index, encoder, tmp_path):
     assert rows[1]["share"] == 1
     assert (rows[0]["any"], rows[0]["metadata_id"], rows[0]["more"], rows[-1]["more"]) == ('["a", 0]', "x", None, 2**60)
     again = build_from_files([path], tmp_path / "again", encoder, vectors=[path])
-    assert [[(hit.id, hit.score) for hit in hits] for hits in again.search(TEXTS, 4)] == [
-        [(hit.id, hit.score) for hit in hits] for hits in index.search(TEXTS, 4)
-    ]
+    for found, expected in zip(again.search(TEXTS, 4), index.search(TEXTS, 4), strict=True):
+        assert [hit.id for hit in found] == [hit.id for hit in expected]
+        # without the row that was deleted others lie elsewhere, and some CPUs' products round by place
+        np.testing.assert_allclose([hit.score for hit in found], [hit.score for hit in expected], rtol=0, atol=1e-6)
     assert {hit.id for hit in again.search(TEXTS[5], 50, where={"year": {">=": 2015}})[0]} == set(range(125, 129))
 
 
