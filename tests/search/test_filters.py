@@ -166,3 +166,21 @@ def test_conditions_of_the_command_line():
     for text in ("lang", "=en", "", ">=5"):
         with pytest.raises(ConfigError, match=r"where: found .*, expected FIELD=VALUE, FIELD=A"):
             parse_conditions([text])
+
+
+def test_bounds_of_a_filter():
+    """As many conditions and values as are allowed, and no more; integers of 64 bits as they are, others as floats."""
+    assert (
+        len(conditions({"x": {"!=": 0}} | {f"y{i}": 0 for i in range(499)}, ["x", *(f"y{i}" for i in range(499))]))
+        == 500
+    )
+    [(_, _, values)] = conditions({"x": list(range(10_000))}, ["x"])
+    assert len(values) == 10_000
+    for value, kept in [(-(2**63), int), (2**63 - 1, int), (2**63, float), (-(2**63) - 1, float)]:
+        [(_, _, [found])] = conditions({"x": value}, ["x"])
+        assert (type(found), found) == (kept, kept(value))
+
+
+def test_a_filter_on_an_index_without_metadata():
+    with pytest.raises(SearchError, match="fields are none: no row has metadata"):
+        conditions({"year": 1}, [])

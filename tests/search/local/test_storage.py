@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 
+import numpy as np
 import pytest
 
 from simcse import DataError, SearchError, SearchIndex
@@ -134,3 +135,36 @@ def test_threads_search_while_one_changes(index, encoder, tmp_path):
         thread.join()
     assert not errors
     assert len(index) == 12
+
+
+def test_what_info_says_of_a_folder(index, tmp_path):
+    """In memory no folder and no bytes; saved, its path, all bytes below it, and a number that each change raises."""
+    assert (index.info["folder"], index.info["bytes"]) == (None, None)
+    index.save(tmp_path / "idx")
+    said = index.info
+    assert said["folder"] == str(tmp_path / "idx")
+    assert said["bytes"] == sum(path.stat().st_size for path in (tmp_path / "idx").rglob("*") if path.is_file())
+    index.add(["rain in the night"])
+    assert index.info["generation"] > said["generation"]
+
+
+def test_a_sample_is_of_living_rows_and_the_same_for_a_seed(encoder):
+    storage = SearchIndex.build([f"text {i}" for i in range(50)], encoder.encode).storage
+    storage.remove([3, 4])
+    every = storage.sample(48)
+    assert every.ids == [i for i in range(50) if i not in (3, 4)]
+    assert every.texts == [f"text {i}" for i in every.ids]
+    first, again, other = (storage.sample(10, seed) for seed in (1, 1, 2))
+    assert first.ids == again.ids != other.ids
+    assert len(set(first.ids)) == 10
+    assert first.texts == [f"text {i}" for i in first.ids]
+    vectors = storage.vectors(first.ids)
+    np.testing.assert_array_equal(first.vectors, [vectors[i] for i in first.ids])
+
+
+def test_a_subset_can_be_stopped_while_it_is_looked_for(encoder):
+    texts = [f"text {i}" for i in range(2000)]
+    index = SearchIndex.build(texts, encoder.encode, metadata=[{"year": i % 9} for i in range(2000)])
+    with pytest.raises(TimeoutError, match="the filter was stopped"):
+        index.storage.subset({"year": 3}, lambda: True)
+    assert index.storage.subset({"year": 3}, lambda: False).allowed.sum() == 222
