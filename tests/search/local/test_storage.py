@@ -168,3 +168,21 @@ def test_a_subset_can_be_stopped_while_it_is_looked_for(encoder):
     with pytest.raises(TimeoutError, match="the filter was stopped"):
         index.storage.subset({"year": 3}, lambda: True)
     assert index.storage.subset({"year": 3}, lambda: False).allowed.sum() == 222
+
+
+@pytest.mark.parametrize("mmap", [True, False])
+def test_vectors_stay_where_they_were_when_room_is_freed(index, encoder, tmp_path, mmap):
+    """On the disk or in memory, as `load` was told."""
+    index.save(tmp_path / "idx")
+    loaded = SearchIndex.load(tmp_path / "idx", encoder.encode, mmap=mmap)
+    loaded.delete([0])
+    loaded.compact()
+    assert loaded.info["deleted"] == 0
+    assert loaded.storage.state.vectors.mmap is mmap
+    assert found(loaded, TEXTS[2], top_k=1) == [TEXTS[2]]
+
+
+@pytest.mark.parametrize("folder", ["a\0b", 7, None])
+def test_what_names_no_folder(encoder, folder):
+    with pytest.raises(SearchError, match="expected the name of the folder of an index"):
+        SearchIndex.load(folder, encoder.encode)
