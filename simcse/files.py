@@ -31,6 +31,7 @@ from simcse.errors import SimCSEError
 __all__ = [
     "check_version",
     "check_writable",
+    "is_there",
     "make_folder",
     "moved",
     "naming_target",
@@ -204,6 +205,15 @@ def naming_target(target: str | Path, temporary: str | Path | None = None) -> It
         if (code := _error_code(error, Path(target))) is None:
             raise
         raise OSError(code, os.strerror(code), str(target)) from error
+
+
+def is_there(path: Path) -> bool:
+    """Whether the system knows the path; False, too, for names that it cannot accept."""
+    try:
+        path.stat()
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def check_writable(target: str | Path) -> None:

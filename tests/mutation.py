@@ -4,13 +4,15 @@ mutmut changes an operator, number, name or argument in a copy of each function;
 The tests are collected once; each change then runs in a fork of that process, the fastest of the tests that reach it
 first, until one fails. To collect them anew for each change takes longer than the tests do.
 
-Results lie in `mutants/results.jsonl`, a line a change; a second call goes on where the first one was stopped.
+Results lie in `mutants/results.jsonl`, a line a change; a second call goes on where the first one was stopped. A result
+counts while the changed function is as it was; which test reaches what is found out anew once a test file is newer.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
+import io
 import json
 import os
 import resource
@@ -21,6 +23,7 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +46,8 @@ SECONDS = 8  # of a core, beyond five times what the tests take; one that needs 
 class Changes:
     """A pytest plugin that runs the collected tests once a change instead of once."""
 
-    def __init__(self, names: list[str], jobs: int, most: float) -> None:
-        self.names, self.jobs, self.most = names, jobs, most
+    def __init__(self, changes: dict[str, str], jobs: int, most: float) -> None:
+        self.changes, self.jobs, self.most = changes, jobs, most
         self.failed = False
         self.fixtures: dict[str, tuple[float, list[str]]] = {}  # that tests share -> seconds of a core, what it reaches
         self.running: dict[int, tuple[str, float, Path]] = {}  # process -> change, when to end it, its folder
@@ -67,28 +70,29 @@ class Changes:
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         """Run the tests as they are, then a fork of this process for each change that has no result yet."""
         items = {item.nodeid: item for item in session.items}
-        if not REACHED.exists():
-            self.fork(lambda: self.look(items))
+        newest = max(path.stat().st_mtime for path in Path("tests").rglob("*.py"))
+        if not REACHED.exists() or REACHED.stat().st_mtime < newest:
+            self.fork(partial(self.look, items))
             os.wait()
         reached, seconds, shared, costs, left_out = json.loads(REACHED.read_text())
         print(f"left out, as they fail without a change: {left_out}", file=sys.stderr, flush=True)
         begin = time.monotonic()
         gc.collect()
         gc.freeze()  # or each fork copies, and each of its collections walks, all that was imported
-        for done, name in enumerate(self.names):
+        for done, name in enumerate(self.changes):
             tests = reached.get(mangled_name_from_mutant_name(name), [])
             chosen, takes = choose(tests, seconds, shared, costs, self.most)
             if not chosen:
-                write(name, UNREACHED)
+                self.write(name, UNREACHED)
                 continue
             while len(self.running) >= self.jobs:
                 self.wait()
             folder = Path(tempfile.mkdtemp(prefix="change-"))
             limit = int(SECONDS + 5 * takes)
-            process = self.fork(lambda: self.change(name, [items[test] for test in chosen], folder, limit))  # noqa: B023
+            process = self.fork(partial(self.change, name, [items[test] for test in chosen], folder, limit))
             self.running[process] = name, time.monotonic() + 10 * limit, folder
             if done % 50 == 0:
-                print(f"{done} of {len(self.names)}, {time.monotonic() - begin:.0f} s", file=sys.stderr, flush=True)
+                print(f"{done} of {len(self.changes)}, {time.monotonic() - begin:.0f} s", file=sys.stderr, flush=True)
         while self.running:
             self.wait()
         return True
@@ -148,13 +152,18 @@ class Changes:
                 return 1
         return 0
 
+    def write(self, name: str, result: str) -> None:
+        """Keep one result."""
+        with RESULTS.open("a") as file:
+            file.write(json.dumps({"change": name, "of": self.changes[name], "result": result}) + "\n")
+
     def wait(self) -> None:
         """Wait for one change's end, and end those that have none."""
         process, status = os.waitpid(-1, os.WNOHANG)
         if process in self.running:
             name, _, folder = self.running.pop(process)
             end = {0: SURVIVED, 1: KILLED}
-            write(name, end.get(os.WEXITSTATUS(status), KILLED) if os.WIFEXITED(status) else ENDLESS)
+            self.write(name, end.get(os.WEXITSTATUS(status), KILLED) if os.WIFEXITED(status) else ENDLESS)
             end_group(process)
             shutil.rmtree(folder, ignore_errors=True)
             return
@@ -195,33 +204,30 @@ def end_group(process: int) -> None:
         os.killpg(process, signal.SIGKILL)
 
 
-def write(name: str, result: str) -> None:
-    """Keep one result."""
-    with RESULTS.open("a") as file:
-        file.write(json.dumps({"change": name, "result": result}) + "\n")
-
-
-def results() -> dict[str, str]:
-    """The results so far, by change."""
+def results(changes: dict[str, str]) -> dict[str, str]:
+    """The results so far of these changes, by their names."""
     lines = RESULTS.read_text().splitlines() if RESULTS.exists() else []
-    return {line["change"]: line["result"] for line in map(json.loads, lines)}
+    found = {line["change"]: line for line in map(json.loads, lines)}
+    return {name: found[name]["result"] for name, of in changes.items() if name in found and found[name]["of"] == of}
 
 
-def changes(only: str) -> list[str]:
-    """Make the changes, if they are not made yet. Returns their names that match `only`."""
+def make_changes(only: str, jobs: int) -> dict[str, str]:
+    """Make the changes that are not made yet. Returns the names that match `only`, each with its function's digest."""
     Path("mutants").mkdir(exist_ok=True)
     set_mutant_under_test("mutant_generation")
-    copy_src_dir()
-    copy_also_copy_files()
-    create_mutants(2)
+    with contextlib.redirect_stdout(io.StringIO()):  # the name of each file
+        copy_src_dir()
+        copy_also_copy_files()
+        create_mutants(jobs)
     set_mutant_under_test("")
-    names = []
-    for path in walk_source_files():
-        if config().should_mutate(path):
-            data = SourceFileMutationData(path=path)
-            data.load()
-            names += [name.replace("__init__.", "") for name in data.exit_code_by_key]
-    return [name for name in names if fnmatch(name, only)]
+    made = {}
+    for path in filter(config().should_mutate, walk_source_files()):
+        data = SourceFileMutationData(path=path)
+        data.load()
+        for name in data.exit_code_by_key:
+            function = mangled_name_from_mutant_name(name).rpartition(".")[2]
+            made[name.replace("__init__.", "")] = data.hash_by_function_name.get(function, "")
+    return {name: of for name, of in made.items() if fnmatch(name, only)}
 
 
 def main(only: str = "*", jobs: int = 2, most: float = 60, rerun: str = "", show: bool = True) -> None:
@@ -234,16 +240,16 @@ def main(only: str = "*", jobs: int = 2, most: float = 60, rerun: str = "", show
         rerun: results to find out again: `survived`, `endless`.
         show: print each change that no test noticed, as a difference.
     """
-    names = changes(only)
+    changes = make_changes(only, jobs)
     os.chdir("mutants")
     os.environ["PYTHONPATH"] = os.pathsep.join([str(Path.cwd()), *filter(None, [os.environ.get("PYTHONPATH")])])
     sys.path.insert(0, str(Path.cwd()))
-    known = {name: result for name, result in results().items() if result != rerun}
+    known = {name for name, result in results(changes).items() if result != rerun}
     pytest.main(
         ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", *config().pytest_add_cli_args_test_selection],
-        plugins=[Changes([name for name in names if name not in known], jobs, most)],
+        plugins=[Changes({name: of for name, of in changes.items() if name not in known}, jobs, most)],
     )
-    found = {name: result for name, result in results().items() if name in set(names)}
+    found = results(changes)
     os.chdir("..")
     for name in sorted(name for name, result in found.items() if result == SURVIVED and show):
         print(name, get_diff_for_mutant(name), sep="\n", end="\n\n")

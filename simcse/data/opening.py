@@ -21,7 +21,7 @@ from typing import BinaryIO
 
 from simcse.errors import DataError, did_you_mean
 
-__all__ = ["MAX_LINE", "check_file", "count_lines", "is_there", "lines", "name_of", "opened", "reading", "text_lines"]
+__all__ = ["MAX_LINE", "check_file", "count_lines", "lines", "name_of", "opened", "reading", "text_lines"]
 
 MAX_LINE = 16 * 2**20  # bytes of a line, and of a row of csv: far beyond any text to encode, little for a machine
 BLOCK = 2**18  # bytes unpacked at a time
@@ -31,15 +31,6 @@ BESIDE = 1000  # names in a folder among which the nearest is looked for
 def name_of(path: Path) -> str:
     """What errors call a source: the path, or `standard input` for `-`."""
     return "standard input" if str(path) == "-" else str(path)
-
-
-def is_there(path: Path) -> bool:
-    """Whether the system knows the path; False, too, for names that it cannot accept."""
-    try:
-        path.stat()
-    except (OSError, ValueError):
-        return False
-    return True
 
 
 def check_file(path: Path, why: str = "") -> None:

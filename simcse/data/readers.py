@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from simcse.data.arrow import to_dataset
 from simcse.data.columns import ID_COLUMNS, chosen_columns, roles_of
 from simcse.data.hub import hub_id, read_hub
-from simcse.data.opening import is_there, name_of
+from simcse.data.opening import name_of
 from simcse.data.pairs import ScoredPairs, read_scored_pairs
 from simcse.data.tabular import Row, check_file, format_of, lines, named_rows
 from simcse.errors import ConfigError, DataError, shown
+from simcse.files import is_there
 
 if TYPE_CHECKING:
     import datasets

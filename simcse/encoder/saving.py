@@ -14,7 +14,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from simcse.data.opening import is_there
 from simcse.encoder.formats import FORMAT, SETTINGS
 from simcse.encoder.json_files import read_object, within, write_json
 from simcse.encoder.loading import new_backbone, takes_pooler
@@ -23,7 +22,7 @@ from simcse.encoder.projection import Projection
 from simcse.encoder.prompts import prompts_by_role
 from simcse.encoder.quiet import quiet_transformers
 from simcse.errors import ModelError
-from simcse.files import sha256_of
+from simcse.files import is_there, sha256_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from simcse.data.columns import ID_COLUMNS
-from simcse.data.opening import is_there
 from simcse.data.readers import read_texts
 from simcse.data.tabular import format_of, named_rows
 from simcse.data.vectors import vector_column
 from simcse.errors import DataError, SearchError, shown
+from simcse.files import is_there
 from simcse.search.rows import Document, Id, RowError, checked_id, packed_metadata
 
 __all__ = ["Document", "documents", "file_documents", "file_rows"]

@@ -16,10 +16,9 @@ from typing import Any
 import yaml
 
 from simcse.data.arrow import fingerprint
-from simcse.data.opening import is_there
 from simcse.errors import ConfigError, DataError, ModelError
 from simcse.evaluation.sts import SEVEN, load_task
-from simcse.files import check_version, sha256_of
+from simcse.files import check_version, is_there, sha256_of
 from simcse.training.config import DataConfig, TrainConfig
 
 __all__ = ["Facts", "check_data", "check_options", "check_whole", "data_facts", "flat", "read_config", "seal"]

@@ -26,7 +26,7 @@ NONE = f"needs a CPU with one of {', '.join(sorted(INT8_PRODUCTS))}: sums of 8-b
 exact8 = pytest.mark.skipif(not has_int8_products(), reason=NONE)
 served = pytest.mark.skipif(
     not has_int8_products() and load_kernel(best_instruction_set(torch.float32, int8=True)) is None,
-    reason=f"{NONE}, and there is no kernel for it",
+    reason=f"{NONE}, and the kernel needs AVX2 and a C++ compiler",
 )
 
 

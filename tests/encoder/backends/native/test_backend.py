@@ -10,12 +10,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kernels import each_kernel, each_with_integers
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
 from simcse import SentenceEncoder
 from simcse.encoder.backends.bert_weights import BertWeights
-from simcse.encoder.backends.cpu_features import cpu_flags
 from simcse.encoder.backends.huggingface import huggingface_states
 from simcse.encoder.backends.int8 import CALIBRATION, ActivationRange, calibrate
 from simcse.encoder.backends.native import instruction_sets
@@ -28,7 +28,6 @@ from simcse.encoder.backends.native.instruction_sets import (
     AVX512,
     AVX512_VNNI,
     AVX512F,
-    INSTRUCTION_SETS,
     InstructionSet,
     best_instruction_set,
 )
@@ -40,26 +39,6 @@ native = pytest.mark.skipif(
 )
 
 
-def each(*instruction_sets: InstructionSet) -> pytest.MarkDecorator:
-    """A test for every instruction set that this CPU has."""
-    return pytest.mark.parametrize(
-        "instructions",
-        [
-            pytest.param(
-                one,
-                id=one.name,
-                marks=pytest.mark.skipif(
-                    not one.flags <= cpu_flags() or load_kernel(one) is None,
-                    reason=f"needs a CPU with {' '.join(sorted(one.flags))} and a C++ compiler",
-                ),
-            )
-            for one in instruction_sets
-        ],
-    )
-
-
-each_kernel = each(*(one for one in INSTRUCTION_SETS if one.floats))
-each_with_integers = each(*(one for one in INSTRUCTION_SETS if one.integers))
 SHAPES = [(64, 2, 128), (128, 2, 96), (96, 1, 800), (192, 6, 64)]  # width, heads, inner
 
 

@@ -12,13 +12,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kernels import each_with_integers
 
-from simcse.encoder.backends.cpu_features import cpu_flags
 from simcse.encoder.backends.int8 import quantize_weight
 from simcse.encoder.backends.native import binding
 from simcse.encoder.backends.native import compile as compiling
 from simcse.encoder.backends.native.binding import OPTIONS, load_kernel
-from simcse.encoder.backends.native.instruction_sets import INSTRUCTION_SETS, InstructionSet
+from simcse.encoder.backends.native.instruction_sets import InstructionSet
 
 SOURCE = """
 #include MICROKERNEL
@@ -37,21 +37,6 @@ extern "C" long sum(const uint8_t *a, long stride, long rows, const char *panels
   return FLIPPED ? 128 : 0;
 }
 """
-each_with_integers = pytest.mark.parametrize(
-    "instructions",
-    [
-        pytest.param(
-            one,
-            id=one.name,
-            marks=pytest.mark.skipif(
-                not one.flags <= cpu_flags() or load_kernel(one) is None,
-                reason=f"needs a CPU with {' '.join(sorted(one.flags))} and a C++ compiler",
-            ),
-        )
-        for one in INSTRUCTION_SETS
-        if one.integers
-    ],
-)
 
 
 @cache
