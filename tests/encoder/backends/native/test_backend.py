@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernels import each_kernel, each_with_integers
+from kernel_lists import each_kernel, each_with_integers
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 

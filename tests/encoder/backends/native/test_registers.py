@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernels import each_with_integers
+from kernel_lists import each_with_integers
 
 from simcse.encoder.backends.int8 import quantize_weight
 from simcse.encoder.backends.native import binding
