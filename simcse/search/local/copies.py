@@ -53,7 +53,7 @@ def save(state: State, folder: Path) -> None:
         else:
             with _still(state) as view, replaced_folder(folder) as beside:
                 _copy(state, view, beside, view.generation + 1)
-            state.take(State.open(folder))
+            state.take(State.open(folder, mmap=state.vectors.mmap))
 
 
 def compact(state: State) -> None:

@@ -46,7 +46,7 @@ class LocalStorage:
         return cls(State.empty(identity, {"kind": kind, "target_recall": target_recall}))
 
     @classmethod
-    def open(cls, folder: str | Path, *, mmap: bool = True) -> LocalStorage:
+    def open(cls, folder: str | Path, *, mmap: bool) -> LocalStorage:
         """What lies in a folder.
 
         Raises:

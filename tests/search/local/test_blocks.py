@@ -154,7 +154,8 @@ def test_a_deletion_is_done_though_damage_keeps_it_from_being_compacted(folder, 
     index = SearchIndex.load(folder, encoder.encode)
     assert index.delete(range(300)) == 300
     assert len(SearchIndex.load(folder)) == COUNT - 300
-    assert f"the deletion is durable, but its room was not freed: {path}: damaged" in caplog.text
+    told = f"{folder}: the deletion is durable, but its room was not freed: {path}: damaged"
+    assert caplog.messages[0].startswith(told)
 
 
 def test_rows_added_behind_damage_do_not_hide_it(folder, encoder):

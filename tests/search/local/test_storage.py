@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import threading
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 
 from simcse import DataError, SearchError, SearchIndex
+from simcse.search.fingerprint import Identity
+from simcse.search.local.storage import LocalStorage
+from simcse.search.nearest import exact, plan
 
 TEXTS = ["a man plays the guitar", "a woman plays the piano", "rain falls on the city", "the sun is over the mountain"]
 
@@ -156,10 +160,53 @@ def test_a_sample_is_of_living_rows_and_the_same_for_a_seed(encoder):
     assert every.texts == [f"text {i}" for i in every.ids]
     first, again, other = (storage.sample(10, seed) for seed in (1, 1, 2))
     assert first.ids == again.ids != other.ids
+    assert storage.sample(10).ids == storage.sample(10, 0).ids != first.ids
     assert len(set(first.ids)) == 10
     assert first.texts == [f"text {i}" for i in first.ids]
     vectors = storage.vectors(first.ids)
     np.testing.assert_array_equal(first.vectors, [vectors[i] for i in first.ids])
+
+
+def test_without_rows_there_is_nothing_to_find(encoder):
+    storage = LocalStorage.create(Identity.of(encoder.encode), "flat")
+    sample = storage.sample(10)
+    assert (sample.ids, sample.texts, sample.vectors.shape) == ([], [], (0, 32))
+    assert storage.search(sample.vectors, 3) == []
+    assert storage.search(np.eye(2, 32, dtype=np.float32), 3) == [[], []]
+
+
+def test_scores_are_cosines_though_products_are_rounded(encoder):
+    """The product of a unit vector with itself, or its opposite, may be a little beyond 1 or -1."""
+    storage = SearchIndex.build([f"text {i} of {i % 7}" for i in range(100)], encoder.encode).storage
+    vectors = storage.sample(100).vectors
+    queries = np.concatenate([vectors, -vectors])
+    products = queries @ vectors.T
+    assert products.max() > 1
+    assert products.min() < -1
+    scores = [[hit.score for hit in hits] for hits in storage.search(queries, 100)]
+    assert (np.max(scores), np.min(scores)) == (1, -1)
+
+
+def test_a_search_takes_the_threads_it_is_given(index, monkeypatch):
+    """By default one, for so little."""
+    taken = []
+    monkeypatch.setattr(exact, "blas_threads", lambda threads: taken.append(threads) or nullcontext())
+    for index.threads in (3, None):
+        index.search(TEXTS)
+    assert taken == [3, 1]
+
+
+def test_an_approximate_index_is_chosen_by_memory_and_measured_on_samples(encoder, monkeypatch):
+    monkeypatch.setattr(plan, "FLAT_BELOW", 100)
+    texts = [f"text {i} of {i % 7} in {i % 11}" for i in range(200)]
+    index = SearchIndex.build(texts, encoder.encode, target_recall=0.5, memory=0)
+    assert index.info["plan"]["kind"] == "flat"
+    index.optimize()
+    assert (index.info["plan"]["kind"], index.info["plan"]["measured_on"]) == ("hnsw", "20 held-out rows")
+    index.optimize(sample_queries=texts[:7])
+    assert (index.info["plan"]["kind"], index.info["plan"]["measured_on"]) == ("hnsw", "7 sample queries")
+    index.optimize(memory=0)
+    assert index.info["plan"]["kind"] == "flat"
 
 
 def test_a_subset_can_be_stopped_while_it_is_looked_for(encoder):
@@ -171,10 +218,12 @@ def test_a_subset_can_be_stopped_while_it_is_looked_for(encoder):
 
 
 @pytest.mark.parametrize("mmap", [True, False])
-def test_vectors_stay_where_they_were_when_room_is_freed(index, encoder, tmp_path, mmap):
+def test_vectors_stay_where_they_were_when_files_are_written_anew(index, encoder, tmp_path, mmap):
     """On the disk or in memory, as `load` was told."""
     index.save(tmp_path / "idx")
     loaded = SearchIndex.load(tmp_path / "idx", encoder.encode, mmap=mmap)
+    loaded.save(tmp_path / "copy")
+    assert loaded.storage.state.vectors.mmap is mmap
     loaded.delete([0])
     loaded.compact()
     assert loaded.info["deleted"] == 0
