@@ -71,7 +71,7 @@ def storable(key: Any) -> bool:
     """Whether a row of this id may be there at all."""
     if isinstance(key, str):
         return is_utf8(key)
-    return isinstance(key, int) and not isinstance(key, bool) and -LARGEST <= key <= LARGEST
+    return isinstance(key, int) and not isinstance(key, bool) and 0 <= key <= LARGEST
 
 
 def typed_ids(texts: Sequence[str], there: Iterable[Id]) -> list[Id]:

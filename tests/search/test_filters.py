@@ -77,6 +77,7 @@ def test_every_storage_means_the_same_across_kinds_of_values(mixed, where):
         ({"year": [1, np.float64("nan")]}, "filter on 'year': found nan"),
         ({"year": 10**400}, "filter on 'year': found inf"),
         ({"lang": "half \ud800"}, "filter on 'lang': found 'half \\ud800'"),
+        ({"year": {"=>": 2000}}, "filter on 'year': unknown operator '=>', expected one of < <= > >= !="),
         ({"lang": b"en"}, "filter on 'lang': found b'en'"),
         ({"lang": [["en"]]}, "filter on 'lang': found ['en']"),
         ({"year": list(range(10_001))}, "found 1 conditions with 10001 values, expected at most 500 and 10000"),

@@ -67,6 +67,7 @@ def test_whole_numbers_and_texts_of_numpy_are_ids(encoder, tmp_path):
 def test_numbers_end_at_63_bits(encoder):
     index = SearchIndex.build(["a"], encoder.encode, ids=[2**63 - 1])
     assert index.search("a")[0][0].id == 2**63 - 1
+    assert index.vectors([2**63 - 1]).shape == (1, 32)
     mixed = SearchIndex.build(["a", "b", "c"], encoder, ids=["x", 2, 1])
     assert list(mixed.storage.vectors(["x", 1, 2])) == ["x", 1, 2]
     with pytest.raises(SearchError, match="id: found 9223372036854775808, expected a text or a number from 0 to"):
@@ -113,12 +114,35 @@ def test_metadata_of_a_thousand_levels_are_refused(encoder):
         deep = deep["in"].pop()
 
 
+def test_ids_that_are_not_there_are_counted(encoder):
+    index = SearchIndex.build(["a", "b"], encoder.encode)
+    for ids, told in [
+        ([1, 7], "id 7 is not in the index"),
+        ([7, 1, 8], "id 7 and 1 more of 3 is not in the index"),
+        ([7, 8, 9], "id 7 and 2 more of 3 is not in the index"),
+    ]:
+        for call, done in ((index.vectors, ""), (index.delete, "; nothing was deleted")):
+            with pytest.raises(SearchError) as caught:
+                call(ids)
+            assert str(caught.value) == told + done
+    assert len(index) == 2
+
+
+def test_what_cannot_be_stored_is_shown(encoder):
+    for row, told in [
+        (("a\0b", "text", {}), r"^id: found 'a\\x00b', expected a text without NUL and halves of surrogate pairs$"),
+        (("a", "half \ud800", {}), "^row with id 'a': text cannot be stored as UTF-8: half of a surrogate pair$"),
+    ]:
+        with pytest.raises(SearchError, match=told):
+            SearchIndex.empty(encoder).add_documents([row])
+
+
 def test_files_name_the_line(tmp_path):
     good = {"id": "a", "text": "x", "m": 1}
     for wrong in ({"id": "a\0b"}, {"id": True}, {"id": 1.0}, {"id": 2**63}, {"m": float("inf")}, {"text": "\ud800"}):
         path = tmp_path / "docs.jsonl"
         path.write_text(f"{json.dumps(good)}\n{json.dumps(good | wrong)}\n")
-        with pytest.raises(DataError, match=r"docs.jsonl:2: ") as caught:
+        with pytest.raises(DataError, match=rf"docs.jsonl:2: {'metadata cannot' if 'm' in wrong else ''}") as caught:
             list(file_documents(path))
         assert "\n" not in str(caught.value)
 
