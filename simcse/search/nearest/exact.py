@@ -39,7 +39,7 @@ def exact_search(
     Args:
         queries: (q, d).
         matrix: (n, d), may be memory-mapped.
-        k: how many; where fewer rows are allowed, the rest is -inf and -1.
+        k: how many, at least 1; where fewer rows are allowed, the rest is -inf and -1.
         allowed: (n,), which rows may be found; default all.
         first: only rows from here on.
         threads: default one where little is to be done, else all cores.
@@ -48,7 +48,7 @@ def exact_search(
     Returns:
         Scores (q, k) and row numbers (q, k).
     """
-    if allowed is None and first == 0 and len(queries) <= FEW_QUERIES and 0 < k <= len(matrix):
+    if allowed is None and first == 0 and len(queries) <= FEW_QUERIES and k <= len(matrix):
         check(None)
         return _faiss_scan(queries, matrix, k, threads)
     if allowed is not None and 2 * np.count_nonzero(allowed[first:]) < len(matrix) - first:

@@ -66,10 +66,32 @@ def test_of_equal_rows_the_first_are_found(n):
     rng = np.random.default_rng(0)
     matrix, queries = (rng.integers(-1, 2, (m, 4)).astype(np.float32) for m in (n, 2))
     for k in range(1, min(n, 40) + 1):
-        scores, slots = exact_search(queries, matrix, k)
-        expected_scores, expected_slots = by_sorting(queries, matrix, k, None, 0)
-        np.testing.assert_array_equal(slots, expected_slots)
-        np.testing.assert_array_equal(scores, expected_scores)
+        for some in (queries, queries[:1]):
+            scores, slots = exact_search(some, matrix, k)
+            expected_scores, expected_slots = by_sorting(some, matrix, k, None, 0)
+            np.testing.assert_array_equal(slots, expected_slots)
+            np.testing.assert_array_equal(scores, expected_scores)
+            assert (scores.dtype, slots.dtype) == (np.float32, np.int64)
+
+
+@pytest.mark.parametrize("k", [1, 3, 10, 20])
+@pytest.mark.parametrize("queries", [1, 3, 4])
+@pytest.mark.parametrize("rows", [None, [0, 1, 4], [1, 2, 3], [9], range(1, 10)], ids=str)
+def test_which_rows_are_read(k, queries, rows):
+    """Only those that may be found; all at once by few queries."""
+    rng = np.random.default_rng(0)
+    matrix, asked = (rng.integers(-2, 3, (m, 4)).astype(np.float32) for m in (10, queries))
+    allowed = None if rows is None else np.isin(np.arange(10), rows)
+    read = []
+    found = exact_search(asked, matrix, k, allowed=allowed, check=read.append)
+    for one, expected in zip(found, by_sorting(asked, matrix, k, allowed), strict=True):
+        np.testing.assert_array_equal(one, expected)
+    assert [one.dtype for one in found] == [np.float32, np.int64]
+    if rows is None and queries <= exact.FEW_QUERIES and k <= 10:
+        assert read == [None]
+    else:
+        [block] = read
+        assert block.tolist() == (list(range(10)) if rows is None or len(rows) > 5 else list(rows))
 
 
 @pytest.mark.parametrize("slots", [[[0, 2, 1]], [[2, -1, -1]]])

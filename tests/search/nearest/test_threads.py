@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 
 import faiss
 import numpy as np
@@ -68,7 +68,7 @@ def test_any_thread_may_be_the_next():
     assert blas() == {2}
 
 
-@pytest.mark.parametrize(("asked", "limit", "expected"), [(None, 2**30, {1}), (None, 1, {2}), (1, 1, {1})])
+@pytest.mark.parametrize(("asked", "limit", "expected"), [(None, 22_501, {1}), (None, 22_500, {2}), (1, 1, {1})])
 def test_little_work_takes_one_thread_and_much_what_it_is_given(monkeypatch, asked, limit, expected):
     seen = []
     monkeypatch.setattr(exact, "PRODUCTS_WORTH_THREADS", limit)
@@ -77,6 +77,15 @@ def test_little_work_takes_one_thread_and_much_what_it_is_given(monkeypatch, ask
     exact_search(matrix[:9], matrix, 3, threads=asked)
     assert seen == [expected]
     assert blas() == {2}
+
+
+@pytest.mark.parametrize(("asked", "limit", "expected"), [(None, 151, 1), (None, 150, None), (3, 151, 3), (3, 1, 3)])
+def test_a_scan_of_few_rows_takes_one_thread(monkeypatch, asked, limit, expected):
+    seen = []
+    monkeypatch.setattr(exact, "WORTH_THREADS", limit)
+    monkeypatch.setattr(exact, "faiss_threads", lambda number: seen.append(number) or nullcontext())
+    exact_search(np.eye(1, 3, dtype=np.float32), np.ones((50, 3), np.float32), 2, threads=asked)
+    assert seen == [expected]
 
 
 def test_the_threads_of_faiss_come_back_even_after_an_error():
