@@ -163,14 +163,27 @@ def test_an_encoder_that_the_manifest_does_not_describe(folder, encoder_of):
         SearchIndex.load(folder)
 
 
-def test_texts_that_are_fewer_than_vectors(index, folder):
+def test_texts_that_are_fewer_than_vectors(index, folder, encoder):
     """A row that has gone without a note of it among the dead."""
-    store = index.storage.state.store
-    store._connection.execute("DELETE FROM rows WHERE slot = 7")
-    with pytest.raises(SearchError, match=r"sqlite: 39 texts and 0 deleted ones for 40 vectors; restore a copy"):
-        index.verify()
+    for damaged, name in ((index, r"sqlite"), (SearchIndex.build(TEXTS, encoder.encode), "^index in memory")):
+        damaged.storage.state.store._connection.execute("DELETE FROM rows WHERE slot = 7")
+        with pytest.raises(SearchError, match=rf"{name}: 39 texts and 0 deleted ones for 40 vectors; restore a copy"):
+            damaged.verify()
     with pytest.raises(SearchError, match="39 texts"):
         SearchIndex.load(folder)
+
+
+def test_an_index_up_to_a_size_is_compared_with_its_checksums_when_it_is_opened(folder, monkeypatch):
+    [path] = folder.glob("*.f32")
+    content = bytearray(path.read_bytes())
+    content[1000] ^= 1
+    path.write_bytes(content)
+    size = files.folder_size(folder)
+    monkeypatch.setattr(state, "VERIFIED_AT_ONCE", size)
+    with pytest.raises(SearchError, match="damaged: vectors 0 to 39"):
+        SearchIndex.load(folder)
+    monkeypatch.setattr(state, "VERIFIED_AT_ONCE", size - 1)
+    assert len(SearchIndex.load(folder)) == 40
 
 
 def test_all_vectors_at_once_are_compared_with_their_checksums(index, folder):
@@ -186,7 +199,7 @@ def test_all_vectors_at_once_are_compared_with_their_checksums(index, folder):
 
 
 def test_an_index_without_rows_is_copied(encoder):
-    index = pickle.loads(pickle.dumps(SearchIndex.empty(encoder)))
-    assert len(index) == 0
+    index = pickle.loads(pickle.dumps(SearchIndex.empty(encoder, kind="hnsw")))
+    assert (len(index), index.info["kind"]) == (0, "hnsw")
     assert index.add(["first"]) == [0]
     assert index.search("first", top_k=1)[0][0].id == 0

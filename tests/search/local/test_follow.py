@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shutil
+import threading
+import time
 
 import numpy as np
 import pytest
 
 from simcse import SearchError, SearchIndex
 from simcse.search.fingerprint import OtherEncoderError
+from simcse.search.local import files, store
 from simcse.search.local.view import found
 
 TEXTS = [f"text number {i} of the house" for i in range(40)]
@@ -58,6 +61,59 @@ def test_an_index_that_another_encoder_built_anew_is_neither_searched_nor_change
     SearchIndex.build([*TEXTS, "one more"], encoder.encode).save(folder)  # the encoder is back
     assert len(index) == 41
     assert index.search_vectors(asked, top_k=1)[0][0].id == 3
+
+
+def test_what_lies_in_the_folder_is_read_once_a_change(folder, encoder, other_encoder, monkeypatch):
+    """By a search no more than that: not at the first one either, nor again where it is another encoder's index."""
+    real, reads = files.read_manifest, []
+    other = SearchIndex.load(folder, encoder.encode)
+    monkeypatch.setattr(files, "read_manifest", lambda folder: reads.append(folder) or real(folder))
+    index = SearchIndex.load(folder, encoder.encode)
+
+    def read_by(change):
+        change()
+        reads.clear()
+        for _ in range(3):
+            try:
+                index.search(TEXTS[3])
+            except OtherEncoderError:
+                assert change is anew
+        return len(reads)
+
+    def anew():
+        SearchIndex.build(["quite another text"], other_encoder.encode).save(folder)
+
+    assert read_by(lambda: None) == 0
+    assert read_by(lambda: other.add(["theirs"])) == 1
+    assert read_by(other.compact) == 1
+    assert read_by(anew) == 1
+
+
+@pytest.mark.parametrize("mmap", [True, False])
+def test_vectors_are_read_as_before_from_files_that_another_one_wrote(folder, encoder, mmap):
+    """Those on the disk are no copy in memory, which could be written to."""
+    index = SearchIndex.load(folder, encoder.encode, mmap=mmap)
+    SearchIndex.load(folder, encoder.encode).compact()
+    assert index.search(TEXTS[3], top_k=1)[0][0].id == 3
+    assert index.storage.snapshot().raw.flags.writeable is not mmap
+
+
+def test_a_search_does_not_wait_for_a_change(folder, encoder, monkeypatch):
+    """A thread of ours waits to change what another process is changing still, and has changed before."""
+    monkeypatch.setattr(store, "WAIT", 5)
+    index, other = SearchIndex.load(folder, encoder.encode), SearchIndex.load(folder, encoder.encode)
+    lock = index.storage.state.lock
+    adding = threading.Thread(target=index.add, args=[["ours"]])
+    with other.storage.transaction():
+        adding.start()
+        while lock.acquire(blocking=False):
+            lock.release()
+            time.sleep(0.001)
+        files.write_manifest(folder, files.read_manifest(folder))
+        assert index.search(TEXTS[3], top_k=1)[0][0].id == 3
+        assert adding.is_alive()
+    adding.join()
+    assert [text for _, text, _ in other.rows()] == [*TEXTS, "ours"]
 
 
 def test_the_same_encoder_under_another_name_and_precision_is_followed(folder, encoder):

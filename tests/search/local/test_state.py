@@ -1,4 +1,6 @@
-"""An index goes through `pickle` and `copy`: in memory with all that it holds, in a folder as that folder."""
+"""An index goes through `pickle` and `copy`: in memory with all that it holds, in a folder as that folder. And its
+approximate index: when it is built, what it covers, and that its files are never written over.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +16,9 @@ import pytest
 from simcse.errors import SearchError
 from simcse.search.fingerprint import OtherEncoderError
 from simcse.search.index import SearchIndex
+from simcse.search.local import state
+from simcse.search.local.blocks import BLOCK_ROWS
+from simcse.search.nearest import plan
 
 WORDS = "man cat dog rain book sun snow piano house river".split()  # noqa: SIM905
 TEXTS = [f"{a} {b} {c}" for a in WORDS for b in WORDS for c in WORDS[:5]]
@@ -67,6 +72,7 @@ def test_of_an_index_in_a_folder_the_folder_is_opened(
     monkeypatch.chdir(tmp_path)
     index = SearchIndex.build(TEXTS[:50], encode)
     index.save("idx")
+    assert not index.storage.snapshot().raw.flags.writeable  # mapped, no copy in memory
     packed = pickle.dumps(index)
     assert len(packed) < 10_000  # nothing of what lies in the folder
     copied = way(index)
@@ -81,3 +87,93 @@ def test_of_an_index_in_a_folder_the_folder_is_opened(
     (tmp_path / "idx" / "manifest.json").unlink()
     with pytest.raises(SearchError, match="idx"):
         pickle.loads(packed)
+
+
+def flip(path: Path, at: int) -> None:
+    """Change a bit of a file."""
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+
+
+def test_an_approximate_index_is_never_written_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who searches the one before reads on in its file, and a kill before the commit leaves it."""
+    monkeypatch.setattr(state, "LONGEST_TAIL", 0)
+    index, seen = SearchIndex.build(TEXTS[:40], encode, kind="hnsw"), dict[str, bytes]()
+    index.save(tmp_path / "idx")
+    for change in (
+        lambda: index.add(["sun snow"]), index.optimize, lambda: index.add(["rain rain"]),
+        lambda: index.add(TEXTS[40:80]), index.optimize, index.compact, index.optimize,
+    ):  # fmt: skip
+        change()
+        [path] = (tmp_path / "idx").glob("*.faiss")
+        assert seen.setdefault(path.name, path.read_bytes()) == path.read_bytes()
+        assert SearchIndex.load(tmp_path / "idx", encode).search("sun snow") == index.search("sun snow")
+    assert len(seen) == 6
+
+
+def test_what_optimize_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Room for the approximate index, for this once; queries, for good."""
+    monkeypatch.setattr(plan, "FLAT_BELOW", 10)
+    index = SearchIndex.build(TEXTS[:40], encode)
+
+    def told(**options: object) -> tuple[str, str | None]:
+        index.optimize(**options)
+        return index.info["kind"], index.info["plan"]["measured_on"]
+
+    assert told() == ("hnsw", "4 held-out rows")
+    assert told(sample_queries=["sun snow"]) == ("hnsw", "1 sample queries")
+    assert told(memory=0) == ("flat", None)
+    assert told() == ("hnsw", "1 sample queries")
+
+
+def test_the_recall_asked_for_is_that_of_every_plan() -> None:
+    """An IVF needs fewer probes where less is asked."""
+    index = SearchIndex.build(TEXTS[:40], encode, kind="IVF4,SQ8", target_recall=0.1)
+    assert index.info["plan"]["search_parameters"] == "nprobe=1"
+    index.compact()
+    assert index.info["plan"]["search_parameters"] == "nprobe=1"
+
+
+@pytest.mark.parametrize(("longest", "tail"), [(3, 4), (8, 8)])
+def test_rows_are_added_to_the_approximate_index_once_they_are_many(
+    monkeypatch: pytest.MonkeyPatch, longest: int, tail: int
+) -> None:
+    """More than `LONGEST_TAIL`, and than a tenth of what it covers; rows that are deleted by then are left out."""
+    monkeypatch.setattr(state, "LONGEST_TAIL", longest)
+    index = SearchIndex.build(TEXTS[:40], encode, kind="hnsw")
+
+    def covered() -> tuple[int, int]:
+        ann = index.storage.snapshot().ann
+        return ann.covered, ann.index.ntotal
+
+    index.add(TEXTS[40 : 40 + tail])
+    index.delete([40])
+    assert covered() == (40, 40)
+    index.add(["sun snow"])
+    assert covered() == (41 + tail, 40 + tail)
+    assert index.search("sun snow", 1)[0][0].id == 40 + tail
+    index.delete([0])
+    index.optimize()
+    assert covered() == (41 + tail, 39 + tail)
+
+
+def test_rows_are_added_to_the_approximate_index_beside_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of another block than theirs, which a large index has not read yet."""
+    monkeypatch.setattr(state, "LONGEST_TAIL", 0)
+    monkeypatch.setattr(state, "VERIFIED_AT_ONCE", 0)
+    SearchIndex.build(TEXTS[:BLOCK_ROWS], encode, kind="hnsw").save(tmp_path / "idx")
+    [path] = (tmp_path / "idx").glob("*.f32")
+    flip(path, at=1000)
+    index = SearchIndex.load(tmp_path / "idx", encode)
+    index.add(TEXTS[:40])
+    assert index.storage.snapshot().ann.covered == BLOCK_ROWS + 40
+
+
+def test_damage_of_a_small_approximate_index_is_found_before_faiss_reads_it(tmp_path: Path) -> None:
+    """As faiss would allocate whatever the file says."""
+    SearchIndex.build(TEXTS[:40], encode, kind="hnsw").save(tmp_path / "idx")
+    [path] = (tmp_path / "idx").glob("*.faiss")
+    flip(path, at=0)
+    with pytest.raises(SearchError, match=r"faiss: damaged: found checksum \w{8}, expected \w{8}; restore a copy"):
+        SearchIndex.load(tmp_path / "idx", encode)
