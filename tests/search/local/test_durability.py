@@ -78,7 +78,11 @@ def test_a_missing_file_is_named(folder, encoder, suffix, message):
 def test_what_is_no_index_is_told(folder, encoder, tmp_path):
     (tmp_path / "file").write_text("x")
     (tmp_path / "empty").mkdir()
-    for name, message in [("file", "is a file; expected"), ("empty", "is no index"), ("none", "no such folder")]:
+    for name, message in [
+        ("file", "is a file; expected"),
+        ("empty", "is no index"),
+        ("none", "none: no such folder; expected"),
+    ]:
         with pytest.raises(SearchError, match=message):
             SearchIndex.load(tmp_path / name, encoder.encode)
     manifest = json.loads((folder / "manifest.json").read_text())

@@ -217,6 +217,14 @@ def test_a_subset_can_be_stopped_while_it_is_looked_for(encoder):
     assert index.storage.subset({"year": 3}, lambda: False).allowed.sum() == 222
 
 
+def test_a_view_filters_its_own_rows_while_others_are_added(encoder):
+    index = SearchIndex.build(TEXTS, encoder.encode, metadata=[{"at": i} for i in range(4)])
+    view = index.storage.snapshot()
+    index.add(["rain in the night"], metadata=[{"at": 4}])
+    assert view.matching({"at": {">=": 3}}).tolist() == [3]
+    assert index.storage.snapshot().matching({"at": {">=": 3}}).tolist() == [3, 4]
+
+
 @pytest.mark.parametrize("mmap", [True, False])
 def test_vectors_stay_where_they_were_when_files_are_written_anew(index, encoder, tmp_path, mmap):
     """On the disk or in memory, as `load` was told."""
@@ -231,7 +239,13 @@ def test_vectors_stay_where_they_were_when_files_are_written_anew(index, encoder
     assert found(loaded, TEXTS[2], top_k=1) == [TEXTS[2]]
 
 
-@pytest.mark.parametrize("folder", ["a\0b", 7, None])
-def test_what_names_no_folder(encoder, folder):
-    with pytest.raises(SearchError, match="expected the name of the folder of an index"):
+@pytest.mark.parametrize(
+    ("folder", "told"),
+    [
+        *[(folder, "expected the name of the folder of an index") for folder in ("a\0b", 7, None)],
+        ("long" * 99, "longlong: .*; expected the folder of an index"),
+    ],
+)
+def test_what_names_no_folder(encoder, folder, told):
+    with pytest.raises(SearchError, match=told):
         SearchIndex.load(folder, encoder.encode)
