@@ -77,7 +77,7 @@ class Store:
         # what another process has removed just now must not come back as an empty database
         name = ":memory:" if self.path is None else f"{self.path.absolute().as_uri()}?mode={'rwc' if create else 'rw'}"
         connection = sqlite3.connect(name, uri=True, isolation_level=None, check_same_thread=False, timeout=WAIT)
-        connection.create_function("text_of", 2, text_of, deterministic=True)
+        connection.create_function("text_of", 2, text_of)
         return connection
 
     def close(self) -> None:
@@ -203,9 +203,11 @@ class Store:
                 self._connection.executemany("INSERT INTO rows VALUES (?, ?, ?, ?, ?)", packed)
             except sqlite3.IntegrityError as error:
                 there = self.slots([row[0] for row in rows])
-                twice = next((row[0] for i, row in enumerate(rows, first) if there.get(row[0], i) != i), None)
+                twice = [row[0] for i, row in enumerate(rows, first) if there.get(row[0], i) != i]
+                if not twice:  # but a slot: the file is damaged
+                    raise
                 raise SearchError(
-                    f"id {twice!r} is in the index already; give another id, or replace it by the option upsert"
+                    f"id {twice[0]!r} is in the index already; give another id, or replace it by the option upsert"
                 ) from error
 
     def remove(self, slots: Iterable[int]) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
+import time
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
 import pytest
 
@@ -54,6 +57,7 @@ def test_reads_inside_reads_see_one_state(path, store, monkeypatch):
     """The outer one ends the transaction: until then nobody else can commit, afterwards anybody."""
     monkeypatch.setattr(module, "WAIT", 0.05)
     other = Store(path)
+    begin = time.monotonic()
     with store.reading():
         with store.reading():
             assert store.slots([4]) == {4: 4}
@@ -63,10 +67,63 @@ def test_reads_inside_reads_see_one_state(path, store, monkeypatch):
         ):
             other.remove([0])
         assert ids(store) == ids(other) == [0, 1, 2, 3, 4]
+    assert time.monotonic() - begin < 4, "it waits as long as it says, not SQLite's own five seconds"
     with other.transaction():
         other.remove([0])
     other.close()
     assert ids(store) == [1, 2, 3, 4]
+
+
+@pytest.fixture
+def elsewhere():
+    """Runs what it is given in another thread, and gives the result; at most five seconds."""
+    with ThreadPoolExecutor(1) as pool:
+        yield lambda work: pool.submit(work).result(timeout=5)
+
+
+def test_other_threads_neither_wait_for_an_open_transaction_nor_see_into_it(store, elsewhere):
+    def look():
+        with store.reading():
+            return len(store), store.slots([0, 5]), store.matching({"n": [0, 5]}).tolist(), store.changing
+
+    with store.transaction():
+        store.remove([0])
+        store.insert(5, [(5, "text 5", {"n": 5})])
+        assert look() == (5, {5: 5}, [5], True)
+        assert elsewhere(look) == (5, {0: 0}, [0], False)
+    assert elsewhere(look) == (5, {5: 5}, [5], False)
+
+
+def test_a_transaction_reads_while_another_thread_does(store):
+    """Its end waits for the end of the other's reading."""
+    seen = Event()
+
+    def change():
+        with store.transaction():
+            store.remove([0])
+            assert ids(store) == [1, 2, 3, 4]
+            seen.set()
+
+    with ThreadPoolExecutor(1) as pool:
+        with store.reading():
+            assert ids(store) == [0, 1, 2, 3, 4]
+            changed = pool.submit(change)
+            assert seen.wait(5)
+            assert ids(store) == [0, 1, 2, 3, 4]
+        changed.result()
+    assert ids(store) == [1, 2, 3, 4]
+
+
+def test_many_rows_are_read_and_looked_for_in_parts(store):
+    everything = list(enumerate(ROWS))
+    for batch in (1, 2, 5, 9):
+        assert list(store.rows(batch)) == everything
+        assert list(store.rows(batch, end=3)) == everything[:3]
+    queries = []
+    store._reader.set_trace_callback(queries.append)
+    wanted = [*range(10, 10 + 2 * module.IDS_A_QUERY), 4, 0]
+    assert list(store.slots(wanted).items()) == [(4, 4), (0, 0)]
+    assert sum("FROM rows" in query for query in queries) == 3
 
 
 def test_an_id_that_is_there_already_is_named(store):
@@ -85,6 +142,25 @@ def test_a_file_replaced_while_it_is_opened(path, monkeypatch):
         Store(path)
 
 
+@pytest.mark.parametrize("opened", [0, 1, 2])
+def test_a_file_removed_while_it_is_opened_does_not_come_back_empty(path, monkeypatch, opened):
+    """Between a look at it and the first of three connections, or between two of them."""
+    real, connections = sqlite3.connect, []
+
+    def connect(*args, **options):
+        if len(connections) == opened:
+            path.unlink()
+        connections.append(real(*args, **options))
+        return connections[-1]
+
+    monkeypatch.setattr(sqlite3, "connect", connect)
+    with pytest.raises(SearchError, match=r"store\.sqlite: cannot be opened"):
+        Store(path)
+    assert not path.exists()
+    for connection in connections:
+        connection.close()
+
+
 def test_what_tells_files_of_one_name_apart(path):
     before = file_id(path)
     assert before == file_id(path)
@@ -97,6 +173,10 @@ def test_what_tells_files_of_one_name_apart(path):
 
 REFUSALS = {
     "was closed; load the index again": lambda store: (store.close(), len(store)),
+    "the disk is full; the index is as it was before; make room and try again$": lambda store: (
+        store._connection.execute("PRAGMA max_page_count = 1"),  # no more than there are
+        store.insert(5, [(5, "room " * 10_000, {})]),
+    ),
     "no permission to write; the index can be searched but not changed": lambda store: (
         store._connection.execute("PRAGMA query_only = ON"),
         store.remove([0]),
@@ -107,6 +187,9 @@ REFUSALS = {
     "damaged or no database of an index \\(file is not a database\\); restore a copy": lambda store: (
         store.path.write_bytes(b"no database " * 1000),
         Store(store.path),
+    ),
+    "damaged or no database of an index \\(UNIQUE constraint failed: rows.slot\\); restore a copy": lambda store: (
+        store.insert(4, [(9, "new", {})])  # the state says that there are fewer rows than there are
     ),
     "damaged: 'settings' is not JSON": lambda store: (
         store._connection.execute("UPDATE meta SET value = '{' WHERE key = 'settings'"),
@@ -142,3 +225,15 @@ def test_refusals_of_the_database_are_told_with_its_file(store, told):
         REFUSALS[told](store)
     assert isinstance(caught.value.__cause__, sqlite3.Error | ValueError | OverflowError)
     assert "\n" not in str(caught.value)
+
+
+def test_what_is_wrong_with_the_file_is_told_in_one_line(store):
+    """SQLite takes several."""
+    [(page,)] = store._connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'blocks'")
+    [(size,)] = store._connection.execute("PRAGMA page_size")
+    with store.path.open("r+b") as file:
+        file.seek((page - 1) * size)
+        file.write(b"\xff" * 8)
+    told = r"store\.sqlite: damaged \(\*\*\* in database main \*\*\* \w.*\); restore a copy or build the index anew$"
+    with pytest.raises(SearchError, match=told):
+        store.verify()
