@@ -83,7 +83,10 @@ def test_a_manifest_that_cannot_be_written_is_out_of_date_alone(index, folder, e
     with monkeypatch.context() as patch:
         patch.setattr(state, "write_manifest", full)
         assert index.add(["ours"]) == [40]
-    assert "idx: the change is durable, but manifest.json is out of date: [Errno 28] No space left" in caplog.text
+    [said] = caplog.messages
+    assert (
+        said == f"{folder}: the change is durable, but manifest.json is out of date: [Errno 28] No space left on device"
+    )
     assert (folder / "manifest.json").read_bytes() == before
     assert len(SearchIndex.load(folder, encoder.encode)) == 41
 

@@ -5,6 +5,7 @@ approximate index: when it is built, what it covers, and that its files are neve
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 import zlib
 from collections.abc import Callable
@@ -82,11 +83,33 @@ def test_of_an_index_in_a_folder_the_folder_is_opened(
     monkeypatch.chdir("/")
     assert len(pickle.loads(packed)) == 51  # the folder is found from anywhere
     SearchIndex.build(TEXTS[:50], other).save(tmp_path / "idx")
-    with pytest.raises(OtherEncoderError):
+    with pytest.raises(OtherEncoderError, match=f"^{tmp_path / 'idx'}: "):
         pickle.loads(packed)
     (tmp_path / "idx" / "manifest.json").unlink()
     with pytest.raises(SearchError, match="idx"):
         pickle.loads(packed)
+
+
+@pytest.mark.parametrize("mmap", [True, False])
+def test_a_copy_of_an_index_in_a_folder_has_its_vectors_where_they_were(tmp_path: Path, mmap: bool) -> None:
+    """On the disk, or in memory, where they can be written to."""
+    SearchIndex.build(TEXTS[:40], encode).save(tmp_path / "idx")
+    copied = copy.deepcopy(SearchIndex.load(tmp_path / "idx", encode, mmap=mmap))
+    assert copied.storage.snapshot().raw.flags.writeable is not mmap
+
+
+def test_the_manifest_says_what_an_index_is(tmp_path: Path) -> None:
+    """To a reader who has nothing else: the encoder, how it is searched, and how long each file is."""
+    index = SearchIndex.build(TEXTS[:40], encode, kind="hnsw", target_recall=0.9)
+    index.save(tmp_path / "idx")
+    index.add(["sun snow"])
+    manifest = json.loads((tmp_path / "idx" / "manifest.json").read_text())
+    [vectors], [ann] = (list((tmp_path / "idx").glob(f"*.{suffix}")) for suffix in ("f32", "faiss"))
+    assert (manifest["metric"], manifest["dimension"], manifest["count"]) == ("cosine", 16, 41)
+    assert manifest["settings"] == {"kind": "hnsw", "target_recall": 0.9}
+    assert manifest["plan"] == index.info["plan"]
+    crc = f"{zlib.crc32(ann.read_bytes()):08x}"
+    assert manifest["files"] == {vectors.name: {"rows": 41}, ann.name: {"rows": 40, "crc32": crc}}
 
 
 def flip(path: Path, at: int) -> None:
