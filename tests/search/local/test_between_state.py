@@ -189,6 +189,19 @@ def test_an_index_up_to_a_size_is_compared_with_its_checksums_when_it_is_opened(
     assert len(SearchIndex.load(folder)) == 40
 
 
+@pytest.mark.parametrize("mmap", [True, False])
+def test_vectors_behind_those_that_count_are_no_part_of_an_index(folder, encoder, mmap):
+    """They are the rest of an addition that was killed; the next one writes over them."""
+    [path] = folder.glob("*.f32")
+    with path.open("ab") as file:
+        file.write(b"the rest" * 100)
+    index = SearchIndex.load(folder, encoder.encode, mmap=mmap)
+    index.add(["more"])
+    index.verify()
+    assert index.search("more", top_k=1)[0][0].id == 40
+    assert path.stat().st_size == 41 * 32 * 4
+
+
 def test_all_vectors_at_once_are_compared_with_their_checksums(index, folder):
     view = index.storage.snapshot()
     assert np.array_equal(view.matrix, view.raw)
