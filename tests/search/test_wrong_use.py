@@ -170,3 +170,33 @@ def test_the_remedy_is_told(encoder):
     ]:
         with pytest.raises(SearchError, match=told):
             call()
+
+
+@pytest.mark.parametrize("inner", ["delete", "add", "compact", "save", "optimize"])
+@pytest.mark.parametrize("place", ["in memory", "in a folder"])
+def test_a_change_inside_another_is_refused(encoder, tmp_path, place, inner):
+    """By the very stream that is being added: a deletion freed room in the middle, and left half of it all."""
+    index = SearchIndex.build([f"text {i}" for i in range(10)], encoder.encode)
+    if place == "in a folder":
+        index.save(tmp_path / "idx")
+    change = {
+        "delete": lambda: index.delete([0, 1, 2, 3, 4]),
+        "add": lambda: index.add(["inner"]),
+        "compact": index.compact,
+        "save": lambda: index.save(tmp_path / "other"),
+        "optimize": index.optimize,
+    }[inner]
+
+    def stream():
+        yield "outer"
+        change()
+        yield "never"
+
+    with pytest.raises(SearchError, match="idx" if place == "in a folder" else "in memory") as caught:
+        index.add(stream())
+    assert "found a change inside another one" in str(caught.value)
+    assert not (tmp_path / "other").exists()
+    for kept in [index, *([SearchIndex.load(tmp_path / "idx", encoder.encode)] if place == "in a folder" else [])]:
+        kept.verify()
+        assert [text for _, text, _ in kept.rows()] == [f"text {i}" for i in range(10)]
+    assert index.add(["after"]) == [10]

@@ -258,10 +258,12 @@ class State:
         """All changes inside become durable and visible together, or not at all.
 
         Raises:
-            SearchError: another process is changing the index, or it cannot be written; it is then as it was before.
+            SearchError: another process is changing the index, or this thread in an outer block, or it cannot be
+                written; it is then as it was before.
             OtherEncoderError: another encoder has built the index anew.
         """
         with self.lock:
+            self.check_still()
             before: tuple[int, Checksums] | None = None
             try:
                 with self.locked():
@@ -283,6 +285,18 @@ class State:
             self.view = view
             if self.folder is not None:
                 self.describe()
+
+    def check_still(self) -> None:
+        """Refuse to begin a change where this thread is in the middle of one, as a stream of texts may be read in.
+
+        Raises:
+            SearchError: it is.
+        """
+        if self.store.changing:
+            raise SearchError(
+                f"{self.folder or 'index in memory'}: found a change inside another one, such as a deletion by the "
+                "stream that is being added; finish the first one before"
+            )
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -166,10 +166,10 @@ class Ann:
             self._map(path)
         except (RuntimeError, OSError) as error:
             path.unlink(missing_ok=True)
-            in_brackets = re.search(r"\(([^()]+)\)\s*$", str(error))  # where faiss says what the system said
-            reason = getattr(error, "strerror", None) or (
-                in_brackets[1] if in_brackets else str(error).splitlines()[-1]
-            )
+            # of what faiss says the end, or what stands there in brackets, comes from the system
+            last = str(error).splitlines()[-1].rsplit(": ", 1)[-1]
+            in_brackets = re.search(r"\(([^()]+)\)\s*$", last)
+            reason = getattr(error, "strerror", None) or (in_brackets[1] if in_brackets else last)
             raise SearchError(f"{path}: {reason}; the index is as it was before; free the way and try again") from error
         self.crc, self.size = zlib.crc32(self._content), len(self._content)
 
