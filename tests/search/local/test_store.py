@@ -128,7 +128,7 @@ def test_many_rows_are_read_and_looked_for_in_parts(store):
 
 def test_an_id_that_is_there_already_is_named(store):
     with pytest.raises(SearchError, match="id 3 is in the index already; give another id"), store.transaction():
-        store.insert(5, [(5, "new", {}), (3, "again", {})])
+        store.insert(5, [(5, "new", {}), (3, "again", {}), (2, "again", {})])
     with pytest.raises(SearchError, match="id 7 is in the index already"), store.transaction():
         store.insert(5, [(7, "new", {}), (7, "again", {})])
     assert ids(store) == [0, 1, 2, 3, 4]
