@@ -126,13 +126,14 @@ def test_an_approximate_index_is_never_written_over(tmp_path: Path, monkeypatch:
     index.save(tmp_path / "idx")
     for change in (
         lambda: index.add(["sun snow"]), index.optimize, lambda: index.add(["rain rain"]),
-        lambda: index.add(TEXTS[40:80]), index.optimize, index.compact, index.optimize,
+        lambda: index.add(TEXTS[40:80]), index.optimize, lambda: index.add(TEXTS[80:120]), index.optimize,
+        index.compact, index.optimize,
     ):  # fmt: skip
         change()
         [path] = (tmp_path / "idx").glob("*.faiss")
         assert seen.setdefault(path.name, path.read_bytes()) == path.read_bytes()
         assert SearchIndex.load(tmp_path / "idx", encode).search("sun snow") == index.search("sun snow")
-    assert len(seen) == 6
+    assert len(seen) == 8
 
 
 def test_what_optimize_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
