@@ -140,7 +140,7 @@ def _encode_rows(
     except BaseException:
         if not state.rows:  # there is nothing to go on from
             with suppress(OSError):
-                partial.unlink(missing_ok=True)
+                partial.unlink()
         raise
     return state.rows
 

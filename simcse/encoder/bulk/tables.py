@@ -39,7 +39,7 @@ class Rows:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._file = tempfile.TemporaryFile("w+", dir=folder, encoding="utf-8", newline="\n")  # noqa: SIM115
+        self._file = tempfile.TemporaryFile("w+", dir=folder, encoding="utf-8")  # noqa: SIM115
         self.numbered = True
 
     def noting(self, texts: Iterable[str], ids: Iterable[int | str | None] | None) -> Iterator[str]:
@@ -111,7 +111,7 @@ def _write_npz(new: Path, vectors: Path, rows: Rows, advance: Advance) -> None:
     ids = np.array([key for keys, _ in rows.batches() for key in keys])
     with zipfile.ZipFile(new, "w") as archive:
         with vectors.open("rb") as source, archive.open("vectors.npy", "w", force_zip64=True) as target:
-            shutil.copyfileobj(source, target, 2**20)
+            shutil.copyfileobj(source, target)
         with archive.open("ids.npy", "w", force_zip64=True) as target:
             np.lib.format.write_array(target, ids if len(ids) else ids.astype(np.int64))
     advance(len(ids))
@@ -137,10 +137,10 @@ def _write_parquet(new: Path, vectors: Path, rows: Rows, advance: Advance) -> No
 def _write_jsonl(new: Path, vectors: Path, rows: Rows, advance: Advance) -> None:
     import pyarrow as pa
 
-    with new.open("w", encoding="utf-8", newline="\n") as file:
+    with new.open("w", encoding="utf-8") as file:
         for ids, texts, some in _batches(vectors, rows):
             wide = some.astype(np.float32) if some.dtype.kind == "f" else some
-            numbers = pa.array(wide.reshape(-1)).cast(pa.string()).to_pylist()  # the shortest that are read as the same
+            numbers = pa.array(wide.ravel()).cast(pa.string()).to_pylist()  # the shortest that are read as the same
             for row, (key, text) in enumerate(zip(ids, texts, strict=True)):
                 head = json.dumps({"id": key, "text": text}, ensure_ascii=False)[:-1]
                 values = ", ".join(numbers[row * some.shape[1] : (row + 1) * some.shape[1]])
