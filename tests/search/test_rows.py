@@ -131,6 +131,7 @@ def test_ids_that_are_not_there_are_counted(encoder):
 def test_what_cannot_be_stored_is_shown(encoder):
     for row, told in [
         (("a\0b", "text", {}), r"^id: found 'a\\x00b', expected a text without NUL and halves of surrogate pairs$"),
+        ((True, "text", {}), "^id: found True, expected a text or a number"),
         (("a", "half \ud800", {}), "^row with id 'a': text cannot be stored as UTF-8: half of a surrogate pair$"),
     ]:
         with pytest.raises(SearchError, match=told):
