@@ -74,7 +74,7 @@ def _unpacking_numpy(path: Path) -> Iterator[None]:
 
 
 def _checked(path: Path, shape: tuple[int, ...], kind: np.dtype[Any]) -> tuple[int, int]:
-    if len(shape) != 2 or not shape[1] or kind.kind not in "fi":
+    if len(shape) != 2 or shape[0] < 0 or shape[1] < 1 or kind.kind not in "fi":
         bits = "; unpack bits by np.unpackbits, or write quantize=int8" if kind == np.uint8 else ""
         raise DataError(f"{path}: found {kind.name} of shape {shape}, expected vectors (n, d) of numbers{bits}")
     return shape[0], shape[1]

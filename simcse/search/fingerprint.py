@@ -123,8 +123,15 @@ def packed_units(vectors: Matrix) -> str:
 
 
 def unpacked_units(packed: str, rows: int) -> Matrix:
-    """The inverse of `packed_units`, for n rows."""
-    return unit_rows(np.frombuffer(base64.b64decode(packed), dtype="<f2").reshape(rows, -1))
+    """The inverse of `packed_units`, for n rows.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    vectors = np.frombuffer(base64.b64decode(packed), dtype="<f2").reshape(rows, -1)  # (n, d)
+    if not np.isfinite(vectors).all():
+        raise ValueError("a unit vector that is not finite")
+    return unit_rows(vectors)
 
 
 def prompt_of(encode: Encode) -> str | None:

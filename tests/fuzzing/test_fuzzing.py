@@ -7,12 +7,15 @@ has, each target in a process of its own; `campaign.py` goes on with one target.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +47,37 @@ def whole(new: bytes) -> Callable[[bytes], bytes]:
     return lambda content: new
 
 
+def both(*changes: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
+    return lambda content: reduce(lambda so_far, change: change(so_far), changes, content)
+
+
+def in_zip(name: str, change: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
+    """A member of an archive, with its right checksum."""
+
+    def changed(content: bytes) -> bytes:
+        found = io.BytesIO()
+        with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(found, "w") as new:
+            for member in old.namelist():
+                new.writestr(member, change(old.read(member)) if member == name else old.read(member))
+        return found.getvalue()
+
+    return changed
+
+
 # what once raised another error: target, file, what is damaged
 CASES: dict[str, tuple[str, str, Callable[[bytes], bytes]]] = {
     "manifest of many levels": ("manifest", "manifest.json", put(b"37,", b"[" * DEEP + b"]" * DEEP + b",")),
     "store with a schema that is no UTF-8": (
         "index", "store-000003.sqlite", put(b"INTEGER PRIMARY KEY, id", b"INTEGER PRIMARY \xcbEY, id"),
     ),
+    "store with vectors of no dimension": ("index", "store-000003.sqlite", put(b'"dimension": 16', b'"dimensIon": 16')),
+    "store with vectors in no file": ("index", "store-000003.sqlite", put(b'{"file": "vec', b'{"fi|e": "vec')),
+    "store whose slots are no key": (
+        "index", "store-000003.sqlite",
+        both(put(b"INTEGER PRIMARY KEY, id", b"INTEGER PZIMARY KEY, id"), put(b"rows_1rows", b"rows_1row{")),
+    ),
+    "manifest whose probes are no numbers": ("index", "manifest.json", put(b'"probes": "DKws', b'"probes": "AH4A')),
+    "npz with less than no rows": ("vectors", "v.npz", in_zip("vectors.npy", put(b"(48, 16)", b"(-1, 16)"))),
     "npy whose header never ends": ("vectors", "v.npy", put(b"(48, 16), }", b"(48,3.5, } ")),
     "report of many levels": ("run", "report.json", whole(b'{"average": ' + b"[" * DEEP + b"]" * DEEP + b"}")),
     "config of many levels": ("state", "config.yaml", whole(b"[" * 3000)),

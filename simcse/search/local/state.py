@@ -83,12 +83,13 @@ class State:
             ) from error
         store = Store(part_of(folder, "store", manifest["store"]))
         stored = store["vectors"]
-        if stored is None or stored["dimension"] != identity.dimension:
+        found = stored.get("dimension") if isinstance(stored, dict) else stored
+        if found != identity.dimension:
             raise SearchError(
-                f"{store.path}: holds {stored and stored['dimension']} dimensions, {MANIFEST} says "
-                f"{identity.dimension}; these files are not of one index: restore a copy or build it anew"
+                f"{store.path}: holds {found} dimensions, {MANIFEST} says {identity.dimension}; these files are not of "
+                "one index: restore a copy or build it anew"
             )
-        vectors = Vectors(identity.dimension, part_of(folder, "vectors", stored["file"]), mmap)
+        vectors = Vectors(identity.dimension, part_of(folder, "vectors", stored.get("file")), mmap)
         state = cls(identity, store, vectors, folder, seen)
         if not mmap or folder_size(folder) <= VERIFIED_AT_ONCE:
             state.verify()
@@ -174,13 +175,21 @@ class State:
         live = np.ones(self.vectors.count, bool)
         live[self.store.dead()] = False
         settings, sample = self.store["settings"], self.store["sample_queries"]
+        try:
+            kind, target_recall = settings["kind"], settings["target_recall"]
+            sample_queries = sample and unpacked_units(sample[1], sample[0])
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            raise SearchError(
+                f"{self.store.path}: damaged settings or sample queries ({error}); restore a copy or build the index "
+                "anew"
+            ) from error
         plan, ann = make_plan(
             self.vectors.checked(),
-            kind=settings["kind"],
-            target_recall=settings["target_recall"],
+            kind=kind,
+            target_recall=target_recall,
             memory=memory,
             live=live,
-            sample_queries=sample and unpacked_units(sample[1], sample[0]),
+            sample_queries=sample_queries,
         )
         self.store["plan"] = plan.to_json()
         self.put(ann, key)

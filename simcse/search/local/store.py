@@ -310,6 +310,12 @@ class Store:
         report = " ".join(str(self._all("PRAGMA quick_check(1)")[0][0]).split())
         if report != "ok":
             raise SearchError(f"{self.path}: damaged ({report}); restore a copy or build the index anew")
+        # ids are counted in their index, slots in the table itself
+        [(ids, slots)] = self._all("SELECT (SELECT count(*) FROM rows), count(slot) FROM rows NOT INDEXED")
+        if ids != slots:
+            raise SearchError(
+                f"{self.path}: damaged: found {slots} rows with {ids} ids; restore a copy or build the index anew"
+            )
         for _ in self.rows():
             pass
 

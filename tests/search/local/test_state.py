@@ -201,3 +201,19 @@ def test_damage_of_a_small_approximate_index_is_found_before_faiss_reads_it(tmp_
     flip(path, at=0)
     with pytest.raises(SearchError, match=r"faiss: damaged: found checksum \w{8}, expected \w{8}; restore a copy"):
         SearchIndex.load(tmp_path / "idx", encode)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("settings", {"kind": "flat"}),
+        ("sample_queries", [2, "AH4A"]),
+        ("sample_queries", [1, "AH4A" * 32]),
+        ("sample_queries", 7),
+    ],
+)
+def test_damage_of_what_a_plan_begins_with_is_told(key: str, value: object) -> None:
+    index = SearchIndex.build(TEXTS[:40], encode)
+    index.storage.state.store[key] = value
+    with pytest.raises(SearchError, match=r"damaged settings or sample queries \(.+\); restore a copy or build"):
+        index.optimize()
