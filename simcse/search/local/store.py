@@ -316,8 +316,12 @@ class Store:
             raise SearchError(
                 f"{self.path}: damaged: found {slots} rows with {ids} ids; restore a copy or build the index anew"
             )
-        for _ in self.rows():
-            pass
+        names = {name for _, (_, _, metadata) in self.rows() for name in metadata}
+        if unlisted := names.difference(self.fields()):
+            raise SearchError(
+                f"{self.path}: damaged: rows have the field {min(unlisted)!r}, which is not listed; restore a copy or "
+                "build the index anew"
+            )
 
     def _unpacked(self, row: tuple[Any, ...]) -> tuple[int, Row]:
         slot, key, text, metadata, crc = row
