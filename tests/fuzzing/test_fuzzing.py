@@ -76,6 +76,7 @@ CASES: dict[str, tuple[str, str, Callable[[bytes], bytes]]] = {
         "index", "store-000003.sqlite",
         both(put(b"INTEGER PRIMARY KEY, id", b"INTEGER PZIMARY KEY, id"), put(b"rows_1rows", b"rows_1row{")),
     ),
+    "store with less than no vectors": ("index", "store-000003.sqlite", put(b'"count": 42', b'"count": -2')),
     "store with a field by another name": ("index", "store-000003.sqlite", put(b"\x02\x15even", b"\x02\x15evan")),
     "manifest whose probes are no numbers": ("index", "manifest.json", put(b'"probes": "DKws', b'"probes": "AH4A')),
     "npz with less than no rows": ("vectors", "v.npz", in_zip("vectors.npy", put(b"(48, 16)", b"(-1, 16)"))),

@@ -140,14 +140,16 @@ class State:
             checksums = np.concatenate([known, store.checksums(len(known))])
         try:
             if stored is not None:
-                vectors.move_to(stored["count"], checksums)
+                vectors.move_to(_whole(stored["count"]), checksums)
             live = None
             if len(dead):
                 live = np.ones(vectors.count, bool)
                 live[dead] = False
             count = vectors.count - len(dead)
             committed_ann = self._committed_ann(ann)
-            return View(generation, store, vectors.matrix, vectors.blocks, live, count, committed_ann, settings, plan)
+            return View(
+                _whole(generation), store, vectors.matrix, vectors.blocks, live, count, committed_ann, settings, plan
+            )
         except (KeyError, TypeError, IndexError) as error:
             raise SearchError(f"{store.path}: damaged ({error}); restore a copy or build the index anew") from error
 
@@ -374,6 +376,12 @@ def _restored(identity: Identity, content: bytes, matrix: Matrix, ann: PackedAnn
     state._ann = ann and Ann.unpacked(ann)
     state.view = state.committed()
     return state
+
+
+def _whole(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise TypeError(f"found {value!r} as a whole number")
+    return value
 
 
 def file_of(part: Store | Vectors) -> str:
