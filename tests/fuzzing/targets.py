@@ -332,7 +332,7 @@ TARGETS: dict[str, Target] = {
     ),
     "vectors": Target(samples("encode_to-1", "v.np[yz]", "v.parquet"), (read_vectors,), names=True),
     "manifest": Target(samples("index-3/hnsw", "manifest.json"), (read_manifest,), names=True, share=2),
-    "index": Target(samples("index-3/hnsw"), (read_index,), share=0.3),
+    "index": Target(samples("index-3/hnsw"), (read_index,), share=2),
     "layout": Target(samples("checkpoint-2", "**/*.json"), (read_layout,), samples("checkpoint-2"), share=0.3),
     "checkpoint": Target(samples("checkpoint-2"), (read_checkpoint,), share=0.3),
     "run": Target(samples("run-1/finished"), (read_run,), share=0.3),
