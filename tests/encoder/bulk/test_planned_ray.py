@@ -54,7 +54,7 @@ def here(monkeypatch):
     import ray
 
     stand_in = Here()
-    monkeypatch.setattr(bulk, "ROWS_A_BATCH", 1)
+    monkeypatch.setattr(bulk, "ROWS_A_BATCH", 2)
     monkeypatch.setattr(ray, "init", lambda **options: None)
     monkeypatch.setattr(ray, "cluster_resources", lambda: stand_in.resources)
     monkeypatch.setattr(ray.data, "read_parquet", stand_in.read_parquet)
@@ -94,11 +94,11 @@ def test_workers_share_processors_or_have_an_accelerator_each(here, files, model
     assert encode_parquet(files, "out", model, **options) == 200
     workers = options.get("workers", 2)
     assert here.asked["map"] == {
-        "batch_format": "pyarrow", "batch_size": 1, "zero_copy_batch": True, "concurrency": workers,
+        "batch_format": "pyarrow", "batch_size": 2, "zero_copy_batch": True, "concurrency": workers,
         "num_gpus": gpus, "num_cpus": cpus,
     }  # fmt: skip
     assert here.asked["worker"][1][-1] == cpus
-    assert here.asked["read"] == {"override_num_blocks": max(4 * workers, 13)}, "at least so many, else 16 batches each"
+    assert here.asked["read"] == {"override_num_blocks": max(4 * workers, 7)}, "at least so many, else 16 batches each"
     assert here.asked["context"] == (False, True), "no bars, rows in order"
 
 
