@@ -326,18 +326,25 @@ def test_rows_without_a_negative_are_named() -> None:
     ContrastiveLogits(torch.zeros(2, 2), torch.tensor([0, 1]))  # one negative is enough
 
 
+FIT = "to fit logits (2, 3)"
+
+
 @pytest.mark.parametrize(
-    ("field", "value"),
+    ("field", "value", "told"),
     [
-        ("target", torch.zeros(3, dtype=torch.int64)),
-        ("target", torch.zeros(2, dtype=torch.int32)),
-        ("valid", torch.ones(2, 2, dtype=torch.bool)),
-        ("log_noise", torch.zeros(2)),
-        ("correction", torch.zeros(3)),
-        ("logits", torch.zeros(2, 3, dtype=torch.bfloat16)),
+        ("target", torch.zeros(3, dtype=torch.int64), f"(3,) torch.int64, expected (2,) torch.int64 {FIT}"),
+        ("target", torch.zeros(2, dtype=torch.int32), f"(2,) torch.int32, expected (2,) torch.int64 {FIT}"),
+        ("valid", torch.ones(2, 2, dtype=torch.bool), f"(2, 2) torch.bool, expected (2, 3) torch.bool {FIT}"),
+        ("log_noise", torch.zeros(2), f"(2,) torch.float32, expected (3,) or (2, 3) torch.float32 {FIT}"),
+        ("correction", torch.zeros(3), f"(3,) torch.float32, expected (2,) torch.float32 {FIT}"),
+        (
+            "logits", torch.zeros(2, 3, dtype=torch.bfloat16),
+            "(2, 3) torch.bfloat16, expected (R, C) in float32 or float64: cast with .float()",
+        ),
     ],
-)
-def test_tensors_that_do_not_fit_are_named(field: str, value: Tensor) -> None:
+)  # fmt: skip
+def test_tensors_that_do_not_fit_are_named(field: str, value: Tensor, told: str) -> None:
     good = {"logits": torch.zeros(2, 3), "target": torch.zeros(2, dtype=torch.int64)}
-    with pytest.raises(ConfigError, match=f"{field}: found"):
+    with pytest.raises(ConfigError) as caught:
         ContrastiveLogits(**(good | {field: value}))
+    assert str(caught.value) == f"{field}: found {told}"
