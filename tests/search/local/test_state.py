@@ -217,3 +217,21 @@ def test_damage_of_what_a_plan_begins_with_is_told(key: str, value: object) -> N
     index.storage.state.store[key] = value
     with pytest.raises(SearchError, match=r"damaged settings or sample queries \(.+\); restore a copy or build"):
         index.optimize()
+
+
+@pytest.mark.parametrize(
+    ("vectors", "told"),
+    [
+        (None, "sqlite: holds None dimensions, manifest.json says 16"),
+        ({"dimension": 8}, "sqlite: holds 8 dimensions, manifest.json says 16"),
+        ({"dimension": 16, "count": 40}, "damaged: names None as a file of the index"),
+        ({"dimension": 16, "file": "vectors-000001.f32"}, r"sqlite: damaged \('count'\)"),
+        ({"dimension": 16, "file": "vectors-000001.f32", "count": -2}, r"damaged \(found -2 as a whole number\)"),
+    ],
+)
+def test_damage_of_what_a_store_says_of_its_vectors_is_told(tmp_path: Path, vectors: object, told: str) -> None:
+    index = SearchIndex.build(TEXTS[:40], encode)
+    index.save(tmp_path / "idx")
+    index.storage.state.store["vectors"] = vectors
+    with pytest.raises(SearchError, match=f"idx.*{told}.*restore a copy or build"):
+        SearchIndex.load(tmp_path / "idx", encode)

@@ -237,3 +237,23 @@ def test_what_is_wrong_with_the_file_is_told_in_one_line(store):
     told = r"store\.sqlite: damaged \(\*\*\* in database main \*\*\* \w.*\); restore a copy or build the index anew$"
     with pytest.raises(SearchError, match=told):
         store.verify()
+
+
+DAMAGE = {
+    "found 0 rows with 5 ids": (
+        "PRAGMA writable_schema = ON",
+        "UPDATE sqlite_master SET sql = replace(sql, 'PRIMARY KEY, id', 'PZIMARY KEY, id')",
+    ),
+    "rows have the field 'n', which is not listed": ("DELETE FROM fields WHERE name = 'n'",),
+}
+
+
+@pytest.mark.parametrize("told", DAMAGE)
+def test_damage_that_leaves_each_row_whole_is_found(store, path, told):
+    store.verify()
+    for statement in DAMAGE[told]:
+        store._connection.execute(statement)
+    again = Store(path)
+    with pytest.raises(SearchError, match=rf"store\.sqlite: damaged: {told}; restore a copy or build the index anew$"):
+        again.verify()
+    again.close()
