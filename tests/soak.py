@@ -29,7 +29,7 @@ STAGES = [
     [{"tests/fuzzing": 20, "tests/serving/test_long_service.py": 11}],
     [
         {"tests/search/test_model.py": 29},
-        {"tests/durability": 5, "tests/training/test_gradients.py": 3, "tests/reliability": 21},
+        {"tests/durability": 4, "tests/training/test_gradients.py": 2, "tests/reliability": 23},
     ],
 ]
 

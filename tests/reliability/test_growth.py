@@ -62,7 +62,9 @@ def trained(model: str, file: str, folder: Path, warm: int, count: int) -> list[
 def encoded(model: str, file: str, folder: Path, warm: int, count: int) -> list[Use]:
     """A look behind every 1,000 texts."""
     from simcse import SentenceEncoder
+    from simcse.display import progress
 
+    progress.CHUNK_SECONDS = 60  # the largest chunks, and so the most memory, however busy the machine is just now
     encoder = SentenceEncoder.from_pretrained(model, pooling="mean", device="cpu", dtype="fp32")
     looks: list[Use] = []
 

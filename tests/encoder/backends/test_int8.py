@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from simcse import ConfigError, SentenceEncoder, cli, console
+from simcse.encoder import device
 from simcse.encoder.backends import select
 from simcse.encoder.backends.cpu_features import INT8_PRODUCTS, has_int8_products
 from simcse.encoder.backends.int8 import ActivationRange, OnednnFeedForward, OnednnLinear, quantize_weight
@@ -206,7 +207,8 @@ REFUSED = "torch's sums of 8-bit products overflow on a CPU without amx_int8, av
 def test_refused_where_sums_overflow(tiny_bert: Path, minilm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By torch, where our kernel cannot do without it: widths that it does not take, no instructions, no compiler."""
     monkeypatch.setattr(select, "has_int8_products", lambda: False)
-    monkeypatch.setattr(instruction_sets, "cpu_flags", lambda: AVX2.flags)
+    for module in (instruction_sets, device):
+        monkeypatch.setattr(module, "cpu_flags", lambda: AVX2.flags)
     with pytest.raises(ConfigError) as error:
         SentenceEncoder.from_pretrained(tiny_bert, device="cpu", dtype="int8", backend="int8")
     reason = "the width of a head or of a layer is no multiple of 64"
