@@ -26,7 +26,7 @@ SECONDS = float(os.environ.get("SOAK_SECONDS", "600"))  # that a part has
 GRACE = 120  # seconds to start and to end
 # minutes of an hour: first what takes every core, then what takes one, in two rows beside each other
 STAGES = [
-    [{"tests/fuzzing": 20, "tests/serving/test_long_service.py": 11}],
+    [{"tests/fuzzing": 19, "tests/serving/test_long_service.py": 12}],
     [
         {"tests/search/test_model.py": 29},
         {"tests/durability": 4, "tests/training/test_gradients.py": 2, "tests/reliability": 23},
