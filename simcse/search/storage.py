@@ -14,12 +14,13 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from simcse.errors import SearchError
 from simcse.search.fingerprint import Identity
 from simcse.search.hit import Hit
 from simcse.search.rows import Id, Row
 from simcse.vectors import Matrix
 
-__all__ = ["Filter", "Sample", "Slots", "Snapshot", "Storage"]
+__all__ = ["Filter", "Sample", "Slots", "Snapshot", "Storage", "change_inside_change"]
 
 Slots = npt.NDArray[np.int64]
 Filter = Any  # a mapping as in `search.filters`, or what `Storage.subset` made of it
@@ -98,7 +99,11 @@ class Storage(Protocol):
         """Keep a JSON value; inside a transaction."""
 
     def transaction(self) -> AbstractContextManager[None]:
-        """All that is appended and put inside becomes durable when the block ends, or is undone when it fails."""
+        """All that is appended and put inside becomes durable when the block ends, or is undone when it fails.
+
+        Raises:
+            SearchError: a change inside another one, see `change_inside_change`; from `remove`, too.
+        """
 
     def append(self, rows: Sequence[Row], vectors: Matrix, replaced: Collection[Id] = ()) -> None:
         """Add m rows with unit vectors (m, d) in place of those whose ids are `replaced`; inside a transaction."""
@@ -174,3 +179,11 @@ class Storage(Protocol):
 
     def close(self) -> None:
         """Release files and connections; the storage is not used any more."""
+
+
+def change_inside_change(place: object) -> SearchError:
+    """What a storage raises where a thread begins a change in the middle of another: all or none would mean neither."""
+    return SearchError(
+        f"{place}: found a change inside another one, such as a deletion by the stream that is being added; finish the "
+        "first one before"
+    )

@@ -172,6 +172,22 @@ def test_the_remedy_is_told(encoder):
             call()
 
 
+@pytest.mark.parametrize("inner", ["delete", "add"])
+def test_no_storage_changes_inside_a_change(storage, encoder, inner):
+    index = storage.build(TEXTS, encoder.encode)
+
+    def stream():
+        yield "outer"
+        index.delete([0]) if inner == "delete" else index.add(["inner"])
+        yield "never"
+
+    with pytest.raises(SearchError, match="found a change inside another one"):
+        index.add(stream())
+    assert [text for _, text, _ in index.rows()] == TEXTS
+    assert index.add(["after"]) == [3]
+    assert index.delete([0]) == 1
+
+
 @pytest.mark.parametrize("inner", ["delete", "add", "compact", "save", "optimize"])
 @pytest.mark.parametrize("place", ["in memory", "in a folder"])
 def test_a_change_inside_another_is_refused(encoder, tmp_path, place, inner):

@@ -46,7 +46,7 @@ def save(state: State, folder: Path) -> None:
         SearchError: the folder holds something else, or cannot be written; what is to be copied is damaged.
     """
     with state.lock, _explained(folder):
-        state.check_still()
+        state.check_not_changing()
         if (folder / MANIFEST).is_file():
             _replace(state, folder)
         elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -64,7 +64,7 @@ def compact(state: State) -> None:
         SearchError: the folder cannot be written; what is to be copied is damaged.
     """
     with state.lock, _explained(state.folder):
-        state.check_still()
+        state.check_not_changing()
         if state.folder is not None:
             _replace(state, state.folder, replan=True)
             return

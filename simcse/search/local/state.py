@@ -33,6 +33,7 @@ from simcse.search.local.vectors import Vectors
 from simcse.search.local.view import View
 from simcse.search.nearest.ann import Ann, PackedAnn
 from simcse.search.nearest.plan import make_plan
+from simcse.search.storage import change_inside_change
 from simcse.vectors import Matrix
 
 __all__ = ["State", "file_of"]
@@ -274,7 +275,7 @@ class State:
             OtherEncoderError: another encoder has built the index anew.
         """
         with self.lock:
-            self.check_still()
+            self.check_not_changing()
             before: tuple[int, Checksums] | None = None
             try:
                 with self.locked():
@@ -297,17 +298,10 @@ class State:
             if self.folder is not None:
                 self.describe()
 
-    def check_still(self) -> None:
-        """Refuse to begin a change where this thread is in the middle of one, as a stream of texts may be read in.
-
-        Raises:
-            SearchError: it is.
-        """
+    def check_not_changing(self) -> None:
+        """Raise a SearchError where this thread is in the middle of a change."""
         if self.store.changing:
-            raise SearchError(
-                f"{self.folder or 'index in memory'}: found a change inside another one, such as a deletion by the "
-                "stream that is being added; finish the first one before"
-            )
+            raise change_inside_change(self.folder or "index in memory")
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -44,7 +44,7 @@ from simcse.search.milvus.collections import (
 )
 from simcse.search.milvus.filters import expression
 from simcse.search.rows import Id, Row, check_all_there, storable
-from simcse.search.storage import Filter, Sample
+from simcse.search.storage import Filter, Sample, change_inside_change
 from simcse.vectors import Matrix
 
 __all__ = ["MilvusStorage"]
@@ -67,6 +67,7 @@ class MilvusStorage:
         self._lock = threading.RLock()
         self._changes: dict[str, Any] = {}  # of the manifest, by the transaction that is open
         self._new: list[Id] = []  # rows that it has added
+        self._changing = False  # whether one is open
         self._copy: View | None = None
 
     @classmethod
@@ -153,8 +154,9 @@ class MilvusStorage:
     def transaction(self) -> Iterator[None]:
         """As `Storage.transaction`, but that others see rows as they come, and what an upsert replaced stays so."""
         with self._lock:
+            self._check_not_changing()
             self._refresh()
-            self._changes, self._new = {"fields": self._manifest["fields"]}, []
+            self._changes, self._new, self._changing = {"fields": self._manifest["fields"]}, [], True
             try:
                 yield
                 self._write_manifest(self._changes)
@@ -164,6 +166,12 @@ class MilvusStorage:
                 except SearchError as error:
                     log.warning("%s: rows of the addition that failed may be left: %s", self._place, error)
                 raise
+            finally:
+                self._changing = False
+
+    def _check_not_changing(self) -> None:
+        if self._changing:  # by this thread, which has the lock
+            raise change_inside_change(self._place)
 
     def append(self, rows: Sequence[Row], vectors: Matrix, replaced: Collection[Id] = ()) -> None:
         sent = [packed(row, vector) for row, vector in zip(rows, vectors, strict=True)]
@@ -179,6 +187,7 @@ class MilvusStorage:
     def remove(self, ids: Sequence[Id]) -> None:
         check_all_there(ids, self.contains(ids), "; nothing was deleted")
         with self._lock:
+            self._check_not_changing()
             self._delete(ids)
             self._refresh()
             self._write_manifest({})

@@ -15,7 +15,7 @@ from simcse.encoder.bulk import ray as bulk
 from simcse.encoder.bulk.ray import encode_parquet
 
 pytestmark = [
-    pytest.mark.skipif(not find_spec("ray"), reason="ray is not installed"),
+    pytest.mark.skipif(not find_spec("ray"), reason="needs ray: pip install 'simcse-kit[ray]'"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # Ray's own, about itself
 ]
 

@@ -19,7 +19,7 @@ import torch
 from simcse import ConfigError, DataError, SentenceEncoder
 from simcse.encoder.bulk.ray import EncodeRows, _reason, encode_parquet
 
-NO_RAY = pytest.mark.skipif(not find_spec("ray"), reason="ray is not installed")
+NO_RAY = pytest.mark.skipif(not find_spec("ray"), reason="needs ray: pip install 'simcse-kit[ray]'")
 
 
 def vectors_of(table):
