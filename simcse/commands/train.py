@@ -55,11 +55,12 @@ def main(argv: Sequence[str]) -> None:
     follow_launcher()  # imports last long: a launcher that died meanwhile would leave us waiting for its store
     with waiting("importing torch and transformers"):  # behind --help and wrong options, which need neither
         from simcse.display.summary import summary
-        from simcse.training.distributed import is_process_lost
+        from simcse.training.distributed import group_left, is_process_lost
         from simcse.training.run import train
 
     try:
-        report = train(config)
+        with group_left():
+            report = train(config)
     except Interrupted as stop:
         raise stop.followed_by(f"go on with: {command_to_resume()}") from None
     except RuntimeError as error:

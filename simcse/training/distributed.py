@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
+import traceback
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -13,12 +16,14 @@ import torch.distributed as dist
 from torch import Tensor
 
 from simcse.errors import SimCSEError
+from simcse.training.interrupt import Interrupted
 from simcse.training.launch import OURS
 
 __all__ = [
     "first_process_first",
     "gather",
     "greatest",
+    "group_left",
     "is_process_lost",
     "local_world",
     "mean_over_processes",
@@ -117,6 +122,28 @@ def first_process_first(action: Callable[[], T]) -> T:
 def is_process_lost(error: RuntimeError) -> bool:
     """Whether an exchange failed as another process of the group has gone; gloo's error has no class of its own."""
     return isinstance(error, dist.DistBackendError) or "gloo/transport" in str(error)
+
+
+@contextmanager
+def group_left() -> Iterator[None]:
+    """Leave the group of processes behind what is done in it, so that none of its threads is left at this one's end.
+
+    A thread of gloo's frees the tensor of the last exchange at a time of its own, for which it needs the interpreter;
+    one that is about to end answers by ending the thread, and that aborts the process (SIGABRT).
+    """
+    try:
+        yield
+    except (Interrupted, SimCSEError, SystemExit) as error:  # of others nobody knows what is still being exchanged
+        traceback.clear_frames(error.__traceback__)  # they refer to the model
+        _leave()
+        raise
+    _leave()
+
+
+def _leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+        gc.collect()  # what DDP refers to keeps the group and its threads alive
 
 
 def start(processes: int, command: list[str]) -> int:
