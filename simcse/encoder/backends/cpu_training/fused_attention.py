@@ -16,6 +16,7 @@ from simcse.tokens.batch import TokenBatch
 __all__ = ["FusedAttention", "attention_for"]
 
 LONGEST = 128  # tokens in bf16: of longer sequences, torch's products in it are as fast (AMD EPYC, Zen 4)
+LONGEST_AMX = 256  # there torch moves its short operands more slowly than it multiplies (Intel Xeon, Emerald Rapids)
 
 
 def attention_for(
@@ -26,9 +27,7 @@ def attention_for(
 
     `relative`: whether scores have a bias by distance.
     """
-    # on AMX, torch's products of bf16 are many times faster than those of float32, and this was never timed
-    slow = best_instruction_set(dtype) is AMX
-    slow = slow or (dtype == torch.bfloat16 and batch.longest > LONGEST)
+    slow = dtype == torch.bfloat16 and batch.longest > (LONGEST_AMX if best_instruction_set(dtype) is AMX else LONGEST)
     if relative or slow or width % WIDTH or passes_for(dtype) is None:
         return attention_layout(batch, rows, heads, width, rate, dtype, first=first)
     return FusedAttention.of(batch, heads, width, rate, first)

@@ -157,5 +157,7 @@ def test_what_it_does_not_compute_is_left_to_torch() -> None:
         assert isinstance(attention_for(long, 200, 2, 32, 0.1, fp32), FusedAttention)
         assert isinstance(attention_for(long, 200, 2, 32, 0.1, torch.bfloat16), AttentionLayout)
     with patch.object(fused_attention, "best_instruction_set", lambda dtype: AMX):
-        assert isinstance(attention_for(batch, 8, 2, 32, 0.1, fp32), AttentionLayout)
+        assert isinstance(attention_for(batch, 8, 2, 32, 0.1, fp32), FusedAttention)
+        assert isinstance(attention_for(long, 200, 2, 32, 0.1, torch.bfloat16), FusedAttention)
+        assert isinstance(attention_for(batch_of([300]), 300, 2, 32, 0.1, torch.bfloat16), AttentionLayout)
     assert best_instruction_set(torch.float64) is None
