@@ -19,7 +19,16 @@ from simcse.encoder.backends.native import compile as native
 from simcse.encoder.backends.native.binding import OPTIONS
 from simcse.encoder.backends.native.instruction_sets import best_instruction_set
 
-__all__ = ["add_norm", "add_norm_backward", "column_sums", "gather", "gelu", "gelu_backward", "passes_for"]
+__all__ = [
+    "add_norm",
+    "add_norm_backward",
+    "column_sums",
+    "gather",
+    "gelu",
+    "gelu_backward",
+    "passes_for",
+    "transposed",
+]
 
 HEADERS = ("random.hpp", "threads.hpp", "training_attention.hpp")
 WIDTH = 32  # what widths are multiples of
@@ -31,6 +40,7 @@ ARGUMENTS = {  # pointers, sizes, floats, 32- and 64-bit numbers, in the order o
     "add_norm": "ppppppfpppplll",
     "add_norm_backward": "ppppppppplll",
     "gather": "ppplll",
+    "transpose": "pplll",
     "attention_forward": "ppppppplllluwl",
     "attention_backward": "ppppppppplllluwl",
 }
@@ -173,6 +183,16 @@ def gather(x: Tensor, rows: Tensor) -> Tensor:
     out = x.new_empty(len(rows), x.shape[1])
     size = x.shape[1] * x.itemsize
     library.gather(x.data_ptr(), rows.data_ptr(), out.data_ptr(), len(rows), size, torch.get_num_threads())
+    return out
+
+
+def transposed(x: Tensor) -> Tensor:
+    """(N, D) -> (D, N), contiguous; bfloat16 by tiles, several times faster than torch copies it."""
+    library = passes_for(x.dtype) if x.dtype == torch.bfloat16 and x.shape[1] % WIDTH == 0 else None
+    if library is None:
+        return x.t().contiguous()
+    x, out = x.contiguous(), x.new_empty(x.shape[1], len(x))
+    library.transpose(x.data_ptr(), out.data_ptr(), *x.shape, torch.get_num_threads())
     return out
 
 

@@ -43,6 +43,20 @@ inline lanes gelu_slope(lanes x) {
   return all(0.5f) + sign * (all(0.5f) - tail) + all(0.398942280f) * x * bell;
 }
 
+// 8 x 8 numbers of 16 bits: three times, each row of the upper half is interleaved with one of the lower
+inline void transpose_8x8(const uint16_t *x, long stride, uint16_t *out, long out_stride) {
+  __m128i rows[8], mixed[8];
+  for (int i = 0; i < 8; i++) rows[i] = _mm_loadu_si128((const __m128i *)(x + i * stride));
+  for (int turn = 0; turn < 3; turn++) {
+    for (int i = 0; i < 4; i++) {
+      mixed[2 * i] = _mm_unpacklo_epi16(rows[i], rows[i + 4]);
+      mixed[2 * i + 1] = _mm_unpackhi_epi16(rows[i], rows[i + 4]);
+    }
+    for (int i = 0; i < 8; i++) rows[i] = mixed[i];
+  }
+  for (int i = 0; i < 8; i++) _mm_storeu_si128((__m128i *)(out + i * out_stride), rows[i]);
+}
+
 }  // namespace
 
 extern "C" {
@@ -173,6 +187,16 @@ void gather(const char *x, const int64_t *rows, char *out, long count, long byte
     else
       for (long i = first; i < end; i++) memcpy(out + i * bytes, x + rows[i] * bytes, bytes);
   });
+}
+
+// out (width, rows) = x (rows, width), numbers of 16 bits
+void transpose(const uint16_t *x, uint16_t *out, long rows, long width, long threads) {
+  split(rows / 8, threads, [&](long, long first, long end) {
+    for (long row = first * 8; row < end * 8; row += 8)
+      for (long i = 0; i < width; i += 8) transpose_8x8(x + row * width + i, width, out + i * rows + row, rows);
+  });
+  for (long row = rows / 8 * 8; row < rows; row++)
+    for (long i = 0; i < width; i++) out[i * rows + row] = x[row * width + i];
 }
 
 // context = softmax(query keys) values by heads, and the weights, (queries, keys rounded up to 32) a sequence and a head

@@ -123,6 +123,8 @@ def test_sums_and_rows(rows: int, width: int, dtype: torch.dtype, threads: int, 
     with on(threads):
         close(passes.column_sums(x) / rows, x.double().sum(0) / rows, dtype)
         assert torch.equal(passes.gather(x, ids), x[ids])
+        assert torch.equal(passes.transposed(x), x.t())
+        assert passes.transposed(x).is_contiguous()
 
 
 @settings(max_examples=40, deadline=None)
