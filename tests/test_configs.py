@@ -49,7 +49,7 @@ def names(paths: list[Path]) -> list[str]:
 
 def test_the_recipes_are_there() -> None:
     minilm = {"quickstart", "quickstart-unsup", "minilm-unsup", "minilm-sup", "minilm-ct", "minilm-queue", "best-unsup"}
-    others = minilm | {"small-bert-unsup", "small-bert-sup"}
+    others = minilm | {"small-bert-unsup", "small-bert-sup", "e5-ja"}
     assert set(names(CONFIGS)) == set(PAPER) | others
 
 
@@ -138,7 +138,11 @@ def test_trains_a_tiny_backbone(
         groups = tmp_path / "groups.tsv"
         groups.write_text("".join(f"{sentences[i]}\t{sentences[i + 1]}\n" for i in range(16)), encoding="utf-8")
         written = [vars(source) for source in config.data.sources]
-        of = {"any_two": groups, "roles": first}
+        scored = tmp_path / "scored.csv"
+        scored.write_text(
+            "sentence1,sentence2,label\n" + "".join(f"{sentences[i]},{sentences[i + 1]},{i % 6}\n" for i in range(16))
+        )
+        of = {"any_two": groups, "roles": first, "scored": scored}
         files = ["--data.sources", json.dumps([source | {"train": str(of[source["rows"]])} for source in written])]
     files += ["--teacher.cache", str(tmp_path / "teacher")]
     config = load(path, "--model.name", str(name), *files, "--batch_size", "8")
