@@ -18,7 +18,7 @@ os._exit = end
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lists the threads of a process")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc/self/task, where Linux lists the threads of a process")
 @pytest.mark.parametrize(
     ("options", "status"), [({"max_steps": 1}, 0), ({"max_steps": 100_000}, 143), ({"data.dev": "none.csv"}, 1)]
 )
