@@ -101,6 +101,7 @@ COMMANDS: dict[str, Command | Program | tuple[str, dict[str, Command]]] = {
     ),
     "inspect-data": Command(corpus.inspect_data, {"source": None}),
     "mine": Command(corpus.mine, {"pairs": None}),
+    "score-pairs": Command(corpus.score_pairs, {"inputs": "*"}),
     "paraphrases": Command(corpus.paraphrases, {"inputs": "*"}),
     "dedup": Command(corpus.dedup, {"index": None}),
     "cluster": Command(corpus.cluster, {"index": None}),

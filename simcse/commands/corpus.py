@@ -1,4 +1,4 @@
-"""`simcse inspect-data`, `mine`, `paraphrases`, `dedup` and `cluster`: work on a whole corpus."""
+"""`simcse inspect-data`, `mine`, `score-pairs`, `paraphrases`, `dedup` and `cluster`: work on a whole corpus."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from simcse.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from simcse.evaluation.contamination import Overlap
 
-__all__ = ["cluster", "dedup", "inspect_data", "mine", "paraphrases"]
+__all__ = ["cluster", "dedup", "inspect_data", "mine", "paraphrases", "score_pairs"]
 
 
 def inspect_data(
@@ -156,6 +156,64 @@ def mine(
     )  # fmt: skip
     write_triplets(output, triplets, pairs)
     print(f"{output}: {mined.in_words(count)}", file=sys.stderr)
+
+
+def score_pairs(
+    inputs: list[str],
+    *,
+    model: list[str],
+    output: str,
+    weights: list[float] | None = None,
+    count: int = 100_000,
+    neighbors: int = 300,
+    cache: str = "runs/teacher",
+    seed: int = 42,
+    device: str = "auto",
+    dtype: str = "auto",
+) -> None:
+    """Pair texts, near and far, and score them by larger encoders: data to train a small one.
+
+    Each of --count texts is paired with one of its --neighbors nearest, which ranks evenly from the first to the last
+    power of two. The score is the encoders' cosine, a weighted mean of several. The output is a csv with header
+    sentence1,sentence2,score: a source with rows: scored for simcse train. Vectors are kept, so that what is stopped
+    goes on.
+
+    Args:
+        inputs: files of texts: txt, csv, tsv, jsonl, parquet, of all whose columns the texts are taken; standard input
+            where none is named
+        model: one or several encoders: a folder of a checkpoint, hub id, or package:NAME
+        output: the csv file to write
+        weights: of the models' cosines, a number for each; default equal. Where the cosines of one model lie close to
+            each other, as those of E5 do, give it more
+        count: texts that are paired, drawn at random
+        neighbors: how many of a text's nearest are drawn from
+        cache: folder for the vectors
+        seed: of the draws
+        device: auto, cpu, cuda, cuda:1, ...
+        dtype: precision: auto (bf16 where the device computes in it, else fp32), fp32, bf16, fp16, int8 (AVX2, AMX)
+    """
+    from simcse.data.groups import all_texts
+    from simcse.display.progress import progress
+    from simcse.files import check_writable
+    from simcse.search.tools.scored_pairs import check_draw, digest_of, scored_pairs, write_scored_pairs
+    from simcse.training.teacher import kept_vectors
+
+    if not output.endswith(".csv"):
+        raise ConfigError(f"--output: found {output}, expected a name that ends in .csv")
+    shares = check_draw(weights, len(model), count, neighbors)
+    check_writable(output)
+    files = sources(inputs)
+    texts = [text for text in dict.fromkeys(itertools.chain(*map(all_texts, files))) if text.strip()]
+    if len(texts) < 2:
+        raise DataError(f"{', '.join(files)}: found {len(texts)} texts, expected two or more")
+    vectors = []
+    for name in model:
+        encoder = load_encoder(name, device, dtype)
+        vectors.append(kept_vectors(encoder, texts, len(texts), digest_of(texts), Path(cache), ", ".join(files)))
+    with progress(min(count, len(texts)), sys.stderr.isatty(), "pairing") as advance:
+        pairs = scored_pairs(vectors, shares, count, neighbors=neighbors, seed=seed, advance=advance)
+        written = write_scored_pairs(output, texts, pairs)
+    print(f"{output}: {written:,} pairs of {len(texts):,} texts", file=sys.stderr)
 
 
 def paraphrases(

@@ -12,13 +12,14 @@ import numpy as np
 from simcse.data.columns import reads_like_data
 from simcse.data.opening import check_file
 from simcse.data.pairs import read_scored_pairs
+from simcse.data.readers import read_texts
 from simcse.data.tabular import Row, delimited_rows, format_of, named_rows
 from simcse.errors import DataError, shown
 
 if TYPE_CHECKING:
     import datasets
 
-__all__ = ["group_rows", "read_groups", "read_scored_training"]
+__all__ = ["all_texts", "group_rows", "read_groups", "read_scored_training"]
 
 
 def read_groups(source: str | Path, *, columns: Sequence[str] | None = None) -> datasets.Dataset:
@@ -61,6 +62,22 @@ def group_rows(path: Path, columns: Sequence[str] | None) -> Iterator[Row]:
             raise DataError(f"{path}:{number}: found {len(values)} columns, expected {expected}")
         width = len(values)
         yield number, values
+
+
+def all_texts(source: str | Path) -> Iterator[str]:
+    """Stream every text of a file, whatever its columns mean: the lines of a txt, all columns of other files.
+
+    Args:
+        source: txt, csv, tsv, jsonl or parquet; a csv or tsv needs no header. `-` is standard input, a text a line.
+
+    Raises:
+        DataError: as `read_groups`, when the row is reached; a missing file at once.
+    """
+    path = Path(source)
+    if str(source) == "-" or format_of(path) == "txt":
+        return read_texts(source)
+    check_file(path)
+    return (value for _, values in _rows(path, None) for value in values if isinstance(value, str))
 
 
 def _rows(path: Path, columns: Sequence[str] | None) -> Iterator[Row]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from simcse.errors import DataError
 from simcse.files import make_folder
 from simcse.training.config import TeacherConfig
 
-__all__ = ["FITTED", "fitted_map", "teacher_facts", "teacher_vectors"]
+__all__ = ["FITTED", "fitted_map", "kept_vectors", "teacher_facts", "teacher_vectors"]
 
 FITTED = 8192  # texts that the first linear map is fitted to
 
@@ -64,16 +64,34 @@ def teacher_facts(columns: Sequence[Sequence[TextVectors]]) -> dict[str, dict[st
 def column_vectors(encoder: SentenceEncoder, source: Any, name: str, cache: Path) -> np.ndarray:
     """(N, D) the unit vectors of a column, mapped from a file."""
     texts = fingerprint(source.select_columns([name]))
-    key = hashlib.sha256(f"{encoder.fingerprint} {encoder.resolve_prompt()!r} {texts}".encode()).hexdigest()[:16]
+    return kept_vectors(encoder, column_texts(source, name), len(source), texts, cache, name)
+
+
+def kept_vectors(
+    encoder: SentenceEncoder, texts: Iterable[str], rows: int, digest: str, cache: Path, said: str
+) -> np.ndarray:
+    """(rows, D) the unit vectors of texts, mapped from a file of a cache; what of it is not there yet is computed.
+
+    Args:
+        encoder: gives the vectors.
+        texts: as many as `rows`.
+        rows: their number.
+        digest: tells these texts from others.
+        cache: the folder.
+        said: what the texts are, for the line that says where their vectors are kept.
+
+    Raises:
+        DataError: the file is damaged, or of another shape.
+    """
+    key = hashlib.sha256(f"{encoder.fingerprint} {encoder.resolve_prompt()!r} {digest}".encode()).hexdigest()[:16]
     file = cache / f"{key}.npy"
     make_folder(cache)
     with (cache / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # another run that computes the same is waited for
         if not file.is_file():
-            said = f"{encoder.name}: vectors of {len(source):,} texts ({name}), kept in {file}"
-            print(said, file=sys.stderr)
-            encoder.encode_to(file, column_texts(source, name), total=len(source), show_progress=sys.stderr.isatty())
-    return cached_vectors(file, len(source), encoder.dimension)
+            print(f"{encoder.name}: vectors of {rows:,} texts ({said}), kept in {file}", file=sys.stderr)
+            encoder.encode_to(file, texts, total=rows, show_progress=sys.stderr.isatty())
+    return cached_vectors(file, rows, encoder.dimension)
 
 
 def cached_vectors(file: Path, rows: int, dimension: int) -> np.ndarray:
