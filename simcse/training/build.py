@@ -21,6 +21,7 @@ from simcse.encoder.model import SentenceEncoder
 from simcse.errors import ConfigError, did_you_mean
 from simcse.evaluation.sts import SEVEN
 from simcse.evaluation.suite import read_tasks
+from simcse.training.average import WeightAverage
 from simcse.training.build_data import build_batches, build_evaluator, read_data
 from simcse.training.build_loss import build_criterion, build_loss
 from simcse.training.config import TrainConfig
@@ -178,7 +179,8 @@ def _build_trainer(config: TrainConfig, accelerator: Accelerator, run: RunDir) -
         log_every=config.log_every,
         seed=config.seed,
     )
-    trainer = Trainer(accelerator, prepared, optimizer, batches, criterion, evaluator, run, schedule)
+    average = WeightAverage(model.encoder, config.optim.ema_decay) if config.optim.ema_decay else None
+    trainer = Trainer(accelerator, prepared, optimizer, batches, criterion, evaluator, run, schedule, average)
     run.open(data)
     if run.start is not None:
         trainer.resume()

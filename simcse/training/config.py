@@ -174,6 +174,10 @@ class OptimConfig:
     warmup: float = 0.0
     """Share of all steps over which the rate rises from 0, in [0, 1) (paper: none)."""
 
+    ema_decay: float = 0.0
+    """EMA decay of the weights' average at each step, in [0, 1); that average is evaluated, and kept in best/; 0: none
+    (paper)."""
+
 
 @checked_fields
 @dataclass
@@ -287,6 +291,8 @@ class TrainConfig:
         at_least("optim.weight_decay", self.optim.weight_decay, 0)
         if not 0 <= self.optim.warmup < 1:
             raise ConfigError(f"optim.warmup is {self.optim.warmup}: a share of all steps, at least 0 and below 1")
+        if not 0 <= self.optim.ema_decay < 1:
+            raise ConfigError(f"optim.ema_decay is {self.optim.ema_decay}: a decay, at least 0 and below 1")
         if self.model.dropout is not None and not 0 <= self.model.dropout < 1:
             raise ConfigError(f"model.dropout is {self.model.dropout}: a rate, at least 0 and below 1")
         at_least("model.queue_size", self.model.queue_size, 0)

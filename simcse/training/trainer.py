@@ -6,6 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -18,6 +19,7 @@ from torch import Tensor
 from simcse.data.collate import Batch
 from simcse.data.mixture import Mixture
 from simcse.evaluation.evaluators import Evaluator
+from simcse.training.average import WeightAverage
 from simcse.training.distributed import greatest, mean_over_processes, rank, world
 from simcse.training.interrupt import Interrupted
 from simcse.training.large_batch import cached_backward
@@ -75,6 +77,7 @@ class Trainer:
         evaluator: scores the encoder on the first process, or None.
         run: the folder.
         schedule: how far, how fast, how often.
+        average: of the weights, evaluated and kept in best/ in their place, or None.
         step: steps done.
         best: the best evaluation so far, with its step.
         due: whether this step's evaluation and save are still to be done.
@@ -88,6 +91,7 @@ class Trainer:
     evaluator: Evaluator | None
     run: RunDir
     schedule: Schedule
+    average: WeightAverage | None = None
     step: int = 0
     best: dict[str, float] = field(default_factory=dict)
     due: bool = False
@@ -121,6 +125,8 @@ class Trainer:
                 norm = self.accelerator.clip_grad_norm_(self.model.parameters(), schedule.clip or float("inf"))
                 self.optimizer.step()
                 self.optimizer.zero_grad()
+                if self.average:
+                    self.average.update()
                 if self.criterion.queue:
                     self.criterion.queue.update(self._plain, batch)
                 meter.add(loss, self.batches.batch_size)
@@ -160,15 +166,22 @@ class Trainer:
         if self.evaluator and self.step:
             check_finite(self._plain, self.step, self.run.last)
         if self.evaluator and self.run.writes:
-            shown = sys.stderr.isatty()
-            result = self.evaluator(partial(self._plain.encoder.encode, show_progress=shown))
-            self.run.log({"step": self.step, "dev": result})
-            self.accelerator.log({f"dev/{key}": value for key, value in result.items()}, step=self.step)
-            # step 0 is what training must beat, but no trained encoder: it is never kept as best/
-            if self.step and self._is_better(result[self.evaluator.primary_metric], self.evaluator):
-                self.best = {"step": self.step, **result}
-                self.run.save_best(self._plain.encoder.write)
+            with self._kept_weights():
+                self._evaluate(self.evaluator)
         self.accelerator.wait_for_everyone()
+
+    def _evaluate(self, evaluator: Evaluator) -> None:
+        result = evaluator(partial(self._plain.encoder.encode, show_progress=sys.stderr.isatty()))
+        self.run.log({"step": self.step, "dev": result})
+        self.accelerator.log({f"dev/{key}": value for key, value in result.items()}, step=self.step)
+        # step 0 is what training must beat, but no trained encoder: it is never kept as best/
+        if self.step and self._is_better(result[evaluator.primary_metric], evaluator):
+            self.best = {"step": self.step, **result}
+            self.run.save_best(self._plain.encoder.write)
+
+    def _kept_weights(self) -> AbstractContextManager[None]:
+        """Inside, the encoder has the weights that best/ is to have."""
+        return self.average.in_place() if self.average else nullcontext()
 
     def _is_better(self, value: float, evaluator: Evaluator) -> bool:
         worst = -math.inf if evaluator.greater_is_better else math.inf
@@ -196,6 +209,7 @@ class Trainer:
             "map": self._plain.map,
             "second": self._plain.second,
             "queue": self.criterion.queue,
+            "average": self.average,
             "scaler": self.accelerator.scaler,
         }
         return {name: part for name, part in parts.items() if part is not None}
@@ -231,7 +245,8 @@ class Trainer:
         self.due = False
         self._save()
         if last and self.evaluator is None:  # nothing was evaluated, so the last encoder is the best one known
-            self.run.save_best(self._plain.encoder.write)
+            with self._kept_weights():
+                self.run.save_best(self._plain.encoder.write)
         self.accelerator.wait_for_everyone()
 
     def _told_to_stop(self, stop: Callable[[], int]) -> int:

@@ -76,7 +76,7 @@ def options_of(way: str, model: Path, teacher: Path, files: Path) -> dict[str, A
         "seeds": {"seeds": 2, "max_steps": STEPS // 2},
         "two processes": {},
         "mixed sources": {"data.sources": json.dumps(sources)},
-        "distillation": {"teacher.name": json.dumps([str(teacher)]), "teacher.weight": 2.0},
+        "distillation": {"teacher.name": json.dumps([str(teacher)]), "teacher.weight": 2.0, "optim.ema_decay": 0.9},
     }
     data = {} if way == "mixed sources" else {"data.train": files / "text.txt"}
     return {

@@ -61,13 +61,20 @@ class KilledError(Exception):
     pass
 
 
-@pytest.mark.parametrize(("projection", "queue"), [("train", 0), ("always", 0), ("train", 80)])
+@pytest.mark.parametrize(("projection", "queue", "average"), [("train", 0, 0.9), ("always", 0, 0), ("train", 80, 0)])
 @pytest.mark.parametrize(("killed_at", "first"), [(5, 5), (7, 7)])
 def test_a_killed_run_goes_on_to_the_bit(
-    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, projection: str, queue: int, killed_at: int, first: int
+    config: TrainConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    projection: str,
+    queue: int,
+    average: float,
+    killed_at: int,
+    first: int,
 ) -> None:
     """Dropout on. Killed behind step 5 it goes on from the save at step 4, behind step 7 from the evaluation at 6."""
     config = replace(config, model=replace(config.model, projection=projection, queue_size=queue))
+    config = replace(config, optim=replace(config.optim, ema_decay=average))
     whole = replace(config, output_dir=config.output_dir + "-whole")
     train(whole)
     from simcse.training import trainer
@@ -89,12 +96,13 @@ def test_a_killed_run_goes_on_to_the_bit(
     assert steps == list(range(1, 13))
     losses = [[line["loss"] for line in log_of(run) if "loss" in line] for run in (config, whole)]
     assert losses[0] == losses[1]
-    weights = [
-        SentenceEncoder.from_pretrained(Path(run.output_dir) / "last", dtype="fp32").state_dict()
-        for run in (config, whole)
-    ]
-    assert weights[0].keys() == weights[1].keys()
-    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+    for kept in ("last", "best"):
+        weights = [
+            SentenceEncoder.from_pretrained(Path(run.output_dir) / kept, dtype="fp32").state_dict()
+            for run in (config, whole)
+        ]
+        assert weights[0].keys() == weights[1].keys()
+        assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
 
 def test_resume_asks_for_the_same_run(config: TrainConfig) -> None:

@@ -72,8 +72,10 @@ def test_wrong_numbers(arguments, message):
     assert check_draw([1, 3], 2, 1, 1) == WEIGHTS
 
 
-def test_the_command_writes_what_training_takes_and_keeps_the_vectors(tiny_bert, tmp_path, capsys, monkeypatch):
-    texts = [f"text number {i} about {i % 13}" for i in range(40)]
+def test_the_command_writes_what_training_takes_and_keeps_the_vectors(
+    tiny_bert, tmp_path, capsys, monkeypatch, sentences
+):
+    texts = sentences[:40]
     (tmp_path / "lines.txt").write_text("\n".join(texts[:20]) + "\n\n")
     (tmp_path / "rows.csv").write_text(
         "a,b\n" + "".join(f'{texts[20 + i]},"{texts[30 + i]}, and"\n' for i in range(10))
@@ -83,7 +85,7 @@ def test_the_command_writes_what_training_takes_and_keeps_the_vectors(tiny_bert,
     command += ["--model", f'["{tiny_bert}","{tiny_bert}"]', "--weights", "[1,3]", "--cache", str(tmp_path / "kept")]
     assert main([*command, "--device", "cpu", "--dtype", "fp32"]) == 0
     said = capsys.readouterr().err
-    rows = list(csv.DictReader(output.open(newline="")))
+    rows = list(csv.DictReader(output.read_text().splitlines()))
     assert f"{output}: {len(rows)} pairs of 40 texts" in said
     encoder = SentenceEncoder.from_pretrained(tiny_bert, device="cpu", dtype="fp32")
     for row in rows[:5]:

@@ -101,7 +101,7 @@ float quantize_hidden(const number *x, float least, long width, uint8_t *out) {
 
 // memory for one block at a time; `wide`, `narrow` and `chunk` are bytes from row to row
 struct Scratch {
-  long bytes = 0, wide, narrow, chunk;
+  long bytes = 0, wide, narrow, chunk, weight_bytes;
   number *x, *context, *parts, *keys, *values, *weights;  // parts: queries, keys and values, or the inner width
   int8_t *rounded;
   float *sums, *scores, *row_scales, *hidden_scales;
@@ -118,7 +118,7 @@ struct Scratch {
     sums = (float *)take(rows * layer.width * 4);
     keys = (number *)take(length * d * BYTES);
     values = (number *)take(length * d * BYTES);
-    weights = (number *)take((SIDE + SPARE) * stride_of(length * BYTES));
+    weights = (number *)take(weight_bytes = (SIDE + SPARE) * stride_of(length * BYTES));
     scores = (float *)take((SIDE + SPARE) * length * 4);
     row_scales = (float *)take(rows * 4);
     hidden_scales = (float *)take(rows * 4);
@@ -151,12 +151,18 @@ void apply(const Linear &linear, const number *x, long rows, long width, long fi
                     });
 }
 
+// scales of the rows that fill up the last 32: see `block`
+void fill_up(float *scales, long rows) {
+  for (long row = rows; row < up_to(rows, SIDE); row++) scales[row] = 0;
+}
+
 // s.rounded = x (rows, width), each row by a scale of its own, where the weights are integers
 void round_rows(const Linear &linear, const number *x, long rows, long width, const Scratch &s) {
   if (!linear.scales) return;
   for (long row = 0; row < rows; row++)
     s.row_scales[row] = quantize((const number *)((const char *)x + row * s.wide), linear.smoothing, width,
                                  s.rounded + row * s.narrow);
+  fill_up(s.row_scales, rows);
 }
 
 // context (length, d) of one head of one sequence, from queries; keys and values lie `apart` numbers behind each other
@@ -230,6 +236,7 @@ void feed_forward(const Layer &layer, long rows, const Scratch &s) {
     }
     for (long row = 0; row < rows; row++)
       s.hidden_scales[row] = quantize_hidden(s.parts_row(row), layer.least_gelu, size, (uint8_t *)s.parts_row(row));
+    fill_up(s.hidden_scales, rows);
     product<UNSIGNED>(s.parts, s.chunk, rows, down.weight + begin * SIDE, layer.inner * SIDE, size / STEP, width,
                       nullptr, [&](const int32_t *line, long row, long column) {
                         float *sum = s.sums + row * width + column;
@@ -245,6 +252,12 @@ void block(const Layer &layer, const number *x, number *out, const long *lengths
            bool cls_only, const Scratch &s) {
   long width = layer.width;
   for (long row = 0; row < rows; row++) memcpy(s.x_row(row), x + row * width, width * BYTES);
+  // products take the rows that fill up the last 32, too: what memory held before may be denormals, 100 cycles each
+  for (long row = rows; row < up_to(rows, SIDE); row++) {
+    memset(s.x_row(row), 0, s.wide);
+    memset(s.context_row(row), 0, s.wide);
+    memset(s.parts_row(row), 0, s.chunk);
+  }
   attention(layer, lengths, sequences, rows, s);
   if (cls_only) {
     for (long i = 0, at = 0; i < sequences; at += lengths[i++]) {
@@ -301,6 +314,7 @@ void run_layer(const Layer *layer, const number *x, number *out, const long *len
                int cls_only, char *scratch) {
   Unit unit;
   Scratch s(scratch, *layer, longest);
+  memset(s.weights, 0, s.weight_bytes);  // as in `block`
   for (long first = 0, last; first < sequences; first = last) {
     long rows = lengths[first];
     for (last = first + 1; last < sequences && rows + lengths[last] <= BLOCK; last++) rows += lengths[last];

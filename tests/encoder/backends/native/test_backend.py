@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,6 +40,7 @@ native = pytest.mark.skipif(
 )
 
 
+MET_DENORMAL = 2  # bit of MXCSR
 SHAPES = [(64, 2, 128), (128, 2, 96), (96, 1, 800), (192, 6, 64)]  # width, heads, inner
 
 
@@ -198,6 +200,46 @@ def test_neighbours_change_no_integers(instructions: InstructionSet, lengths: li
     start = int(batch.starts[one])
     together = forward(batch, (-1,))[0][start : start + lengths[one]]
     assert torch.equal(together, forward(batch.select(one, one + 1), (-1,))[0])
+
+
+def meets_denormals(forward: NativeBackend, batch: TokenBatch, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether a number below 1.2e-38 is computed with, where the memory that is taken is full of them."""
+    empty = torch.empty
+
+    def used(*size: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        found = empty(*size, dtype=dtype)
+        if dtype == torch.uint8:
+            found[: len(found) // 4 * 4].view(torch.int32).fill_(1)  # as a float 1.4e-45
+        return found
+
+    monkeypatch.setattr(torch, "empty", used)
+    libm, environment = ctypes.CDLL(None), (ctypes.c_uint32 * 8)()  # fenv_t, whose last number is MXCSR
+    libm.fegetenv(environment)
+    environment[7] &= ~MET_DENORMAL
+    libm.fesetenv(environment)
+    forward(batch, (-1,))
+    libm.fegetenv(environment)
+    return bool(environment[7] & MET_DENORMAL)
+
+
+@each_kernel
+@pytest.mark.parametrize("length", [12, 40])
+def test_no_denormal_left_over_is_computed_with(
+    instructions: InstructionSet, length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows that fill up the last 32 read what memory held before; each denormal there costs 100 cycles."""
+    weights = weights_of(backbone_of((64, 2, 128), instructions.dtype))
+    assert not meets_denormals(NativeBackend(weights, instructions=instructions), batch_of([length]), monkeypatch)
+
+
+@each_with_integers
+@pytest.mark.parametrize("length", [12, 40])
+def test_no_denormal_left_over_is_computed_with_by_integers(
+    instructions: InstructionSet, length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = weights_of(backbone_of((64, 2, 128), instructions.dtype))
+    forward = NativeBackend(weights, calibrate(weights, batch_of([40, 33, 7])), instructions)
+    assert not meets_denormals(forward, batch_of([length]), monkeypatch)
 
 
 @each_with_integers
