@@ -59,12 +59,12 @@ def build_criterion(config: TrainConfig, dimension: int) -> Criterion:
             losses.append(None if loss == "none" else build_loss(config, source))
     teacher = config.teacher
     learns = bool(teacher.name) and teacher.loss != "none"
-    if len(losses) == 1 and not learns and isinstance(losses[0], ContrastiveLoss):
+    weights = [source.weight for source in sources]
+    if weights == [1.0] and not learns and isinstance(losses[0], ContrastiveLoss):
         return within(config, losses[0], dimension)
     distillation = DistillationLoss(
         teacher.loss, build_loss(config).candidates, teacher.temperature, [source.train for source in sources]
     )
-    weights = [source.weight for source in sources]
     mixed = MixedLoss(losses, weights, distillation if learns else None, teacher.weight, dimension)
     return within(config, mixed, dimension)
 

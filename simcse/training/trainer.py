@@ -20,6 +20,7 @@ from simcse.data.collate import Batch
 from simcse.data.mixture import Mixture
 from simcse.evaluation.evaluators import Evaluator
 from simcse.training.average import WeightAverage
+from simcse.training.denormals import drop_denormals
 from simcse.training.distributed import greatest, mean_over_processes, rank, world
 from simcse.training.interrupt import Interrupted
 from simcse.training.large_batch import cached_backward
@@ -31,6 +32,7 @@ from simcse.training.watch import LossWatch, check_finite
 __all__ = ["Schedule", "Trainer", "rate_at", "weight_groups"]
 
 
+NORMAL_EVERY = 256  # steps after which a CPU looks for denormals, which takes it about as long as AdamW's own step
 AGREED_EVERY = 10  # steps after which several accelerators ask each other whether to stop: the answer is waited for
 
 
@@ -125,6 +127,8 @@ class Trainer:
                 norm = self.accelerator.clip_grad_norm_(self.model.parameters(), schedule.clip or float("inf"))
                 self.optimizer.step()
                 self.optimizer.zero_grad()
+                if self._on_cpu and self.step % NORMAL_EVERY == 0:
+                    drop_denormals(self.optimizer.state.values())
                 if self.average:
                     self.average.update()
                 if self.criterion.queue:
@@ -219,6 +223,10 @@ class Trainer:
         model: ContrastiveModel = self.accelerator.unwrap_model(self.model)
         return model
 
+    @property
+    def _on_cpu(self) -> bool:
+        return bool(self.accelerator.device.type == "cpu")
+
     def _set_rate(self) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = rate_at(self.step, self.schedule)
@@ -251,8 +259,8 @@ class Trainer:
 
     def _told_to_stop(self, stop: Callable[[], int]) -> int:
         """The signal that any process was sent, the same for all of them."""
-        on_cpu = self.accelerator.device.type == "cpu"
-        if self.due or on_cpu or world() == 1 or self.step % AGREED_EVERY == 0:  # sync point of several accelerators
+        alone = self._on_cpu or world() == 1
+        if self.due or alone or self.step % AGREED_EVERY == 0:  # sync point of several accelerators
             return greatest(stop(), self.accelerator.device)
         return 0
 

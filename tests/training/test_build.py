@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from simcse.objectives import CANDIDATES, OBJECTIVES
 from simcse.training.build import build_model
 from simcse.training.build_data import build_batches
 from simcse.training.build_loss import build_loss
-from simcse.training.config import DataConfig, ModelConfig, TrainConfig
+from simcse.training.config import DataConfig, ModelConfig, SourceConfig, TrainConfig
 from simcse.training.run import train
 
 ROWS = 24
@@ -41,6 +42,17 @@ def config(model: Path, train: Path, output: Path = Path("none"), **options: obj
         precision="fp32",
         **{"batch_size": 8, "max_steps": 1, **options},  # type: ignore[arg-type]
     )
+
+
+def test_a_source_has_its_weight_where_there_is_no_other(tiny_bert: Path, files: Path, tmp_path: Path) -> None:
+    losses = []
+    for weight in (1.0, 3.0):
+        output = tmp_path / str(weight)
+        some = config(tiny_bert, Path(), output, log_every=1)
+        some.data = DataConfig(sources=[SourceConfig(str(files / "2.csv"), weight=weight)])
+        train(some)
+        losses.append(json.loads((output / "log.jsonl").read_text().splitlines()[0])["loss"])
+    assert losses[1] == pytest.approx(3 * losses[0])
 
 
 @pytest.mark.parametrize("columns", [1, 2, 3])
