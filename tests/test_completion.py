@@ -49,7 +49,10 @@ def test_every_command_is_offered(offered):
     [
         ("index s", ["search"]),
         ("index search --to", ["--top_k"]),
-        ("train --optim.", ["--optim.lr", "--optim.weight_decay", "--optim.clip", "--optim.warmup"]),
+        (
+            "train --optim.",
+            ["--optim.lr", "--optim.weight_decay", "--optim.clip", "--optim.warmup", "--optim.ema_decay"],
+        ),
         ("evaluate --aggregation w", ["wmean"]),
         ("recipes --j", ["--json"]),
         ("train --no_such_option", []),

@@ -171,7 +171,7 @@ def score_pairs(
     device: str = "auto",
     dtype: str = "auto",
 ) -> None:
-    """Pair texts, near and far, and score them by larger encoders: data to train a small one.
+    """Score pairs of texts, near and far, by larger encoders, to train a small one.
 
     Each of --count texts is paired with one of its --neighbors nearest, which ranks evenly from the first to the last
     power of two. The score is the encoders' cosine, a weighted mean of several. The output is a csv with header
