@@ -6,7 +6,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -76,6 +76,7 @@ def kept(layout: FusedAttention, batch: TokenBatch, dtype: torch.dtype) -> list[
     threads=st.integers(1, 3),
     seed=st.integers(0, 99),
 )
+@example([2], 1, 64, torch.bfloat16, 0.0, False, 1, 2)  # off by 0.05, where rounding by hand is off by 0.11
 def test_is_plain_attention(lengths, heads, width, dtype, rate, first, threads, seed) -> None:
     available(dtype)
     compare(lengths, heads, width, dtype, rate, first, threads, seed)
@@ -126,7 +127,9 @@ def compare(
     grads = torch.autograd.grad(expected, exact, grad[: len(expected)].double())
     real = len(expected)
     for found, wanted in ((context[:real], expected.detach()), (query_grad, grads[0]), (key_value_grad, grads[1])):
-        torch.testing.assert_close(found.double(), wanted, rtol=ROUNDING[dtype], atol=ROUNDING[dtype] * 2)
+        # what rounding leaves grows with the summands, of which the largest sum is a measure
+        most = 2 * ROUNDING[dtype] * max(1.0, float(wanted.abs().max()))
+        torch.testing.assert_close(found.double(), wanted, rtol=ROUNDING[dtype], atol=most)
     assert not context[real:].any()
 
 
